@@ -1,0 +1,49 @@
+# make demo   the main job on embedded data (under three minutes after installation)
+# make test   the test suite
+# make check  what CI runs besides the tests: lint, types, import contract, README snippets
+#
+# Every target sets up its own virtual environment first. Another interpreter: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV ?= .venv/$(VERSION)
+BIN := $(VENV)/bin
+DEMO ?= runs/demo
+
+.PHONY: demo test check lint types contract snippets clean
+
+demo: $(VENV)/ready
+	$(BIN)/nestax run information-plane --data digits --arms sgd,gdm,adamw,dmgd,published \
+		--seeds 5 --epochs 3999 --tune --out $(DEMO) --overwrite
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+check: lint types contract snippets
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+contract: $(VENV)/ready
+	$(BIN)/lint-imports
+
+snippets: $(VENV)/ready
+	$(BIN)/python tests/readme.py README.md
+
+# One stamp per interpreter; remade when the requirements change.
+$(VENV)/ready: pyproject.toml $(wildcard constraints/*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "nestax needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo absent)."; \
+		echo "Name a newer one:  make $(or $(MAKECMDGOALS),demo) PYTHON=python3.13"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints/python$(if $(filter 3.11,$(VERSION)),3.11,3.12+).txt \
+		-e ".[experiments]" --group dev
+	@touch $@
+
+clean:
+	rm -rf .venv build dist

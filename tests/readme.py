@@ -1,0 +1,36 @@
+"""Runs the Python snippets of a Markdown file, each in a process of its own; what a comment says is
+printed must be printed.
+
+    python tests/readme.py README.md
+
+A line `print(...)  # 1.25` must print 1.25; only comments on print lines are compared.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+_PRINTED = re.compile(r"^\s*print\(.*\)\s+# (.+)$", re.MULTILINE)
+
+
+def main(path: Path) -> int:
+    """Runs every snippet; returns how many failed."""
+    snippets = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    if not snippets:
+        print(f"{path} has no Python snippet")
+        return 1
+    failed = 0
+    for number, code in enumerate(snippets, 1):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        expected, printed = _PRINTED.findall(code), done.stdout.splitlines()
+        ok = done.returncode == 0 and (not expected or printed == expected)
+        failed += not ok
+        print(f"{path} snippet {number}: {'passed' if ok else 'FAILED'}")
+        if not ok:
+            print(done.stderr, f"expected {expected}", f"printed  {printed}", sep="\n")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(bool(main(Path(sys.argv[1]))))
