@@ -1,0 +1,25 @@
+"""Data sets: embedded, cached, or downloaded with a checksum.
+
+    from nestax import data
+
+    digits = data.load("digits")            # 1,437 + 360 images of 8x8, no network
+    mnist = data.load("mnist")              # 60,000 + 10,000 images of 28x28
+    mnist.train.inputs                      # float32 (60000, 784) in [0, 1]
+    mnist.train.labels                      # int32 (60000,)
+
+Files are looked for in `$NESTAX_DATA/<name>/`, then in the user's cache, and else downloaded
+into the cache. Whatever is read is checked in full first: container, format and checksum.
+Downloading needs pooch and tqdm, `digits` needs scikit-learn: all three come with
+`pip install "nestax[experiments]"`. Importing this package loads none of them.
+"""
+
+from ._dataset import Dataset as Dataset
+from ._dataset import Split as Split
+from ._errors import DataError as DataError
+from ._load import Status as Status
+from ._load import describe as describe
+from ._load import fetch as fetch
+from ._load import load as load
+from ._load import locate as locate
+from ._load import names as names
+from ._load import status as status

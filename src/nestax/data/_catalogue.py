@@ -1,0 +1,141 @@
+"""The data sets known by name: sizes, licence, source, files, checksums, mirrors.
+
+Sources:
+    digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine
+        Learning Repository, 1998; the copy embedded in scikit-learn.
+    mnist: Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, Gradient-based learning applied to
+        document recognition, Proceedings of the IEEE 86(11), 1998.
+    fashion-mnist: H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST: a novel image dataset for
+        benchmarking machine learning algorithms, arXiv:1708.07747, 2017.
+"""
+
+from dataclasses import dataclass
+
+from ._errors import DataError
+
+
+@dataclass(frozen=True)
+class IdxFile:
+    """One gzipped idx file of unsigned bytes.
+
+    Attributes:
+        name: File name, the same on every mirror.
+        shape: Shape of the array that it must hold.
+        archive: md5 of the file as published. A download must have it.
+        content: md5 of what the published file decompresses to. A file that is read must have
+            this one: it recognises the published archive, and equally the same content packed
+            again by another gzip, whose own md5 says nothing.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    archive: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set as the catalogue knows it.
+
+    Attributes:
+        name: What `load` calls it; also the name of its folder.
+        train: Number of training images.
+        test: Number of test images.
+        image: (height, width) in pixels.
+        classes: Number of classes.
+        scale: Largest grey level.
+        licence: As stated by its publishers.
+        source: Authors and year.
+        files: Training images, training labels, test images, test labels; empty for a data set
+            that is embedded in a package.
+        mirrors: Addresses, each ending in a slash, under which the files lie; tried in turn.
+    """
+
+    name: str
+    train: int
+    test: int
+    image: tuple[int, int]
+    classes: int
+    scale: int
+    licence: str
+    source: str
+    files: tuple[IdxFile, ...] = ()
+    mirrors: tuple[str, ...] = ()
+
+
+def _files(*sums: tuple[str, str]) -> tuple[IdxFile, ...]:
+    """The four files of MNIST and its likes, given their (archive, content) checksums."""
+    layout = (
+        ("train-images-idx3-ubyte.gz", (60_000, 28, 28)),
+        ("train-labels-idx1-ubyte.gz", (60_000,)),
+        ("t10k-images-idx3-ubyte.gz", (10_000, 28, 28)),
+        ("t10k-labels-idx1-ubyte.gz", (10_000,)),
+    )
+    return tuple(IdxFile(*file, *pair) for file, pair in zip(layout, sums, strict=True))
+
+
+_ENTRIES = (
+    Entry(
+        name="digits",
+        train=1437,
+        test=360,
+        image=(8, 8),
+        classes=10,
+        scale=16,
+        licence="CC BY 4.0",
+        source="Alpaydin and Kaynak 1998 (UCI), embedded in scikit-learn",
+    ),
+    Entry(
+        name="mnist",
+        train=60_000,
+        test=10_000,
+        image=(28, 28),
+        classes=10,
+        scale=255,
+        licence="CC BY-SA 3.0 (as generally stated)",
+        source="LeCun et al. 1998",
+        files=_files(
+            ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
+            ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
+            ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
+            ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
+        ),
+        mirrors=(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+    ),
+    Entry(
+        name="fashion-mnist",
+        train=60_000,
+        test=10_000,
+        image=(28, 28),
+        classes=10,
+        scale=255,
+        licence="MIT",
+        source="Xiao et al. 2017",
+        files=_files(
+            ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+            ("25c81989df183df01b3e8a0aad5dffbe", "9018921c3c673c538a1fc5bad174d6f9"),
+            ("bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a"),
+            ("bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"),
+        ),
+        mirrors=(
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+    ),
+)
+
+CATALOGUE = {entry.name: entry for entry in _ENTRIES}
+
+
+def entry(name: str) -> Entry:
+    """The entry of a data set.
+
+    Raises:
+        DataError: If there is no such data set.
+    """
+    if name not in CATALOGUE:
+        raise DataError(f"no data set {name!r}; there are: {', '.join(CATALOGUE)}")
+    return CATALOGUE[name]

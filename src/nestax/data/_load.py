@@ -1,0 +1,136 @@
+"""What users call: load, fetch, locate and list data sets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import _digits, _files
+from ._catalogue import CATALOGUE, entry
+from ._dataset import Dataset, Split
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of a data set without reading it.
+
+    Attributes:
+        name: As given to `load`.
+        train: Number of training images.
+        test: Number of test images.
+        image: (height, width) in pixels.
+        classes: Number of classes.
+        licence: As stated by its publishers.
+        source: Authors and year.
+        where: Where its files lie; None if they are not on this machine.
+    """
+
+    name: str
+    train: int
+    test: int
+    image: tuple[int, int]
+    classes: int
+    licence: str
+    source: str
+    where: Path | None
+
+
+def names() -> tuple[str, ...]:
+    """The names of all data sets."""
+    return tuple(CATALOGUE)
+
+
+def load(name: str, download: bool = True, progress: bool = True) -> Dataset:
+    """Loads a data set, from `$NESTAX_DATA/<name>`, the user's cache, or the network.
+
+    Every file is decompressed whole and checked, format and checksum, before anything is returned.
+
+    Args:
+        name: One of `names()`.
+        download: Whether to download what is not on this machine into the user's cache.
+        progress: Whether to show a progress bar while downloading, on stderr.
+
+    Returns:
+        The data set: uint8 images (n, height, width) and int32 labels (n,) for both parts.
+
+    Raises:
+        DataError: If the name is unknown, the data set cannot be had, or a file is damaged or is
+            not what its name says.
+        ImportError: If an optional package is needed and missing.
+    """
+    which = entry(name)
+    if not which.files:
+        return _digits.load(which)
+    folder = _files.find(which)
+    if folder is None:
+        if not download:
+            raise _files.absent(which, "not on this machine, and not to be downloaded.")
+        folder = _files.download(which, progress)
+    arrays = _files.read(which, folder)
+    train, test = (
+        Split(images, labels.astype(np.int32), which.scale)
+        for images, labels in (arrays[:2], arrays[2:])
+    )
+    return Dataset(name, train, test, which.classes)
+
+
+def fetch(name: str, progress: bool = True) -> Path:
+    """Makes sure that the user's cache holds a data set, downloading what is missing or damaged.
+
+    Args:
+        name: One of `names()`. An embedded data set needs no fetching, and its place is returned.
+        progress: Whether to show a progress bar for each file, on stderr.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        DataError: If the name is unknown, or the download fails or has the wrong checksum.
+        ImportError: If an optional package is missing.
+    """
+    which = entry(name)
+    return _files.download(which, progress) if which.files else _digits.locate()
+
+
+def locate(name: str) -> Path:
+    """Where a data set is, or where `fetch` would put it. Reads and downloads nothing.
+
+    Returns:
+        A folder; for `digits` the file inside scikit-learn.
+
+    Raises:
+        DataError: If the name is unknown.
+        ImportError: If an optional package is needed and missing.
+    """
+    which = entry(name)
+    if not which.files:
+        return _digits.locate()
+    return _files.find(which) or _files.cache(which)
+
+
+def describe(name: str) -> Status:
+    """What is known of one data set, and where it is. Opens no file.
+
+    Raises:
+        DataError: If the name is unknown.
+    """
+    which = entry(name)
+    try:
+        where = _files.find(which) if which.files else _digits.find()
+    except ImportError:  # without pooch there is no cache, so it is not found
+        where = None
+    return Status(
+        name=which.name,
+        train=which.train,
+        test=which.test,
+        image=which.image,
+        classes=which.classes,
+        licence=which.licence,
+        source=which.source,
+        where=where,
+    )
+
+
+def status() -> tuple[Status, ...]:
+    """`describe` for every data set, in the order of `names()`."""
+    return tuple(describe(name) for name in names())
