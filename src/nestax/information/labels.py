@@ -1,0 +1,156 @@
+"""Class labels: their checks, a dense code for them, and their entropy H(Y)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Int
+
+from . import _check
+from ._counting import changes, plug_in_entropy, run_lengths, sort_words
+
+_WIDEST_RANGE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Labels as codes in [0, count); under a trace without declared classes count is None."""
+
+    codes: Any
+    count: int | None
+
+
+def label_entropy(y: ArrayLike, *, classes: int | tuple[int, ...] | None = None) -> ArrayLike:
+    """Entropy of the empirical distribution of the labels, H(Y), in bits.
+
+    Args:
+        y: integer class labels, of shape (N,).
+        classes: the classes that must occur: a number C for 0 .. C-1, or a tuple of labels.
+
+    Returns:
+        H(Y), numpy float64; inside `jit` or `vmap`, a JAX scalar of the enabled precision.
+
+    Raises:
+        ValueError: if y is no vector of at least two integers, or a label is not declared, or
+            a declared class is empty. Inside `jit` and `vmap` values are not checked.
+    """
+    return entropy(encode(y, None, classes))[0]
+
+
+def entropy(labels: Labels) -> tuple[Any, Any]:
+    """H(Y) in bits and the number of classes that occur."""
+    n = labels.codes.shape[0]
+    if _check.is_traced(labels.codes):
+        counts = _counts(labels.codes)
+        return plug_in_entropy(counts, n), jnp.sum(counts > 0, dtype=jnp.int32)
+    counts = np.bincount(labels.codes)
+    counts = counts[counts > 0]
+    return np.float64(np.sum(counts * np.log2(n / counts)) / n), np.int64(counts.size)
+
+
+def encode(
+    y: ArrayLike,
+    rows: int | None,
+    classes: Any,
+    dense: bool = False,
+) -> Labels:
+    """Check labels and number them from zero.
+
+    Args:
+        y: integer class labels, of shape (N,).
+        rows: how many there must be; None for any number from 2.
+        classes: the classes that must occur, see `label_entropy`.
+        dense: whether every code must occur, and the classes be known.
+
+    Returns:
+        The codes and their number.
+
+    Raises:
+        ValueError: see `label_entropy`; also if dense is wanted of traced labels whose classes
+            are not declared.
+    """
+    y = y if isinstance(y, jax.Array) else np.asarray(y)
+    if y.ndim != 1:
+        raise ValueError(
+            f"y has shape {y.shape}; expected a vector of labels, (rows,). Turn one-hot rows "
+            "into labels with y.argmax(-1), and drop axes of size one with y.reshape(-1)."
+        )
+    if rows is not None and y.shape[0] != rows:
+        raise ValueError(
+            f"y has {y.shape[0]} label(s) and t has {rows} row(s); expected one label per row. "
+            "Take both from the same batch, in the same order."
+        )
+    if y.shape[0] < 2:
+        raise ValueError(f"y has {y.shape[0]} label(s); expected at least 2. Pass more rows.")
+    if not (jnp.issubdtype(y.dtype, jnp.integer) or y.dtype == bool):
+        raise ValueError(
+            f"y has dtype {y.dtype}; expected integer class labels. Convert them with "
+            "y.astype(int), or bin a continuous target first."
+        )
+    declared = _declared(classes)
+    if isinstance(y, Tracer):
+        return _encode_traced(y, declared, dense)
+    y = np.asarray(y)
+    y = y.astype(np.int64) if y.dtype.kind in "bi" else y
+    if declared is not None:
+        return _encode_declared(y, declared)
+    lowest, span = y.min(), int(y.max()) - int(y.min()) + 1
+    if dense or span > _WIDEST_RANGE:
+        values, codes = np.unique(y, return_inverse=True)
+        return Labels(codes.astype(np.int32), values.size)
+    return Labels((y - lowest).astype(np.int32), span)
+
+
+def _declared(classes: Any) -> np.ndarray | None:
+    if classes is None:
+        return None
+    why = "Give the number of classes, or a tuple of all labels."
+    if isinstance(classes, tuple | list | np.ndarray):
+        values = np.asarray(classes)
+        if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
+            raise ValueError(f"classes is {classes!r}; expected a tuple of integers. {why}")
+        if np.unique(values).size != values.size:
+            raise ValueError(f"classes is {classes!r}, which names a class twice. {why}")
+        return np.sort(values)
+    return np.arange(_check.whole_number(classes, "classes", 1, None, why))
+
+
+def _encode_declared(y: np.ndarray, declared: np.ndarray) -> Labels:
+    codes = np.minimum(np.searchsorted(declared, y), declared.size - 1).astype(np.int32)
+    unknown = np.flatnonzero(declared[codes] != y)
+    shown = f"{declared[:8].tolist()}{' ...' if declared.size > 8 else ''}"
+    if unknown.size:
+        raise ValueError(
+            f"y holds {unknown.size} label(s) outside the declared classes {shown}, the first "
+            f"({y[unknown[0]]}) in row {unknown[0]}. Declare all classes, or number the labels "
+            "from 0 to classes - 1."
+        )
+    missing = declared[np.bincount(codes, minlength=declared.size) == 0]
+    if missing.size:
+        raise ValueError(
+            f"empty class: {missing.size} of the declared classes {shown} have no sample, the "
+            f"first is {missing[0]}; expected each to occur. Draw the rows so that they "
+            "cover all classes, or leave out classes=."
+        )
+    return Labels(codes, declared.size)
+
+
+def _encode_traced(y: Array, declared: np.ndarray | None, dense: bool) -> Labels:
+    if declared is not None:
+        codes = jnp.searchsorted(jnp.asarray(declared.astype(np.int32)), y.astype(jnp.int32))
+        return Labels(jnp.minimum(codes, declared.size - 1).astype(jnp.int32), declared.size)
+    if dense:
+        raise ValueError(
+            "y is traced by jit or vmap, so its classes are unknown; this estimator needs their "
+            "number. Pass classes=, or keep y out of the traced arguments."
+        )
+    return Labels(y.astype(jnp.int32) if y.dtype == bool else y, None)
+
+
+def _counts(codes: Int[Array, " n"]) -> Int[Array, " n"]:
+    return run_lengths(changes(sort_words([codes])))
