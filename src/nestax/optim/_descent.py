@@ -1,0 +1,89 @@
+"""Optimizers with no memory, or a linear one: the controls of deep momentum.
+
+Momentum as a memory: Behrouz et al., "Nested Learning" (2025), eq. (33-34). Sign descent:
+Bernstein et al., "signSGD" (2018). Everything here is composed of optax's parts.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+
+def gradient_descent(
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """W <- W - learning_rate g; no memory (`optax.sgd`)."""
+    return optax.with_extra_args_support(optax.sgd(learning_rate))
+
+
+def momentum(
+    learning_rate: optax.ScalarOrSchedule, decay: float = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    """Heavy-ball momentum (GDM), m <- decay m + g; W <- W - learning_rate m (`optax.sgd`).
+
+    The memory `m` is the gradient step on <m, g> + (1 - decay)/2 |m|^2 with step 1 (Nested
+    Learning, eq. 33-34); a constant gradient is amplified by 1 / (1 - decay).
+
+    Args:
+        learning_rate: float or schedule.
+        decay: in [0, 1).
+    """
+    return optax.with_extra_args_support(optax.sgd(learning_rate, momentum=decay))
+
+
+def sign_descent(
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """W <- W - learning_rate sign(g); no memory (`optax.sign_sgd`)."""
+    return optax.with_extra_args_support(optax.sign_sgd(learning_rate))
+
+
+def ema_sign(
+    learning_rate: optax.ScalarOrSchedule, decay: float = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    """The sign of the gradient's exponential moving average (Signum).
+
+    This is `optax.lion` with equal rates and no weight decay.
+
+    Args:
+        learning_rate: float or schedule; the size of every coordinate's step.
+        decay: of the average, in [0, 1).
+    """
+    return optax.with_extra_args_support(
+        optax.lion(learning_rate, b1=decay, b2=decay, weight_decay=0.0)
+    )
+
+
+def normalized_descent(
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """W <- W - learning_rate g / rms(g), each tensor by its own root mean square.
+
+    No memory. Every tensor's step has rms `learning_rate`, so that rates compare with
+    `sign_descent`. A zero gradient gives a zero step.
+    """
+
+    def normalize(updates: PyTree, params: PyTree | None = None) -> Any:
+        del params
+        return jax.tree.map(_normalized, updates)
+
+    def _normalized(g: jax.Array) -> jax.Array:
+        u = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+        return over_rms(u, root_mean_square(u)).astype(g.dtype)
+
+    return optax.chain(optax.stateless(normalize), optax.scale_by_learning_rate(learning_rate))
+
+
+def root_mean_square(u: jax.Array) -> jax.Array:
+    """Of all coordinates of a tensor, scaled so that squares of small ones do not underflow."""
+    top = jnp.max(jnp.abs(u))
+    safe = jnp.where(top > 0, top, 1)
+    return top * jnp.sqrt(jnp.mean(jnp.square(u / safe)))
+
+
+def over_rms(u: jax.Array, rms: jax.Array) -> jax.Array:
+    """u / rms, zero where that is zero."""
+    return u / jnp.where(rms > 0, rms, 1)
