@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all, and the file system's refusals in plain words."""
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import RunError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that it is the old one or the new one at every moment; on disk on return."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Turns the file system's refusals into a `RunError` that says what to do."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        # Tensorstore, under orbax, reports the system's refusals as a ValueError that quotes them.
+        code = getattr(error, "errno", None)
+        quoted = re.search(r"os_error_code='(\d+)'", str(error))
+        code = int(quoted[1]) if code is None and quoted else code
+        if code is None:
+            raise
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"the disk is full: could not write to {path}. What was written before is intact; "
+                f"make room, then: nestax resume {path}"
+            ) from error
+        raise RunError(
+            f"cannot write to {path}: {os.strerror(code)}. What was written before is intact; "
+            "mend that, or name a folder you may write to with --out"
+        ) from error

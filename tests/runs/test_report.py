@@ -1,0 +1,186 @@
+"""The report: complete in one file, escaped, and never half written."""
+
+import base64
+import os
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from nestax.runs import report
+from nestax.runs.report import Details, Picture, Section, Table, Text, write_report
+
+VOID = {"meta", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order and keeps what a browser would load or show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def png(path: Path, shade: int) -> Path:
+    """A grey picture of one pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes([0, shade])))
+        + chunk(b"IEND", b"")
+    )
+    return path
+
+
+def full(folder: Path) -> list[Section]:
+    first, second = png(folder / "a.png", 10), png(folder / "b.png", 200)
+    verdicts = Table(
+        ("claim", "value", "verdict"),
+        [["one", 1.23456, "supported"], ["two", 2, "artefact"], ["three", None, "not measured"]],
+        "What was found",
+        {"supported": "good", "artefact": "warn", "not measured": "muted"},
+    )
+    return [
+        Section("Verdicts", (Text("A paragraph.\n\nAnother:\n- first\n- second"), verdicts)),
+        Section("Figures", (Picture(first, "How to read it", "A figure"),)),
+        Section("Figures", (Details("More", (Picture(second, "Another"), verdicts)),)),
+        Section("…"),
+    ]
+
+
+def written(folder: Path, sections: list[Section], title: str = "Title", lead: str = "") -> str:
+    path = folder / "report.html"
+    write_report(path, title, lead, sections)
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
+    text = written(tmp_path, full(tmp_path), lead="What matters.")
+    page = Page(text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|<script|<link|<iframe", text, re.I)
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("href", "src"):
+            if value := attributes.get(name):
+                assert value.startswith(("#", "data:image/png;base64,"))
+    policy = page.all("meta")[1]["content"]
+    assert policy is not None and policy.startswith("default-src 'none'")
+    for words in ("What matters.", "A paragraph.", "first", "What was found", "How to read it"):
+        assert words in page.text
+
+
+def test_every_picture_is_embedded_and_named(tmp_path: Path) -> None:
+    page = Page(written(tmp_path, full(tmp_path)))
+    images = page.all("img")
+    held = [base64.b64decode(str(image["src"]).split(",")[1]) for image in images]
+    assert held == [(tmp_path / name).read_bytes() for name in ("a.png", "b.png")]
+    assert [image["alt"] for image in images] == ["A figure", "Another"]
+    boxes = [box["id"] for box in page.all("input")]
+    assert boxes == [label["for"] for label in page.all("label")] and len(set(boxes)) == 2
+
+
+def test_the_contents_lead_to_every_section(tmp_path: Path) -> None:
+    page = Page(written(tmp_path, full(tmp_path)))
+    anchors = [section["id"] for section in page.all("section")]
+    assert [link["href"] for link in page.all("a")] == [f"#{anchor}" for anchor in anchors]
+    assert len(set(anchors)) == 4
+    assert not Page(written(tmp_path, [Section("Only")])).all("nav")
+
+
+def test_badges_are_coloured_and_worded_and_numbers_aligned(tmp_path: Path) -> None:
+    text = written(tmp_path, full(tmp_path)[:1])
+    assert '<span class="badge good">supported</span>' in text
+    assert '<span class="badge warn">artefact</span>' in text
+    assert '<td class="number">1.235</td>' in text and '<td class="number">\u2013</td>' in text
+    assert text.count('<th scope="col" class="number">') == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (0.1 + 0.2, "0.3"),
+        (-12345.678, "-12346"),
+        (3.2e-7, "3.200e-07"),
+        (float("nan"), "nan"),
+        (True, "yes"),
+        (None, "\u2013"),
+        (60000, "60000"),
+        ("a\nb", "a<br>b"),
+    ],
+)
+def test_cells(tmp_path: Path, value: report.Cell, shown: str) -> None:
+    assert f">{shown}</td>" in written(tmp_path, [Section("s", (Table(("c",), [[value]]),))])
+
+
+def test_everything_is_escaped(tmp_path: Path) -> None:
+    evil = "<b onload=\"x('y')\">&amp;"
+    table = Table((evil,), [[evil], [evil + "!"]], evil, {evil: "good"})
+    picture = Picture(png(tmp_path / "a.png", 0), evil, evil)
+    sections = [Section(evil, (Text(f"{evil}\n- {evil}"), table, picture, Details(evil, ())))]
+    text = written(tmp_path, [*sections, *sections], evil, evil)
+    page = Page(text)
+    assert not page.all("b") and evil not in text
+    assert page.text.count(evil) >= 20
+    assert all(image["alt"] == evil for image in page.all("img"))
+
+
+def test_braces_are_text(tmp_path: Path) -> None:
+    assert "{title} {0}" in written(tmp_path, [Section("{title} {0}")], "{style}")
+
+
+def test_a_failure_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full_disk(_: int) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            write_report(path, "t", "", [])
+    with pytest.raises(FileNotFoundError):
+        write_report(path, "t", "", [Section("s", (Picture(tmp_path / "gone.png", ""),))])
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    write_report(path, "t", "", [])
+    assert path.read_text() != "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_wrong_blocks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="row 2 of the table has 1 cells, expected 2"):
+        Table(("a", "b"), [[1, 2], [3]])
+    with pytest.raises(ValueError, match="tone"):
+        Table(("a",), [], badges={"fine": "green"})
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"a\.txt is not a picture"):
+        written(tmp_path, [Section("s", (Picture(tmp_path / "a.txt", ""),))])
