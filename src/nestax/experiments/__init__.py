@@ -1,0 +1,36 @@
+"""The experiments: each a dataclass of settings and what to do with them, one CLI subcommand."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ..runs import RunFolder
+from . import information_plane as _information_plane
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What the command line knows of an experiment.
+
+    Attributes:
+        summary: one line.
+        settings: a frozen dataclass; raises SettingsError for settings that make no sense.
+        run: does, or goes on with, the work and leaves measurements in the folder.
+        report: makes summary.json, figures and report.html from them, without computing anew;
+            returns the lines worth printing.
+    """
+
+    summary: str
+    settings: type
+    run: Callable[[Any, RunFolder], None]
+    report: Callable[[Any, RunFolder], list[str]]
+
+
+EXPERIMENTS = {
+    "information-plane": Experiment(
+        "Do nested optimizers compress representations? Verdicts on the information plane.",
+        _information_plane.Settings,
+        _information_plane.run,
+        _information_plane.report,
+    ),
+}
