@@ -1,0 +1,252 @@
+"""The command line: `nestax`."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from . import __version__, data
+from .experiments import EXPERIMENTS, Experiment
+from .runs import RunError, RunFolder, SettingsError
+from .runs.machine import machine
+
+_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+_console = Console(highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exits 0, 1 (a run could not be done) or 2 (the command was not understood)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["run"]:
+            _parse({name: _run(name) for name in EXPERIMENTS}, given[1:], "nestax run", _RUN)
+        elif given[:1] == ["data"]:
+            _parse(
+                {"list": data_list, "path": data_path, "fetch": data_fetch},
+                given[1:],
+                "nestax data",
+                data_.__doc__,
+            )
+        elif given == ["--version"]:
+            print(__version__)
+        else:
+            _parse(
+                {
+                    "run": run_,
+                    "resume": resume,
+                    "report": report,
+                    "list": list_,
+                    "data": data_,
+                    "doctor": doctor,
+                },
+                given,
+                "nestax",
+                "Nested learning in JAX: experiments, their runs and reports.",
+            )
+    except SettingsError as error:
+        _fail(str(error), 2)
+    except (RunError, data.DataError, ImportError) as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+_RUN = "Run an experiment and leave everything about it in a folder."
+
+
+def _parse(
+    commands: dict[str, Callable[..., Any]], given: list[str], prog: str, text: str | None
+) -> None:
+    registry = _comma_separated()
+    with registry:
+        tyro.extras.subcommand_cli_from_dict(
+            commands, args=given, prog=prog, description=text or "", config=_CONFIG
+        )
+
+
+def _comma_separated() -> tyro.constructors.ConstructorRegistry:
+    """Lists are written 12,10,8 on this command line."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    def make(kind: type, metavar: str) -> Any:
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=metavar,
+            instance_from_str=lambda args: tuple(kind(part) for part in args[0].split(",") if part),
+            is_instance=lambda x: isinstance(x, tuple),
+            str_from_instance=lambda x: [",".join(map(str, x))],
+        )
+
+    @registry.primitive_rule
+    def _(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+        if info.type == tuple[str, ...]:
+            return make(str, "A,B,...")
+        if info.type == tuple[int, ...]:
+            return make(int, "N,N,...")
+        return None
+
+    return registry
+
+
+def run_() -> None:
+    """Run an experiment: nestax run EXPERIMENT [--out DIR]."""
+    _parse({name: _run(name) for name in EXPERIMENTS}, ["--help"], "nestax run", _RUN)
+
+
+def _run(name: str) -> Callable[..., None]:
+    experiment = EXPERIMENTS[name]
+
+    def command(
+        settings: Any,
+        out: Path = Path("runs") / name,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        if resume and overwrite:
+            _fail(
+                "--resume goes on with the run in the folder and --overwrite deletes it; give one",
+                2,
+            )
+        asked = json.loads(json.dumps(dataclasses.asdict(settings)))  # as it comes back
+        if resume and (out / "settings.json").is_file():
+            with RunFolder(out) as folder:
+                if (folder.experiment, folder.settings) != (name, asked):
+                    keys = {*asked, *folder.settings}
+                    different = sorted(k for k in keys if folder.settings.get(k) != asked.get(k))
+                    raise RunError(
+                        f"the run in {out} has other settings ({', '.join(different) or name}); "
+                        f"go on with its own: nestax resume {out}"
+                    )
+                _finish(experiment, settings, folder)
+        else:
+            with RunFolder.create(out, name, asked, overwrite) as folder:
+                _finish(experiment, settings, folder)
+
+    command.__doc__ = (
+        f"{experiment.summary}\n\nArgs:\n"
+        "    settings: What to run.\n"
+        "    out: Folder of the run: settings, metrics, checkpoints, figures, report.\n"
+        "    resume: Go on with the run in that folder, or start it.\n"
+        "    overwrite: Replace the run in that folder.\n"
+    )
+    command.__annotations__["settings"] = Annotated[experiment.settings, tyro.conf.arg(name="")]
+    return command
+
+
+def resume(folder: tyro.conf.Positional[Path]) -> None:
+    """Go on with an interrupted run; the measurements will be those of an uninterrupted one.
+
+    Args:
+        folder: Folder of the run.
+    """
+    with RunFolder(folder) as opened:
+        experiment, settings = _settings(opened)
+        _finish(experiment, settings, opened)
+
+
+def report(folder: tyro.conf.Positional[Path]) -> None:
+    """Rebuild summary.json, the figures and report.html from what was measured; no training.
+
+    Args:
+        folder: Folder of the run.
+    """
+    with RunFolder(folder) as opened:
+        experiment, settings = _settings(opened)
+        _report(experiment, settings, opened)
+
+
+def list_() -> None:
+    """List the experiments."""
+    for name, experiment in EXPERIMENTS.items():
+        _console.print(f"{name}\n    {experiment.summary}", markup=False)
+
+
+def data_() -> None:
+    """Data sets: list them, show where they are, download them."""
+    _parse(
+        {"list": data_list, "path": data_path, "fetch": data_fetch},
+        ["--help"],
+        "nestax data",
+        data_.__doc__,
+    )
+
+
+def data_list() -> None:
+    """List the data sets, their sizes and whether they are here."""
+    for status in data.status():
+        height, width = status.image
+        _console.print(
+            f"{status.name:14} {status.train:6} + {status.test:5} images of {height}x{width}, "
+            f"{status.classes} classes, {status.licence}\n{'':14} {status.where or 'not here yet'}",
+            markup=False,
+        )
+
+
+def data_path(name: tyro.conf.Positional[Literal["digits", "mnist", "fashion-mnist"]]) -> None:
+    """Print the folder in which a data set is, or would be put.
+
+    Args:
+        name: Name of the data set.
+    """
+    print(data.locate(name))
+
+
+def data_fetch(name: tyro.conf.Positional[Literal["digits", "mnist", "fashion-mnist"]]) -> None:
+    """Download a data set into the user's cache and check it.
+
+    Args:
+        name: Name of the data set.
+    """
+    print(data.fetch(name))
+
+
+def doctor() -> None:
+    """Show versions, devices and the data found; for bug reports."""
+    for key, value in machine().items():
+        shown = (
+            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        )
+        _console.print(
+            f"{key:10} {', '.join(shown) if isinstance(shown, list) else shown}", markup=False
+        )
+    _console.print(f"{'NESTAX_DATA':10} {os.environ.get('NESTAX_DATA', 'not set')}", markup=False)
+    data_list()
+
+
+def _settings(folder: RunFolder) -> tuple[Experiment, Any]:
+    if folder.experiment not in EXPERIMENTS:
+        raise RunError(
+            f"{folder.path} is a run of {folder.experiment!r}, which this version does not have; "
+            f"it has: {', '.join(EXPERIMENTS)}"
+        )
+    experiment = EXPERIMENTS[folder.experiment]
+    known = {f.name for f in dataclasses.fields(experiment.settings)}
+    if unknown := sorted(set(folder.settings) - known):
+        raise RunError(f"{folder.path} was made by another version: unknown {', '.join(unknown)}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in folder.settings.items()}
+    return experiment, experiment.settings(**values)
+
+
+def _finish(experiment: Experiment, settings: Any, folder: RunFolder) -> None:
+    try:
+        experiment.run(settings, folder)
+    except KeyboardInterrupt:
+        _fail(f"interrupted, nothing is lost; go on with: nestax resume {folder.path}", 130)
+    _report(experiment, settings, folder)
+
+
+def _report(experiment: Experiment, settings: Any, folder: RunFolder) -> None:
+    for line in experiment.report(settings, folder):
+        _console.print(line, markup=False)
+    _console.print(f"report: {folder.path / 'report.html'}", markup=False)
+
+
+def _fail(message: str, code: int) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"nestax: {message}", markup=False)
+    raise SystemExit(code)

@@ -1,0 +1,82 @@
+"""The commands: what they print, what they refuse, that their help can be read."""
+
+import pytest
+
+from nestax import __version__, cli
+
+
+def run(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    return stopped.value.code, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], ["run", "resume", "report", "list", "data", "doctor"]),
+        (["run", "--help"], ["information-plane"]),
+        (
+            ["run", "information-plane", "--help"],
+            ["--arms", "--widths", "--tune", "--seeds", "--out", "--overwrite", "log-spaced"],
+        ),
+        (["resume", "--help"], ["interrupted"]),
+        (["report", "--help"], ["no training"]),
+        (["data", "--help"], ["list", "path", "fetch"]),
+        (["data", "fetch", "--help"], ["fashion-mnist"]),
+        (["doctor", "--help"], ["devices"]),
+    ],
+)
+def test_help_names_what_there_is(arguments, words, capsys):
+    code, out, _ = run(arguments, capsys)
+    assert code == 0
+    for word in words:
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fly"],
+        ["run", "perpetual-motion"],
+        ["run", "information-plane", "--arms=adamax"],
+        ["run", "information-plane", "--epochs=many"],
+        ["run", "information-plane", "--widths=12,x"],
+    ],
+)
+def test_what_is_not_understood_is_refused_without_a_traceback(arguments, capsys):
+    code, out, err = run(arguments, capsys)
+    assert code == 2
+    assert "Traceback" not in out + err
+    assert out + err
+
+
+def test_a_folder_without_a_run_is_named(tmp_path, capsys):
+    code, _, err = run(["resume", str(tmp_path)], capsys)
+    assert code == 1
+    assert f"{tmp_path} holds no run" in err
+
+
+def test_list_doctor_version_and_data(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("NESTAX_DATA", str(tmp_path))
+    cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == __version__
+    cli.main(["list"])
+    assert "information-plane" in capsys.readouterr().out
+    cli.main(["doctor"])
+    out = capsys.readouterr().out
+    for word in ("python", "jax", "cpu", "digits", str(tmp_path)):
+        assert word in out
+    cli.main(["data", "list"])
+    out = capsys.readouterr().out
+    assert "60000 + 10000 images of 28x28" in out
+    cli.main(["data", "path", "digits"])
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_run_of_an_unknown_experiment_is_refused(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text('{"experiment": "alchemy", "settings": {}}')
+    code, _, err = run(["report", str(tmp_path)], capsys)
+    assert code == 1
+    assert "a run of 'alchemy', which this version does not have" in err

@@ -1,0 +1,41 @@
+"""What importing nestax costs and brings."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nestax as nx
+
+PROGRAM = """
+import sys, time
+import jax
+began = time.perf_counter()
+import nestax
+took = time.perf_counter() - began
+heavy = {"matplotlib", "rich", "tyro", "orbax", "pooch", "tqdm", "sklearn", "scipy", "PIL"}
+print(took, sorted(heavy & set(sys.modules) - before))
+"""
+
+
+def test_import_is_quick_and_brings_no_plotting_progress_or_cli_package():
+    program = PROGRAM.replace("began =", "before = set(sys.modules)\nbegan =", 1)
+    took, loaded = [], ""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+        seconds, loaded = done.stdout.split(" ", 1)
+        took.append(float(seconds))
+    assert loaded.strip() == "[]"
+    assert min(took) < 1.0
+
+
+def test_type_information_is_shipped():
+    assert (Path(nx.__file__).parent / "py.typed").is_file()
+
+
+def test_every_public_name_is_documented():
+    for package in (nx.data, nx.information, nx.models, nx.optim):
+        for name, value in vars(package).items():
+            if not name.startswith("_") and getattr(value, "__module__", "").startswith("nestax"):
+                assert value.__doc__, f"{package.__name__}.{name}"
