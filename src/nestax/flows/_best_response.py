@@ -1,0 +1,326 @@
+"""The map (slow, start) -> fast: where an inner optimizer ends, differentiable by a named rule.
+
+A level of a nested system as a plain function. Levels nest by calling one such function inside the
+objective of another, to any depth, under `jit`, `vmap` and `grad`. The identities behind the rules
+are those of Lorraine, Vicol and Duvenaud, "Optimizing millions of hyperparameters by implicit
+differentiation" (2020): from a stationary point, K unrolled steps of gradient descent are the
+K-term Neumann series, and K -> infinity is the implicit function theorem.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from . import _vectors as vectors
+from ._finite_difference import FiniteDifference
+from ._hoist import has_reverse_only_rule, hoist, is_inexact, partition, pushing_forward
+from ._implicit import Direct, Implicit, implicit_root
+from ._lean import is_zero, lean_gradient
+from ._scan import unrolled
+from ._unroll import Forward, Unroll
+
+Flow = Unroll | Forward | Implicit | FiniteDifference | Direct
+
+
+class ResponseInfo(NamedTuple):
+    """How well the inner problem was solved: two scalars, constants to differentiation."""
+
+    loss: Array  # the objective at the end
+    inner_gradient: Array  # Euclidean norm of its gradient with respect to fast
+
+
+def best_response(
+    objective: Callable[[Any, Any], Array],
+    optimizer: Any,
+    steps: int,
+    flow: Flow | None = None,
+) -> Callable[..., Any]:
+    """The map from slow values to where `steps` steps of the optimizer take the fast ones.
+
+    `best_response(objective, optimizer, steps, flow)(slow, start)` minimizes objective(slow, .)
+    from `start` by exactly `steps` updates. Its value is the same under every flow; the flow says
+    what its derivatives are:
+
+    | flow | d fast / d slow | d fast / d start |
+    | --- | --- | --- |
+    | `Unroll()` (default), `Forward()` | of the steps as executed | likewise (as in MAML) |
+    | `Unroll(last=K)`, `OneStep()` | of the last K steps | 0 if K < steps |
+    | `Implicit(solver)` | of the stationary point, -H^-1 d2 objective / d fast d slow | 0 |
+    | `FiniteDifference()` | -rate d2 objective / d fast d slow, by a central difference | 0 |
+    | `Direct()` | 0 | 0 |
+
+    What the objective closes over counts as slow, so a level deep inside still sees levels further
+    out. Everything has reverse mode, over and over. Forward mode (`jax.jvp`) is there for `Direct`,
+    `Forward` and `Unroll(checkpoint=False)`.
+
+    Args:
+        objective: (slow, fast) -> scalar. `Implicit` and `FiniteDifference` require that it depends
+            on slow.
+        optimizer: an optax transformation, or slow -> transformation, whose hyperparameters are
+            then differentiated too by the trajectory flows (and not by the others). `update`
+            receives the parameters and `value`, `grad`, `value_fn`. Adam that is differentiated
+            needs `eps_root > 0`: the square root has no derivative at zero.
+        steps: number of updates, >= 0.
+        flow: the rule of differentiation; None is `Unroll()`.
+
+    Returns:
+        response(slow, start, diagnostics=False) -> fast, or (fast, `ResponseInfo`) with
+        diagnostics. Slow and start are any pytrees; of start the inexact arrays are trained, of
+        slow the inexact arrays are differentiated, and all other leaves are constants.
+
+    Raises:
+        TypeError: optimizer, steps or flow of the wrong type; an objective that is not scalar.
+        ValueError: negative steps; `Unroll(last=K)` with K > steps; an `Implicit` with a context;
+            a start without inexact arrays; a point flow whose objective does not contain slow.
+    """
+    flow = Unroll() if flow is None else flow
+    _check(optimizer, steps, flow)
+
+    def response(slow: Any, start: Any, diagnostics: bool = False) -> Any:
+        values, slow_of = partition(slow)
+        point, fast_of = partition(start)
+        if not jax.tree.leaves(point):
+            raise ValueError(
+                "best_response: nothing in start can be trained, since it holds no array of an "
+                f"inexact dtype; convert Python numbers with jnp.asarray. Got {start!r}"
+            )
+
+        def loss(point: PyTree, values: PyTree) -> Array:
+            value = objective(slow_of(values), fast_of(point))
+            if jnp.shape(value) != ():
+                raise TypeError(
+                    "best_response: the objective must return a scalar, got an array of shape "
+                    f"{jnp.shape(value)}; average or sum it"
+                )
+            return value
+
+        def transformation(values: PyTree) -> optax.GradientTransformationExtraArgs:
+            made = optimizer if _is_transformation(optimizer) else optimizer(slow_of(values))
+            return optax.with_extra_args_support(made)
+
+        if isinstance(flow, Unroll):
+            end = _unrolled_response(loss, transformation, steps, flow)(values, point)
+        elif isinstance(flow, Forward):
+            end = _forward_response(loss, transformation, steps)(values, point)
+        else:
+            end = _point_response(loss, transformation, steps, flow)(values, point)
+        if not diagnostics:
+            return fast_of(end)
+        frozen = jax.lax.stop_gradient((end, values))
+        value, gradient = jax.lax.stop_gradient(jax.value_and_grad(loss)(*frozen))
+        return fast_of(end), ResponseInfo(value, vectors.norm(gradient))
+
+    return response
+
+
+def _run(
+    loss: Callable,
+    transformation: Callable,
+    values: PyTree,
+    carry: PyTree,
+    steps: int,
+    checkpoint: int | None,
+) -> PyTree:
+    """`steps` updates of the carry (point, optimizer state)."""
+    rule = transformation(values)
+
+    def with_aux(point: PyTree, values: PyTree, _: tuple) -> tuple[Array, tuple]:
+        return loss(point, values), ()
+
+    def make_body(lean: bool) -> Callable:
+        plain = jax.value_and_grad(with_aux, has_aux=True)
+        take = lean_gradient(with_aux) if lean else plain
+
+        def body(carry: PyTree, _: None) -> tuple[PyTree, None]:
+            point, state = carry
+            (value, _aux), gradient = take(point, values, ())
+            updates, state = rule.update(
+                gradient,
+                state,
+                point,
+                value=value,
+                grad=gradient,
+                value_fn=lambda point: loss(point, values),
+            )
+            return (optax.apply_updates(point, updates), state), None
+
+        return body
+
+    return unrolled(make_body, carry, None, steps, checkpoint)[0]
+
+
+def _unrolled_response(
+    loss: Callable, transformation: Callable, steps: int, flow: Unroll
+) -> Callable[[PyTree, PyTree], PyTree]:
+    last = steps if flow.last is None else flow.last
+
+    def respond(values: PyTree, point: PyTree) -> PyTree:
+        carry = (point, transformation(values).init(point))
+        if last < steps:
+            frozen, carry = jax.lax.stop_gradient((values, carry))
+            carry = _run(loss, transformation, frozen, carry, steps - last, False)
+            carry = jax.lax.stop_gradient(carry)
+        return _run(loss, transformation, values, carry, last, flow.checkpoint)[0]
+
+    return respond
+
+
+def _forward_response(
+    loss: Callable, transformation: Callable, steps: int
+) -> Callable[[PyTree, PyTree], PyTree]:
+    in_reverse = _unrolled_response(loss, transformation, steps, Unroll())
+
+    def respond(values: PyTree, point: PyTree) -> PyTree:
+        with pushing_forward():
+            pure, constants, jaxpr = hoist(in_reverse, values, point)
+        if has_reverse_only_rule(jaxpr):
+            return in_reverse(values, point)
+        moving = (values, point, constants)
+        leaves, treedef = jax.tree.flatten(moving)
+
+        @jax.custom_jvp
+        def end(*leaves: Any) -> PyTree:
+            values, point, constants = treedef.unflatten(leaves)
+            return pure(constants, values, point)
+
+        def push(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
+            """The whole Jacobian first, so that transposing the product stores nothing else."""
+            moved = [
+                i
+                for i, (leaf, tangent) in enumerate(zip(primals, tangents, strict=True))
+                if is_inexact(leaf) and not is_zero(tangent)
+            ]
+            flat, unravel = jax.flatten_util.ravel_pytree([primals[i] for i in moved])
+            direction, _ = jax.flatten_util.ravel_pytree([tangents[i] for i in moved])
+
+            def of_moved(flat: Array) -> PyTree:
+                leaves = list(primals)
+                for i, leaf in zip(moved, unravel(flat), strict=True):
+                    leaves[i] = leaf
+                values, point, constants = treedef.unflatten(leaves)
+                return pure(constants, values, point)
+
+            def column(unit: Array) -> tuple[PyTree, PyTree]:
+                return jax.jvp(of_moved, (flat,), (unit,))
+
+            basis = jnp.eye(flat.size, dtype=flat.dtype)
+            value, jacobian = jax.vmap(column, out_axes=(None, 0))(basis)
+            return value, jax.tree.map(
+                lambda rows: jnp.tensordot(direction, rows, 1).astype(rows.dtype), jacobian
+            )
+
+        end.defjvp(push, symbolic_zeros=True)
+        return end(*leaves)
+
+    return respond
+
+
+def _point_response(
+    loss: Callable, transformation: Callable, steps: int, flow: Flow
+) -> Callable[[PyTree, PyTree], PyTree]:
+    def respond(values: PyTree, point: PyTree) -> PyTree:
+        pure, constants, jaxpr = hoist(loss, point, values)
+        if not isinstance(flow, Direct) and jax.tree.leaves(values):
+            first = len(constants_of := jaxpr.invars) - len(jax.tree.leaves(values))
+            used = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+            if not any(id(v) in used for v in constants_of[first:]):
+                raise ValueError(
+                    f"best_response: the derivative by {flow} would be zero, since slow does not "
+                    "occur in the objective; if it acts through the start or the optimizer, "
+                    "differentiate the trajectory: flow=Unroll()"
+                )
+        frozen, begin, still = jax.lax.stop_gradient((values, point, constants))
+
+        def frozen_loss(point: PyTree, values: PyTree) -> Array:
+            return pure(still, point, values)
+
+        carry = (begin, transformation(frozen).init(begin))
+        end = _run(frozen_loss, transformation, frozen, carry, steps, False)[0]
+        end = jax.lax.stop_gradient(end)
+        moving = [leaf for leaf in constants if is_inexact(leaf)]
+        if isinstance(flow, Direct) or not jax.tree.leaves((values, moving)):
+            return end
+        fixed = [leaf for leaf in constants if not is_inexact(leaf)]
+
+        def of(point: PyTree, slow: tuple, fixed: list) -> Array:
+            values, moving = slow
+            moves, stays = iter(moving), iter(fixed)
+            leaves = [next(moves) if is_inexact(leaf) else next(stays) for leaf in constants]
+            return pure(leaves, point, values)
+
+        if isinstance(flow, FiniteDifference):
+            return _difference_root(of, flow)(end, (values, moving), fixed)
+        assert isinstance(flow, Implicit)
+        return implicit_root(jax.grad(of), flow.solver)(end, (values, moving), fixed)
+
+    return respond
+
+
+def _difference_root(objective: Callable, flow: FiniteDifference) -> Callable:
+    """Identity on `fast` whose pullback to `slow` is the central difference of DARTS."""
+    of_slow = jax.grad(objective, argnums=1)
+
+    @jax.custom_vjp
+    def root(fast: PyTree, slow: PyTree, fixed: PyTree) -> PyTree:
+        return fast
+
+    def forward(fast: PyTree, slow: PyTree, fixed: PyTree) -> tuple:
+        # Through the rule once more, so that higher derivatives see the point move too.
+        fast = root(fast, slow, fixed)
+        return fast, (fast, slow, fixed)
+
+    def backward(kept: tuple, v: PyTree) -> tuple:
+        fast, slow, fixed = kept
+        norm = vectors.norm(v)
+        # A zero cotangent pulls back to zero whatever the width of the difference.
+        width = flow.scale / jnp.where(norm > 0, norm, 1)
+
+        def at(sign: int) -> PyTree:
+            moved = jax.tree.map(lambda w, v: w + (sign * width).astype(w.dtype) * v, fast, v)
+            return of_slow(moved, slow, fixed)
+
+        pulled = jax.tree.map(
+            lambda above, below: (-flow.rate * (above - below) / (2 * width)).astype(above.dtype),
+            at(1),
+            at(-1),
+        )
+        return jax.tree.map(jnp.zeros_like, fast), pulled, None
+
+    root.defvjp(forward, backward)
+    return root
+
+
+def _is_transformation(optimizer: Any) -> bool:
+    return isinstance(optimizer, optax.GradientTransformation)
+
+
+def _check(optimizer: Any, steps: Any, flow: Any) -> None:
+    if not _is_transformation(optimizer) and not callable(optimizer):
+        raise TypeError(
+            "best_response: the optimizer must be an optax transformation or a function from slow "
+            f"to one, got {optimizer!r}"
+        )
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise TypeError(f"best_response: steps must be an int, got {steps!r}")
+    if steps < 0:
+        raise ValueError(f"best_response: steps must not be negative, got {steps}")
+    if not isinstance(flow, Flow):
+        raise TypeError(
+            "best_response: the flow must be Unroll, OneStep, Forward, Implicit, FiniteDifference "
+            f"or Direct, or None for Unroll(), got {flow!r}"
+        )
+    if isinstance(flow, Unroll) and flow.last is not None and flow.last > steps:
+        raise ValueError(
+            f"best_response: Unroll(last={flow.last}) asks for more than the {steps} steps taken; "
+            "lower last or leave it out"
+        )
+    if isinstance(flow, Implicit) and flow.context is not None:
+        raise ValueError(
+            "best_response: Implicit's context belongs to nests; here the objective chooses its "
+            "own data, so leave context out"
+        )

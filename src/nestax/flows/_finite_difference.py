@@ -1,0 +1,137 @@
+"""DARTS: one virtual step of the inner level, its mixed derivative by a central difference.
+
+Source: Liu, Simonyan and Yang, "DARTS" (2019), equations (7) and (8).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from . import _vectors as vectors
+from ._hoist import is_inexact
+from ._implicit import Diagnostics, FiniteDifference, check_scalar
+from ._linear import close
+
+
+def virtual_step(inner: Callable, flow: FiniteDifference) -> Callable:
+    """The map (fast, slow, data=None) -> fast - rate d_fast inner, with the derivative of DARTS.
+
+    That with respect to `slow` is the central difference, with respect to `fast` zero: the point
+    that the step starts from counts as given. Inexact arrays that `inner` closes over are
+    differentiated like `slow`; `data` is constant.
+
+    Args:
+        inner: (fast, slow, data) -> scalar.
+        flow: rate and scale.
+    """
+
+    def step(fast: PyTree, slow: PyTree, data: Any = None) -> PyTree:
+        return _Step(inner, flow, fast, slow, data).fast()
+
+    return step
+
+
+def finite_difference_gradient(
+    loss: Callable,
+    inner: Callable,
+    flow: FiniteDifference,
+    slow: PyTree,
+    fast: PyTree,
+    data: Any = None,
+) -> tuple[tuple[Array, Any], PyTree, Diagnostics]:
+    """The gradient of loss(w', slow) by DARTS; value and aux are those at the virtual point w'.
+
+    Args:
+        loss: (fast, slow, data) -> (scalar, aux).
+        inner: (fast, slow, data) -> scalar, the inner objective itself.
+        flow: rate and scale.
+        slow: pytree; its inexact arrays are differentiated with respect to.
+        fast: pytree; the inner level's present value.
+        data: constants of any dtype.
+
+    Returns:
+        ((value, aux), gradient, diagnostics) as from `implicit_gradient`. The inner gradient's norm
+        is that at `fast`; no linear system is solved (residual -1), no product is taken.
+    """
+    step = _Step(inner, flow, fast, slow, data)
+
+    def total(coordinates: list) -> tuple[Array, Any]:
+        value, aux = loss(step.fast(coordinates), step.join_slow(coordinates), step.data)
+        check_scalar("loss", value)
+        return value, aux
+
+    found, (value, aux) = _value_first(total)(step.slow)
+    length = vectors.norm(step.gradient())
+    diagnostics = Diagnostics(
+        inner_gradient=length,
+        residual=jnp.full_like(length, -1),
+        products=jnp.zeros_like(length, jnp.int32),
+        diverged=~jnp.isfinite(vectors.norm(found)),
+    )
+    return (value, aux), vectors.as_gradient(slow, found), diagnostics
+
+
+def _value_first(function: Callable) -> Callable:
+    def both(coordinates: list) -> tuple[list, tuple[Array, Any]]:
+        result, gradient = jax.value_and_grad(function, has_aux=True)(coordinates)
+        return gradient, result
+
+    return both
+
+
+class _Step:
+    """An inner objective in real coordinates, and the virtual step on it."""
+
+    def __init__(
+        self, inner: Callable, flow: FiniteDifference, fast: PyTree, slow: PyTree, data: Any
+    ):
+        self.flow = flow
+        self.point, self.join_fast = vectors.split(fast)
+        self.slow, self.join_slow = vectors.split(slow)
+        self.data = jax.tree.map(lambda a: jax.lax.stop_gradient(a) if is_inexact(a) else a, data)
+
+        def objective(fast: list, slow: list) -> list:
+            value = inner(self.join_fast(fast), self.join_slow(slow), self.data)
+            check_scalar("inner", value)
+            return [value]
+
+        self.objective, self.hoisted, self.constants = close(objective, self.point, self.slow)
+
+    def gradient(self) -> list:
+        at = lambda point: self.objective(point, (self.slow, self.hoisted), self.constants)[0]  # noqa: E731
+        return jax.grad(at)(self.point)
+
+    def fast(self, slow: list | None = None) -> PyTree:
+        """Where the step leads; `slow` in place of the present one, for its derivative."""
+        slow = self.slow if slow is None else slow
+        rule = _step_rule(self.objective, self.flow)
+        return self.join_fast(rule(self.point, (slow, self.hoisted), self.constants))
+
+
+def _step_rule(objective: Callable, flow: FiniteDifference) -> Callable:
+    def gradient(argument: int, point: list, parameters: tuple, constants: list) -> Any:
+        return jax.grad(lambda *args: objective(*args)[0], argument)(point, parameters, constants)
+
+    @jax.custom_vjp
+    def step(point: list, parameters: tuple, constants: list) -> list:
+        slope = gradient(0, point, parameters, constants)
+        return [a - flow.rate * b for a, b in zip(point, slope, strict=True)]
+
+    def forward(point: list, parameters: tuple, constants: list) -> tuple[list, tuple]:
+        return step(point, parameters, constants), (point, parameters, constants)
+
+    def backward(kept: tuple, cotangent: Any) -> tuple:
+        point, parameters, constants = kept
+        length = vectors.norm(cotangent)
+        # Where nothing is asked for, the two points coincide and the difference is 0.
+        e = flow.scale / jnp.where(length == 0, 1, length)
+        up = gradient(1, vectors.plus(point, e, list(cotangent)), parameters, constants)
+        down = gradient(1, vectors.plus(point, -e, list(cotangent)), parameters, constants)
+        slope = jax.tree.map(jnp.subtract, up, down)
+        return None, vectors.scaled(-flow.rate / (2 * e), slope), None
+
+    step.defvjp(forward, backward)
+    return step
