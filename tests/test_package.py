@@ -35,7 +35,7 @@ def test_type_information_is_shipped():
 
 
 def test_every_public_name_is_documented():
-    for package in (nx.data, nx.information, nx.models, nx.optim):
+    for package in (nx, nx.data, nx.flows, nx.information, nx.levels, nx.models, nx.optim):
         for name, value in vars(package).items():
             if not name.startswith("_") and getattr(value, "__module__", "").startswith("nestax"):
                 assert value.__doc__, f"{package.__name__}.{name}"

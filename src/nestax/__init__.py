@@ -6,17 +6,37 @@ rule and update frequency. `import nestax as nx`.
 
 from importlib.metadata import version as _version
 
-from . import (
-    data as data,
-)
-from . import (
-    information as information,
-)
-from . import (
-    models as models,
-)
-from . import (
-    optim as optim,
-)
+from . import data as data
+from . import flows as flows
+from . import information as information
+from . import levels as levels
+from . import models as models
+from . import optim as optim
+from .flows import CG as CG
+from .flows import Dense as Dense
+from .flows import Direct as Direct
+from .flows import FiniteDifference as FiniteDifference
+from .flows import Forward as Forward
+from .flows import Identity as Identity
+from .flows import Implicit as Implicit
+from .flows import Lineax as Lineax
+from .flows import Neumann as Neumann
+from .flows import Nystrom as Nystrom
+from .flows import OneStep as OneStep
+from .flows import Unroll as Unroll
+from .flows import best_response as best_response
+from .flows import check_gradient as check_gradient
+from .flows import hypergradient as hypergradient
+from .levels import DivergenceError as DivergenceError
+from .levels import Level as Level
+from .levels import LevelInfo as LevelInfo
+from .levels import Nest as Nest
+from .levels import State as State
+from .levels import Stream as Stream
+from .levels import compare_flows as compare_flows
+from .levels import f2sa as f2sa
+from .levels import level_table as level_table
+from .levels import saba as saba
+from .levels import soba as soba
 
 __version__ = _version("nestax")

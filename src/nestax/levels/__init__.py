@@ -1,0 +1,15 @@
+"""Levels and nests: declare optimization problems, get one compiled step."""
+
+from ._compare import FlowComparison as FlowComparison
+from ._compare import compare_flows as compare_flows
+from ._info import LevelInfo as LevelInfo
+from ._level import Level as Level
+from ._nest import Nest as Nest
+from ._nest import State as State
+from ._run import DivergenceError as DivergenceError
+from ._single_loop import f2sa as f2sa
+from ._single_loop import saba as saba
+from ._single_loop import soba as soba
+from ._stream import Stream as Stream
+from ._table import LevelTable as LevelTable
+from ._table import level_table as level_table

@@ -1,0 +1,248 @@
+"""What a list of levels declares: groups, clocks, episodes; and what makes no sense (rule R12)."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from ..flows import Direct, FiniteDifference, Forward, Implicit, Unroll
+from ._level import Level
+
+TRAJECTORY = (Unroll, Forward)
+POINT = (Direct, Implicit, FiniteDifference)
+
+
+@dataclasses.dataclass(frozen=True)
+class Declaration:
+    """A nest's levels, read and checked.
+
+    Attributes:
+        groups: peers, innermost first.
+        copies: number of copies of the groups up to the last one with a start, or None.
+        stagger: whether the copies' episodes begin at different ticks.
+        draws_task: whether the task is a function key -> task.
+
+    Raises:
+        ValueError: naming the level, what was wrong, and how to mend it.
+    """
+
+    groups: tuple[tuple[Level, ...], ...]
+    copies: int | None
+    order: str
+    stagger: bool
+    draws_task: bool
+
+    def __post_init__(self):
+        _check(self)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return tuple(itertools.chain.from_iterable(self.groups))
+
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """The distinct periods, ascending."""
+        return tuple(sorted({level.every for level in self.levels}))
+
+    def group(self, level: Level) -> int:
+        return next(i for i, group in enumerate(self.groups) if level in group)
+
+    def inside(self, level: Level) -> tuple[Level, ...]:
+        """The levels that this one's flow passes through."""
+        return tuple(itertools.chain.from_iterable(self.groups[: self.group(level)]))
+
+    def outside(self, level: Level) -> tuple[Level, ...]:
+        return tuple(itertools.chain.from_iterable(self.groups[self.group(level) + 1 :]))
+
+    def restart_period(self, level: Level) -> int:
+        """The smallest period outside a level: the grid on which its episodes begin."""
+        return min((other.every for other in self.outside(level)), default=level.every)
+
+    def horizon(self, level: Level) -> int:
+        return level.horizon or self.restart_period(level)
+
+    @property
+    def episodic(self) -> tuple[Level, ...]:
+        return tuple(level for level in self.levels if level.start is not None)
+
+    @property
+    def longest(self) -> Level | None:
+        """The level with the longest episodes, the outermost of those."""
+        key = lambda level: (self.horizon(level), self.group(level))  # noqa: E731
+        return max(self.episodic, key=key, default=None)
+
+    def copied(self, level: Level) -> bool:
+        last = max((self.group(one) for one in self.episodic), default=-1)
+        return self.copies is not None and self.group(level) <= last
+
+    def flow_group(self, below: int) -> int:
+        """The outermost group before `below` in which some level has a flow: what lies before it is
+        eliminated by that flow. 0 if there is none."""
+        for index in range(below - 1, -1, -1):
+            if any(not isinstance(flow_of(level), Direct) for level in self.groups[index]):
+                return index
+        return 0
+
+    def eliminated(self, level: Level) -> tuple[Level, ...]:
+        """The levels that a point flow of this level eliminates (rule R6)."""
+        end = self.group(level)
+        return tuple(itertools.chain.from_iterable(self.groups[self.flow_group(end) : end]))
+
+    def eliminator(self, group: int) -> Level | None:
+        """The level of a group whose flow eliminates what lies before it."""
+        for level in self.groups[group]:
+            if not isinstance(flow_of(level), Direct) and group > 0:
+                return level
+        return None
+
+
+def flow_of(level: Level) -> Any:
+    return Direct() if level.flow is None else level.flow
+
+
+def read_groups(levels: Sequence[Level | Sequence[Level]]) -> tuple[tuple[Level, ...], ...]:
+    """A list of levels and tuples of peers as groups. Adjacent single levels of one period without
+    a flow are one tuple."""
+    groups: list[tuple[Level, ...]] = []
+    open_ended = False  # whether the last group consists of single levels without a flow
+    if isinstance(levels, Level):
+        raise ValueError("a nest takes a list of levels: Nest([level])")
+    for entry in levels:
+        single = isinstance(entry, Level)
+        peers = (entry,) if isinstance(entry, Level) else tuple(entry)
+        if not peers or not all(isinstance(peer, Level) for peer in peers):
+            raise ValueError(
+                f"a nest's list holds levels and tuples of levels, got {entry!r}; soba, saba "
+                f"and f2sa "
+                "return lists, which go in as Nest([tuple(...)])"
+            )
+        plain = single and peers[0].flow is None
+        if plain and open_ended and groups[-1][0].every == peers[0].every:
+            groups[-1] += peers
+        else:
+            groups.append(peers)
+        open_ended = plain
+    return tuple(groups)
+
+
+def _check(nest: Declaration) -> None:
+    levels = nest.levels
+    if not levels:
+        raise ValueError("a nest needs at least one level")
+    names = [level.name for level in levels]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two levels are called {name!r}; give each its own name")
+    if nest.order not in ("simultaneous", "alternating"):
+        raise ValueError(f'order is "simultaneous" or "alternating", got {nest.order!r}')
+    if nest.periods[0] != 1:
+        fastest = min(levels, key=lambda level: level.every)
+        raise ValueError(
+            f"no level has every=1: the clock counts steps of the fastest level; divide all "
+            f"periods "
+            f"by {fastest.every}, that of {fastest.name!r}"
+        )
+    for shorter, longer in itertools.pairwise(nest.periods):
+        if longer % shorter:
+            one = next(level for level in levels if level.every == longer)
+            raise ValueError(
+                f"level {one.name!r}: periods divide one another, and {longer} is not a multiple "
+                f"of {shorter}; use {longer - longer % shorter} or "
+                f"{longer + shorter - longer % shorter}"
+            )
+    for level in levels:
+        _check_flow(nest, level)
+        _check_episode(nest, level)
+    _check_copies(nest)
+
+
+def _check_flow(nest: Declaration, level: Level) -> None:
+    flow, inside, label = flow_of(level), nest.inside(level), f"level {level.name!r}"
+    kind = type(flow).__name__
+    if not isinstance(flow, (*TRAJECTORY, *POINT)):
+        raise ValueError(
+            f"{label}: the flow is one such as Unroll() or Implicit(CG(20)), got {flow!r}"
+        )
+    if isinstance(flow, Direct):
+        return
+    if not inside:
+        raise ValueError(
+            f"{label} has the flow {kind} and no level inside it; list inner levels before it, or "
+            "leave the flow out"
+        )
+    if isinstance(flow, TRAJECTORY):
+        for other in inside:
+            if other.every > level.every:
+                raise ValueError(
+                    f"{label}: {kind} follows the updates of {other.name!r}, which does not "
+                    f"move in "
+                    f"its period (every={other.every} against {level.every}); only Direct, "
+                    f"Implicit "
+                    "and FiniteDifference may cross a slower clock"
+                )
+        for other in levels_beside(nest, level):
+            if other.every < level.every:
+                raise ValueError(
+                    f"{label}: {kind} differentiates its own period, in which {other.name!r}, not "
+                    f"inside it, moves (every={other.every}); list {other.name!r} before it, or "
+                    f"give "
+                    "it that period or a longer one"
+                )
+    elif level.accumulate:
+        raise ValueError(
+            f"{label}: accumulate gathers gradients under Direct and losses under Unroll and "
+            f"Forward; "
+            f"{kind} looks at one point, leave accumulate out"
+        )
+    if isinstance(flow, FiniteDifference):
+        for other in nest.eliminated(level):
+            if not isinstance(flow_of(other), Direct):
+                raise ValueError(
+                    f"{label}: FiniteDifference needs plain inner objectives, and "
+                    f"{other.name!r} has "
+                    f"the flow {type(flow_of(other)).__name__}; use Implicit"
+                )
+
+
+def levels_beside(nest: Declaration, level: Level) -> tuple[Level, ...]:
+    """The other levels of its own group, and those outside it."""
+    inside = nest.inside(level)
+    return tuple(one for one in nest.levels if one is not level and one not in inside)
+
+
+def _check_episode(nest: Declaration, level: Level) -> None:
+    if level.start is None:
+        return
+    label = f"level {level.name!r}"
+    if not nest.outside(level) and level.horizon is None:
+        raise ValueError(
+            f"{label} has a start, but no level outside it ends its episodes; give a horizon"
+        )
+    horizon, grid = nest.horizon(level), nest.restart_period(level)
+    for divisor, what in (
+        (grid, "the smallest period outside it"),
+        (level.every, "its own period"),
+    ):
+        if horizon % divisor:
+            raise ValueError(
+                f"{label}: an episode of {horizon} ticks is not a multiple of {divisor}, "
+                f"{what}; use "
+                f"{horizon + divisor - horizon % divisor}"
+            )
+
+
+def _check_copies(nest: Declaration) -> None:
+    copies = nest.copies
+    if copies is not None and (
+        isinstance(copies, bool) or not isinstance(copies, int) or copies < 1
+    ):
+        raise ValueError(f"copies is a whole number of at least 1, got {copies!r}")
+    if not nest.episodic:
+        for given, what in ((copies is not None, "copies"), (nest.draws_task, "a task function")):
+            if given:
+                raise ValueError(
+                    f"{what} without a level that has a start: nothing begins an episode; give the "
+                    "inner level a start"
+                )
+    if nest.stagger and copies is None:
+        raise ValueError("stagger spreads the episodes of copies; give copies as well")

@@ -1,0 +1,91 @@
+"""Randomness: which batch, start and task a level gets.
+
+A batch is a function of (context object, tick, copy) and the nest's key alone. How a run is cut
+into calls changes no draw, and a level that is added changes nobody else's data.
+"""
+
+import functools
+import types
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+
+_TASK = zlib.crc32(b"task")
+
+
+def batch(
+    context: Any, key: jax.Array, task: Any, tick: Any, copy: Any, occurrence: int = 0
+) -> Any:
+    """The batch of `context` at a tick, for one copy.
+
+    Args:
+        context: `context(task, key) -> batch`; None gives the task.
+        key: the nest's key, raw (`state.key`).
+        task: this copy's task.
+        tick: number of the tick being executed, from 0.
+        copy: number of the copy; 0 where there are none.
+        occurrence: number of this object among the nest's contexts that are defined alike, such as
+            two lambdas of one line made in a loop.
+    """
+    if context is None:
+        return task
+    return context(task, _fold(key, definition(context), occurrence, tick, copy))
+
+
+def start_key(key: jax.Array, name: str, tick: Any, copy: Any) -> jax.Array:
+    """The key of the start of a level's episode that begins at `tick`."""
+    return _fold(key, zlib.crc32(b"start " + name.encode()), tick, copy)
+
+
+def task_key(key: jax.Array, tick: Any, copy: Any) -> jax.Array:
+    """The key of the task drawn for the episode that begins at `tick`."""
+    return _fold(key, _TASK, tick, copy)
+
+
+def definition(context: Any) -> int:
+    """A number for what a context is, the same in every process: where it is defined, which names
+    it uses, and what it closes over or is applied to."""
+    return zlib.crc32(repr(_described(context, 4)).encode())
+
+
+def _described(thing: Any, depth: int) -> Any:
+    if isinstance(thing, (str, int, float, complex, bool, bytes, type(None))):
+        return thing
+    if depth == 0:
+        return type(thing).__qualname__
+    if isinstance(thing, types.FunctionType):
+        code = thing.__code__
+        names = (code.co_varnames, code.co_names, code.co_freevars)
+        cells = [_cell(cell, depth) for cell in thing.__closure__ or ()]
+        given = _described((thing.__defaults__, thing.__kwdefaults__), depth - 1)
+        return (thing.__module__, thing.__qualname__, names, cells, given)
+    if isinstance(thing, types.MethodType):
+        return _described((thing.__func__, thing.__self__), depth)
+    if isinstance(thing, functools.partial):
+        return _described((thing.func, thing.args, thing.keywords), depth)
+    if isinstance(thing, (tuple, list)):
+        return [_described(part, depth - 1) for part in thing]
+    if isinstance(thing, dict):
+        return sorted((str(key), repr(_described(part, depth - 1))) for key, part in thing.items())
+    if isinstance(thing, (np.ndarray, np.generic)):
+        return (thing.shape, str(thing.dtype), zlib.crc32(np.ascontiguousarray(thing).tobytes()))
+    if isinstance(thing, jax.Array):
+        return (thing.shape, str(thing.dtype))  # what it holds may lie on other machines
+    inner = getattr(thing, "__wrapped__", None)
+    return _described(inner, depth) if inner is not None else type(thing).__qualname__
+
+
+def _cell(cell: Any, depth: int) -> Any:
+    try:
+        return _described(cell.cell_contents, depth - 1)
+    except ValueError:  # not filled yet
+        return None
+
+
+def _fold(key: jax.Array, *numbers: Any) -> jax.Array:
+    folded = jax.random.wrap_key_data(key)
+    for number in numbers:
+        folded = jax.random.fold_in(folded, number)
+    return folded

@@ -1,0 +1,39 @@
+"""What a run reports of each level: returned, never carried."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LevelInfo:
+    """A level's updates over a call; `info["name"].loss` or `info["name"]["loss"]`.
+
+    Arrays have a leading axis, the level's updates in time order, and for copied levels a second
+    one, the copies.
+
+    Attributes:
+        loss: the loss that was differentiated; for a level shared by copies the mean over them, for
+            an accumulating level the mean or sum over its period.
+        gradient_norm: Euclidean norm of the gradient handed to the optimizer.
+        user: what the objective returned beside its loss; None for accumulating levels.
+        inner_gradient: under Implicit, the norm of the inner levels' gradients, 0 where the
+            implicit function theorem holds.
+        residual: under Implicit, the linear system's relative residual.
+        products: under Implicit, how often the solver applied its operator.
+        diverged: under Implicit, whether the solver diverged.
+    """
+
+    loss: Any
+    gradient_norm: Any
+    user: Any = None
+    inner_gradient: Any = None
+    residual: Any = None
+    products: Any = None
+    diverged: Any = None
+    gradient: Any = None
+
+    def __getitem__(self, field: str) -> Any:
+        return getattr(self, field)

@@ -1,0 +1,87 @@
+"""A level: one optimization problem of a learning system.
+
+Its objective, its own data, its update rule, its clock, and how gradients reach it through the
+levels inside it (Nested Learning, Definition 3; elsewhere: an inner or outer problem, a player).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import optax
+
+Objective = Callable[[dict[str, Any], Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Level:
+    """One optimization problem.
+
+    Attributes:
+        name: how objectives, starts and `state.values` call its value.
+        objective: `objective(values, batch) -> loss` or `(loss, info)`. `values` maps every level's
+            name to its value, any pytree; inexact arrays in it are trained. A pure function:
+            randomness comes with the batch.
+        optimizer: an optax transformation, or `values -> transformation` where other levels own its
+            hyperparameters or are its update rule. The function is called while tracing and must
+            always give a state of the same structure.
+        context: the level's own data, `context(task, key) -> batch`, or a `Stream`. Levels given
+            the same object see the same batch at the same tick. None: the batch is the task itself.
+        every: the period of its updates, in ticks; the fastest level has 1.
+        flow: how its gradient passes through the updates of the levels inside it. None: `Direct()`,
+            a partial derivative.
+        start: `start(values, task, key) -> value`, a fresh value at the beginning of each episode;
+            `values` holds the levels outside it, and its peers that have no start. None: the value
+            persists.
+        horizon: ticks of an episode. None: the smallest period outside it.
+        accumulate: None takes the objective at the due tick; "mean" and "sum" gather it over every
+            tick of the period: gradients under `Direct`, losses under `Unroll` and `Forward`.
+
+    Raises:
+        ValueError: a field that makes no sense by itself.
+    """
+
+    name: str
+    objective: Objective
+    optimizer: Any
+    context: Any = None
+    every: int = 1
+    flow: Any = None
+    start: Callable[[dict[str, Any], Any, Any], Any] | None = None
+    horizon: int | None = None
+    accumulate: Literal["mean", "sum"] | None = None
+
+    def __post_init__(self):
+        def refuse(what: str) -> None:
+            raise ValueError(f"level {self.name!r}: {what}")
+
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"a level's name is a non-empty string, got {self.name!r}")
+        if not callable(self.objective):
+            refuse(f"the objective is a function (values, batch) -> loss, got {self.objective!r}")
+        if not is_transformation(self.optimizer) and not callable(self.optimizer):
+            refuse(
+                "the optimizer is an optax transformation or a function values -> transformation, "
+                f"got {self.optimizer!r}"
+            )
+        if self.context is not None and not callable(self.context):
+            refuse(
+                "the context is a function (task, key) -> batch or a Stream, got "
+                f"{type(self.context).__name__}; give fixed data as the nest's task"
+            )
+        for field, value in (("every", self.every), ("horizon", self.horizon)):
+            if value is None and field == "horizon":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                refuse(f"{field} is a number of ticks, a whole number of at least 1, got {value!r}")
+        if self.start is not None and not callable(self.start):
+            refuse(f"start is a function (values, task, key) -> value, got {self.start!r}")
+        if self.horizon is not None and self.start is None:
+            refuse("a horizon is the length of an episode; give start as well, or no horizon")
+        if self.accumulate not in (None, "mean", "sum"):
+            refuse(f'accumulate is None, "mean" or "sum", got {self.accumulate!r}')
+
+
+def is_transformation(optimizer: Any) -> bool:
+    """Whether this is an optax transformation rather than a function that makes one."""
+    return isinstance(optimizer, optax.GradientTransformation)

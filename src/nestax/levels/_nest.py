@@ -1,0 +1,319 @@
+"""A nest: levels over a task, compiled to one step function."""
+
+import copy as _copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from . import _checks, _run
+from ._carry import Carry, Mode, View
+from ._declaration import Declaration, read_groups
+from ._info import LevelInfo
+from ._level import Level
+from ._program import Program
+from ._table import LevelTable, level_table
+from ._values import Parts, whole
+
+Info = dict[str, LevelInfo]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Everything a nest carries, one pytree of arrays: save its leaves and the run goes on bit for
+    bit.
+
+    Attributes:
+        parts: level name -> its value taken apart; read `values` instead.
+        optimizers: level name -> the state of its optimizer.
+        tick: ticks done, int32.
+        key: the nest's key, raw (uint32).
+        held: the present task taken apart; read `task` instead.
+    """
+
+    parts: dict[str, Parts]
+    optimizers: dict[str, Any]
+    tick: Any  # annotated no further: transformations fill pytrees with what they like
+    key: Any
+    held: Any
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Level name -> its value, as its owner gave it; arrays of copied levels have a leading
+        axis."""
+        return whole(self.parts)
+
+    @property
+    def task(self) -> Any:
+        """The present task; one for each copy, along a leading axis, if the nest draws tasks."""
+        return self.held.whole()
+
+    def tree_flatten_with_keys(self):
+        names = ("values", "optimizers", "tick", "key", "task")
+        children, _ = self.tree_flatten()
+        keys = map(jax.tree_util.GetAttrKey, names)
+        return tuple(zip(keys, children, strict=True)), None
+
+    def tree_flatten(self):
+        return (self.parts, self.optimizers, self.tick, self.key, self.held), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+class Nest:
+    """An ordered set of levels over a task.
+
+    Args:
+        levels: innermost first. A tuple is a group of peers, which form a game; adjacent single
+            levels of the same period without a flow are read as one tuple. A level's flow passes
+            through every group before its own.
+        task: data for the contexts: a pytree, or a function `key -> task` drawn anew for every
+            longest episode.
+        copies: this many independent episodes side by side: every group up to the last one with a
+            start is copied, arrays have a leading axis; levels outside see the mean over copies.
+        order: how peers of one period move: "simultaneous", from one point, or "alternating".
+        stagger: whether the copies' episodes begin at evenly spread ticks.
+        mesh: a `jax.sharding.Mesh` (axis_types Auto) over whose first axis the copies are spread.
+
+    Raises:
+        ValueError: a declaration that makes no sense, by the level's name and how to mend it.
+
+    The source of the idea is Nested Learning (Behrouz et al. 2025), Definitions 2 and 3; gradients
+    between levels are those of bilevel and multilevel optimization.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level | Sequence[Level]],
+        task: Any = None,
+        copies: int | None = None,
+        order: Literal["simultaneous", "alternating"] = "simultaneous",
+        stagger: bool = False,
+        mesh: Any = None,
+    ):
+        # A function is a leaf; a pytree that happens to be callable is data.
+        draws = callable(task) and jax.tree.leaves(task) == [task]
+        self.declaration = Declaration(read_groups(levels), copies, order, stagger, draws)
+        self.task, self.mesh = task, mesh
+        if mesh is not None:
+            _checks.mesh(mesh, copies)
+        self._program = Program(self.declaration, mesh)
+        self._program.draw = task if draws else None
+        self._warned: set[str] = set()
+        self._shapes: Any = None
+
+    @property
+    def groups(self) -> tuple[tuple[Level, ...], ...]:
+        """The levels as they were read: groups of peers, innermost first."""
+        return self.declaration.groups
+
+    @property
+    def copies(self) -> int | None:
+        return self.declaration.copies
+
+    @property
+    def order(self) -> str:
+        return self.declaration.order
+
+    @property
+    def stagger(self) -> bool:
+        return self.declaration.stagger
+
+    @property
+    def ticks_per_step(self) -> int:
+        """Ticks of one step of the slowest level."""
+        return self.declaration.periods[-1]
+
+    def init(self, values: dict[str, Any], key: jax.Array) -> State:
+        """The state to begin with.
+
+        Args:
+            values: a value for every level without a start, by name; levels with a start are
+                started.
+            key: `jax.random.key(seed)`.
+
+        Raises:
+            ValueError: values missing, unknown or without anything to train; an update or start
+                that changes structure, shape or dtype; an implicit flow whose gradient is zero or
+                whose solver does not fit. By level and path.
+        """
+        raw = _checks.raw_key(key)
+        _checks.names(self.declaration, values)
+        parts = {name: Parts.of(value) for name, value in values.items()}
+        _checks.trainable(parts)
+        task = Parts.of(None if self.declaration.draws_task else self.task, copy=False)
+        # One program instead of hundreds of single operations.
+        state = jax.jit(self._begin)(parts, raw, task)
+        _checks.state(self, state)
+        shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
+        self._shapes = jax.tree.map(shape, (state, self.feed(state)))
+        return state
+
+    def _begin(self, parts: dict[str, Parts], key: jax.Array, task: Parts) -> State:
+        program, nest = self._program, self.declaration
+        view = View(nest.copies)
+        zero = jnp.zeros((), jnp.int32)
+        carry = Carry({}, {}, task, zero, key, {}, {}, {})
+        if nest.draws_task:
+            carry = carry._replace(task=program.drawn_task(self.task, carry, view))
+        for level in reversed(nest.levels):
+            name = level.name
+            if level.start is None:
+                one = parts[name]
+                if program.copied[name]:
+                    spread = lambda a: jnp.broadcast_to(a, (nest.copies, *a.shape))  # noqa: E731
+                    one = program.placed(jax.tree.map(spread, one))
+                carry = carry._replace(values={name: one, **carry.values})
+        # A start may look at any level outside it: persistent values are all there by now.
+        for level in reversed(nest.episodic):
+            value, state = program.fresh(level, carry, view)
+            carry = carry._replace(
+                values={level.name: value, **carry.values},
+                optimizers={level.name: state, **carry.optimizers},
+            )
+        optimizers = {
+            level.name: carry.optimizers[level.name]
+            if level.start is not None
+            else self._optimizer(level, carry.values)
+            for level in nest.levels
+        }
+        values = {level.name: carry.values[level.name] for level in nest.levels}
+        return State(values, optimizers, zero, key, carry.task)
+
+    def _optimizer(self, level: Level, values: dict[str, Parts]) -> Any:
+        program, copies = self._program, self.declaration.copies
+        if program.copied[level.name]:
+
+            def one(values: dict[str, Parts]) -> Any:
+                return program.transformation(level, values).init(values[level.name].trained)
+
+            return program.lift(one, View(copies), (program.axes(values),))(values)
+        visible = {n: p for n, p in values.items() if copies is None or not program.copied[n]}
+        return program.transformation(level, visible).init(values[level.name].trained)
+
+    def _carry(self, state: State, feed: Any) -> Carry:
+        return Carry(
+            state.parts, state.optimizers, state.held, state.tick, state.key, {}, {}, feed or {}
+        )
+
+    def _advance(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
+        carry = self._carry(state, feed)
+        carry = carry._replace(before={name: program.kept(carry) for name in program.rerun})
+        carry, infos = program.advance(k, carry, View(self.declaration.copies), Mode())
+        order = [level.name for level in self.declaration.levels if level.name in infos]
+        infos = {name: infos[name] for name in order}
+        if self.mesh is not None:
+            # Every process must be able to read what is reported.
+            everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+            infos = jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, everywhere), infos)
+        next_ = State(carry.values, carry.optimizers, carry.tick + 1, carry.key, carry.task)
+        return next_, infos
+
+    @cached_property
+    def _step(self) -> Callable[[State, Any], tuple[State, Info]]:
+        last = len(self.declaration.periods) - 1
+        return jax.jit(lambda state, feed: self._advance(state, feed, last, self._program))
+
+    def step(self, state: State, feed: Any = None) -> tuple[State, Info]:
+        """One step of the slowest level; a pure function of the state, to be jitted or
+        differentiated.
+
+        Args:
+            state: from `init` or an earlier step.
+            feed: batches of the nest's streams for this step, from `feed`; drawn now if absent.
+
+        Returns:
+            The next state and, by level name, a `LevelInfo`.
+        """
+        return self._step(state, self.feed(state) if feed is None else feed)
+
+    def feed(self, state: State, steps: int = 1) -> Any:
+        """The batches of the nest's streams for the next steps; empty without streams."""
+        if not self._program.streams:
+            return {}
+        return _run.feed(self._program, int(state.tick), steps * self.ticks_per_step)
+
+    def run(
+        self, state: State, steps: int, *, watch: Any = None, check: bool = True
+    ) -> tuple[State, Info]:
+        """Many steps of the slowest level in one compiled loop, whatever their number.
+
+        Args:
+            state: from `init` or an earlier run.
+            steps: how many; a step is `ticks_per_step` ticks.
+            watch: told of what happens, such as `nestax.runs.Watch("DIR")`, which shows progress,
+                keeps measurements and checkpoints in a run's folder, and resumes from there.
+            check: stop at a loss that is not finite.
+
+        Returns:
+            The last state and, by level name, a `LevelInfo` whose leading axis is the level's
+            updates.
+
+        Raises:
+            DivergenceError: a loss is not finite; it holds the level, the step, the last state
+                before it and the infos so far.
+            ValueError: steps is not a whole number of at least 0.
+        """
+        return _run.run(self, state, steps, watch, check)
+
+    def gradient(self, state: State, name: str) -> Any:
+        """What a level hands to its optimizer at its next update, from this state.
+
+        Args:
+            state: at the boundary of a step, as `init`, `step` and `run` return it.
+            name: the level's name.
+
+        Returns:
+            A pytree like the level's value with None where nothing is trained; for copied levels
+            with a leading axis of copies.
+
+        Raises:
+            ValueError: no level has that name.
+        """
+        _checks.known(self.declaration, name)
+        every = self._program.levels[name].every
+        feed = {}
+        if self._program.streams:
+            feed = _run.feed(self._program, int(state.tick), every)
+        return self._gradient(name)(state, feed)
+
+    def levels(self, state: State | None = None, hidden: bool = False) -> LevelTable:
+        """The level table of one step (NL Definition 2): who moves how often, who waits for whom.
+
+        Args:
+            state: where conditional writes are counted by running; otherwise the shapes of the last
+                `init` will do.
+            hidden: whether loop carries that are no part of the state are listed.
+
+        Raises:
+            ValueError: neither a state nor an `init` before.
+        """
+        if state is None and self._shapes is None:
+            raise ValueError("levels() looks at a state: call init first, or give one")
+        shapes, feed = self._shapes if state is None else (state, self.feed(state))  # type: ignore
+        last = len(self.declaration.periods) - 1
+
+        def step(state: State, feed: Any) -> State:
+            return self._advance(state, feed, last, self._program)[0]
+
+        return level_table(step, shapes, feed, hidden=hidden)
+
+    def _gradient(self, name: str) -> Callable[[State, Any], Any]:
+        kept = self.__dict__.setdefault("_gradients", {})
+        if name not in kept:
+            program = _copy.copy(self._program)
+            program.captured = name
+            k = program.periods.index(program.levels[name].every)
+
+            def gradient(state: State, feed: Any) -> Any:
+                found = self._advance(state, feed, k, program)[1][name].gradient
+                return jax.tree.map(lambda a: a[0], found)
+
+            kept[name] = jax.jit(gradient)
+        return kept[name]

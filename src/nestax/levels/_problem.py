@@ -1,0 +1,223 @@
+"""Levels at one point: their batches, losses, partial derivatives and updates, copies included.
+
+Everything is a function of a `Carry`, in one of two views: all copies at once, or a single one.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..flows import Direct, lean_gradient
+from . import _draws
+from ._carry import Carry, Mode, View
+from ._declaration import TRAJECTORY, Declaration, flow_of
+from ._level import Level, is_transformation
+from ._stream import Stream
+from ._values import Parts, whole
+
+
+class Problem:
+    """A declaration's levels as functions of a carry."""
+
+    def __init__(self, declaration: Declaration, mesh: Any):
+        self.nest, self.mesh = declaration, mesh
+        self.periods = declaration.periods
+        self.levels = {level.name: level for level in declaration.levels}
+        self.copied = {name: declaration.copied(level) for name, level in self.levels.items()}
+        self.streams = {
+            number: context
+            for number, context in enumerate(self.contexts())
+            if isinstance(context, Stream)
+        }
+        self.occurrences = occurrences(self.contexts())
+        self.draw: Any = None  # key -> task
+
+    def contexts(self) -> list[Any]:
+        """The distinct contexts, overrides of implicit flows included, in the order of the list."""
+        found: list[Any] = []
+        for level in self.nest.levels:
+            for context in (level.context, getattr(flow_of(level), "context", None)):
+                if context is not None and not any(context is one for one in found):
+                    found.append(context)
+        return found
+
+    # Views.
+
+    def lift(self, function: Any, view: View, in_axes: Any, out_axes: Any = 0) -> Any:
+        """`function` of single copies as one of the view's arrays."""
+        if view.copies is None:
+            return function
+        return jax.vmap(function, in_axes, out_axes, axis_size=view.copies)
+
+    def axes(self, names: Any = None) -> dict[str, int | None]:
+        """Where the copies' axis of each level's value lies."""
+        return {
+            name: 0 if self.copied[name] else None
+            for name in (self.levels if names is None else names)
+        }
+
+    def carry_axes(self, carry: Carry) -> Any:
+        """The same for a whole carry."""
+        task = 0 if self.nest.draws_task and self.nest.copies is not None else None
+        return Carry(
+            self.axes(carry.values),  # type: ignore
+            self.axes(carry.optimizers),
+            task,
+            None,  # type: ignore
+            None,
+            {name: self._gathered_axes(name) for name in carry.gathered},
+            {name: self.carry_axes(one) for name, one in carry.before.items()},
+            {number: (None, 1) for number in carry.feed},
+        )
+
+    def _gathered_axes(self, name: str) -> tuple:
+        level = self.levels[name]
+        return (0,) if isinstance(flow_of(level), TRAJECTORY) else (0, self.axes()[name])
+
+    # Data.
+
+    def batch(self, context: Any, carry: Carry, view: View) -> tuple[Any, int | None]:
+        """The batch of a context at the present tick, and the axis of its copies."""
+        drawn = self.nest.draws_task and self.nest.copies is not None
+        if context is None:
+            return carry.task.whole(), 0 if drawn and view.copies is not None else None
+        if isinstance(context, Stream):
+            return self._fed(context, carry), None if view.copies is None else 0
+        occurrence = self.occurrences[id(context)]
+
+        def one(task: Parts, copy: Any) -> Any:
+            return _draws.batch(context, carry.key, task.whole(), carry.tick, copy, occurrence)
+
+        if view.copies is None:
+            return one(carry.task, view.copy), None
+        draw = self.lift(one, view, (0 if drawn else None, 0))
+        return draw(carry.task, jnp.arange(view.copies)), 0
+
+    def stride(self, context: Stream) -> int:
+        """Ticks between two batches of a stream that anybody looks at."""
+        periods = []
+        for level in self.nest.levels:
+            flow = flow_of(level)
+            used = level.context is context or getattr(flow, "context", None) is context
+            if used:
+                periods.append(1 if level.accumulate else level.every)
+            if not isinstance(flow, (Direct, *TRAJECTORY)) and any(
+                one.context is context for one in self.nest.inside(level)
+            ):
+                periods.append(level.every)
+        return min(periods)
+
+    def _fed(self, context: Stream, carry: Carry) -> Any:
+        number = next(n for n, one in self.streams.items() if one is context)
+        base, batches = carry.feed[number]
+        index = (carry.tick - base + 1) // self.stride(context) - 1
+        return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, 0, False), batches)
+
+    # Objectives and updates.
+
+    def losses(
+        self, level: Level, values: dict[str, Parts], batch: Any, axis: int | None, view: View
+    ) -> tuple[jax.Array, Any]:
+        """The level's loss, of each copy if there are any, and what else its objective returned."""
+
+        def one(values: dict[str, Parts], batch: Any) -> tuple[jax.Array, Any]:
+            returned = level.objective(whole(values), batch)
+            loss, user = returned if isinstance(returned, tuple) else (returned, None)
+            loss = jnp.asarray(loss)
+            if loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+                raise ValueError(
+                    f"level {level.name!r}: the objective returns a real scalar loss, or (loss, "
+                    f"info); "
+                    f"got {loss.dtype}{list(loss.shape)}"
+                )
+            return loss, user
+
+        return self.lift(one, view, (self.axes(values), axis))(values, batch)
+
+    def total(self, level: Level, losses: jax.Array) -> jax.Array:
+        """What is differentiated: copied values have a loss each, shared ones the mean."""
+        if losses.ndim == 0:
+            return losses
+        return jnp.sum(losses) if self.copied[level.name] else jnp.mean(losses)
+
+    def direct(
+        self, level: Level, carry: Carry, view: View, mode: Mode
+    ) -> tuple[jax.Array, Any, Any]:
+        """Losses, the objective's info, and the partial derivative at this point."""
+        batch, axis = self.batch(level.context, carry, view)
+        name, values = level.name, carry.values
+
+        def total(trained: Any, rest: dict[str, Any], data: Any) -> tuple[jax.Array, Any]:
+            fixed, batch = data
+            parts = {n: values[n].but(rest.get(n), fixed[n]) for n in values}
+            parts[name] = values[name].but(trained, fixed[name])
+            losses, user = self.losses(level, parts, batch, axis, view)
+            return self.total(level, losses), (losses, user)
+
+        rest = {n: parts.trained for n, parts in values.items() if n != name}
+        data = ({n: parts.fixed for n, parts in values.items()}, batch)
+        if mode.lean and not mode.forward:
+            take = lean_gradient(total)
+        else:
+            take = jax.value_and_grad(total, has_aux=True)
+        (_, (losses, user)), gradient = take(values[name].trained, rest, data)
+        return losses, user, gradient
+
+    def transformation(self, level: Level, values: dict[str, Parts]) -> Any:
+        made = level.optimizer
+        if not is_transformation(made):
+            made = made(whole(values))
+            if not is_transformation(made):
+                raise ValueError(
+                    f"level {level.name!r}: the optimizer's function returned "
+                    f"{type(made).__name__}, expected an optax transformation"
+                )
+        return optax.with_extra_args_support(made)
+
+    def update(
+        self, level: Level, carry: Carry, gradient: Any, losses: jax.Array, view: View
+    ) -> tuple[Parts, Any]:
+        """The level's next value and optimizer state.
+
+        A level shared by copies has one transformation, made of values that are shared themselves,
+        and its loss is the mean over copies.
+        """
+        batch, axis = self.batch(level.context, carry, view)
+        name = level.name
+        shared = view.copies is not None and not self.copied[name]
+        inside, axis_inside = (view, axis) if shared else (View(), None)
+
+        def one(values, state, gradient, loss, batch):
+            trained = values[name].trained
+            visible = {n: p for n, p in values.items() if not (shared and self.copied[n])}
+
+            # Line searches hand back those extra arguments that `value_fn` has a name for.
+            def value_fn(trained: Any, batch: Any = batch) -> jax.Array:
+                here = {**values, name: values[name].but(trained)}
+                return jnp.mean(self.losses(level, here, batch, axis_inside, inside)[0])
+
+            updates, state = self.transformation(level, visible).update(
+                gradient, state, trained, value=loss, grad=gradient, value_fn=value_fn, batch=batch
+            )
+            return optax.apply_updates(trained, updates), state
+
+        arguments = (carry.values, carry.optimizers[name], gradient)
+        if shared:
+            trained, state = one(*arguments, jnp.mean(losses), batch)
+        else:
+            axes = (self.axes(carry.values), 0, 0, 0, axis)
+            trained, state = self.lift(one, view, axes)(*arguments, losses, batch)
+        return carry.values[name].but(trained), state
+
+
+def occurrences(contexts: list[Any]) -> dict[int, int]:
+    """The how-manieth of the contexts defined alike each one is, by its id."""
+    seen: dict[int, int] = {}
+    numbers: dict[int, int] = {}
+    for context in contexts:
+        where = _draws.definition(context)
+        numbers[id(context)] = seen.get(where, 0)
+        seen[where] = numbers[id(context)] + 1
+    return numbers

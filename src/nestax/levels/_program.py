@@ -1,0 +1,324 @@
+"""The program that a declaration of levels is: periods compile to nested scans.
+
+`Program.advance(k, ...)` runs one full period of the k-th clock: as many periods of the clock below
+as fit, then the updates due, group after group. A trajectory flow differentiates that very program
+from the beginning of its level's period; flows that look at one point are in `_point`.
+"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..flows import Direct, Unroll, unrolled
+from . import _point
+from ._carry import Carry, Found, Mode, View
+from ._declaration import TRAJECTORY, Declaration, flow_of
+from ._episodes import Episodes
+from ._info import LevelInfo
+from ._level import Level
+from ._values import Parts
+
+Swaps = tuple[tuple[int, str, Parts], ...]  # (iteration, level, value)
+
+
+class Program(Episodes):
+    """The loops.
+
+    Attributes:
+        due: for each clock the peers that are due when it ticks, group after group.
+        rerun: levels whose last period some outer flow runs again.
+        captured: the level whose gradient is reported as well.
+    """
+
+    def __init__(self, declaration: Declaration, mesh: Any):
+        super().__init__(declaration, mesh)
+        self.due = [
+            [
+                peers
+                for group in declaration.groups
+                if (peers := tuple(level for level in group if level.every == period))
+            ]
+            for period in self.periods
+        ]
+        self.rerun = frozenset(_point.rerun(declaration))
+        self.captured: str | None = None
+
+    def advance(self, k: int, carry: Carry, view: View, mode: Mode) -> tuple[Carry, dict]:
+        """One period of the k-th clock: enters with the number of its first tick, leaves with that
+        of its last."""
+        carry = self.opened(k, carry, view)
+        carry, infos = self.until(k, len(self.due[k]), carry, self.restarts(k), view, mode)
+        kept = {n: a for n, a in carry.gathered.items() if self.levels[n].every > self.periods[k]}
+        return carry._replace(gathered=kept), infos
+
+    def opened(self, k: int, carry: Carry, view: View) -> Carry:
+        """The carry at the beginning of a period: nothing gathered yet, and kept if it will be run
+        again."""
+        period = self.periods[k]
+        before = {
+            name: self.kept(carry) for name in self.rerun if self.levels[name].every == period
+        }
+        fresh = {
+            level.name: self._empty(level, carry, view)
+            for level in self.nest.levels
+            if level.accumulate and level.every == period and period > 1
+        }
+        return carry._replace(
+            gathered={**carry.gathered, **fresh}, before={**carry.before, **before}
+        )
+
+    def _empty(self, level: Level, carry: Carry, view: View) -> Any:
+        shape = (view.copies,) if view.copies is not None else ()
+        loss = jnp.zeros(shape, self._loss_dtype(level, carry, view))
+        if isinstance(flow_of(level), TRAJECTORY):
+            return (loss,)
+        return loss, jax.tree.map(jnp.zeros_like, carry.values[level.name].trained)
+
+    def _loss_dtype(self, level: Level, carry: Carry, view: View) -> Any:
+        def loss(carry: Carry) -> jax.Array:
+            batch, axis = self.batch(level.context, carry, view)
+            return self.losses(level, carry.values, batch, axis, view)[0]
+
+        return jax.eval_shape(loss, carry).dtype
+
+    def loop(self, k: int, carry: Carry, view: View, mode: Mode, length: int) -> tuple[Carry, dict]:
+        """Some iterations of the loop that a period of the k-th clock begins with."""
+        if k == 0:
+            return carry, {}
+
+        def make_body(lean: bool) -> Any:
+            inner = dataclasses.replace(mode, lean=mode.lean or (lean and not mode.forward))
+
+            def body(moving: Carry, _: Any) -> tuple[Carry, dict]:
+                here = self.restored(moving, carry)
+                here, infos = self.advance(k - 1, here._replace(tick=here.tick + 1), view, inner)
+                return self.moving(here), infos
+
+            return body
+
+        # `before` of the clocks below is written in the loop: it must be there to begin with.
+        inner = {n for n in self.rerun if self.levels[n].every < self.periods[k]}
+        before = {**carry.before, **{n: self.kept(carry) for n in inner}}
+        moving = self.moving(carry._replace(before=before, tick=carry.tick - 1))
+        if isinstance(mode.under, Unroll):
+            moving, infos = unrolled(make_body, moving, None, length, mode.under.checkpoint)
+        else:
+            moving, infos = jax.lax.scan(make_body(False), moving, None, length)
+        carry = self.restored(moving, carry)
+        return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), infos)
+
+    def looped(
+        self, k: int, carry: Carry, view: View, mode: Mode, swaps: Swaps
+    ) -> tuple[Carry, dict]:
+        """The whole loop that a period of the k-th clock begins with. A flow that differentiates
+        the last iterations only has its variable put in place where they begin: what came before is
+        computed, but does not depend on it."""
+        length = self.iterations(k)
+        cuts = sorted({0, length, *(at for at, _, _ in swaps)})
+        infos: dict = {}
+        for first, last in itertools.pairwise(cuts):
+            new = {name: parts for at, name, parts in swaps if at == first}
+            carry = carry._replace(values={**carry.values, **new})
+            if first:
+                carry = carry._replace(tick=carry.tick + 1)
+            carry, found = self.loop(k, carry, view, mode, last - first)
+            infos = found if not infos else jax.tree.map(_joined, infos, found)
+        return carry, infos
+
+    def until(
+        self,
+        k: int,
+        q: int,
+        carry: Carry,
+        pending: tuple[str | None, ...],
+        view: View,
+        mode: Mode,
+        swaps: Swaps = (),
+    ) -> tuple[Carry, dict]:
+        """A period of the k-th clock up to and including the update of its q-th group; `pending` is
+        what may begin anew, `swaps` what takes its value only from some iteration on."""
+        if q == 0:
+            return self.looped(k, self.restart(pending, carry, view), view, mode, swaps)
+        peers = self.due[k][q - 1]
+        followers = [level for level in peers if isinstance(flow_of(level), TRAJECTORY)]
+        arguments = (k, q, carry, pending, view, mode, swaps)
+        if self.nest.order == "alternating" and len(peers) > 1:
+            point, infos = self.until(k, q - 1, *arguments[2:])
+            after = point
+            for level in peers:
+                moved = {p.name: after.values[p.name] for p in peers}
+                if level in followers:
+                    _, _, found = self.through([level], *arguments, moved=moved)
+                else:
+                    found = {level.name: self.gradient(level, after, view, mode)}
+                after, infos = self.moved(level, found[level.name], after, after, infos, view)
+        else:
+            found, point, infos = {}, None, {}
+            flows = list(dict.fromkeys(flow_of(level) for level in followers))
+            for flow in flows:
+                same = [level for level in followers if flow_of(level) == flow]
+                reached, seen, gradients = self.through(same, *arguments)
+                if point is None:
+                    point, infos = reached, seen
+                found |= gradients
+            if point is None:
+                point, infos = self.until(k, q - 1, *arguments[2:])
+            for level in peers:
+                if level not in followers:
+                    found[level.name] = self.gradient(level, point, view, mode)
+            if k == 0:
+                point = self.gather(self._early(peers), point, view, mode)
+            after = point
+            for level in peers:
+                after, infos = self.moved(level, found[level.name], point, after, infos, view)
+        if k == 0 and q == len(self.due[0]):
+            late = [level for level in self._gathering() if level not in self._early()]
+            after = self.gather(late, after, view, mode)
+        return after, infos
+
+    def moving(self, carry: Carry) -> Carry:
+        """What a loop carries: all but the key, host data, and a task that is never drawn anew."""
+        task = carry.task if self.nest.draws_task else None
+        return carry._replace(key=None, feed={}, task=task)
+
+    def restored(self, moving: Carry, carry: Carry) -> Carry:
+        """The whole of `moving`, which came from `carry`."""
+        task = moving.task if self.nest.draws_task else carry.task
+        return moving._replace(key=carry.key, feed=carry.feed, task=task)
+
+    def kept(self, carry: Carry) -> Carry:
+        """The carry at the beginning of a period that will be run again."""
+        return self.moving(carry)._replace(gathered={}, before={})
+
+    def iterations(self, k: int) -> int:
+        """How often the clock below ticks in a period of the k-th."""
+        return self.periods[k] // self.periods[k - 1] if k else 1
+
+    # Gradients along a trajectory.
+
+    def through(
+        self, followers, k, q, carry, pending, view, mode, swaps, moved=None
+    ) -> tuple[Carry, dict, dict[str, Found]]:
+        """Runs the period before the q-th group's update, differentiated with respect to peers of
+        one flow; returns where it came to and what they found. `moved`: values of peers that moved
+        before them in the tick, seen by their objectives but constant."""
+        flow = flow_of(followers[0])
+        group = self.nest.group(followers[0])
+        outer = tuple(n for n in pending if n is None or self._group(n) >= group)
+        carry = self.restart(outer, carry, view)
+        pending = tuple(n for n in pending if n not in outer)
+        length = self.iterations(k)
+        keep = length if getattr(flow, "last", None) is None else min(flow.last, length)
+        forward = mode.forward or not isinstance(flow, Unroll)
+        inner = Mode(flow, mode.lean and not forward, forward)
+
+        def losses(trained: tuple[Any, ...]) -> tuple[tuple[jax.Array, ...], Any]:
+            values = dict(carry.values)
+            for level, one in zip(followers, trained, strict=True):
+                values[level.name] = values[level.name].but(one)
+            late = tuple((length - keep, f.name, values[f.name]) for f in followers)
+            here, late = (carry, late) if keep < length else (carry._replace(values=values), ())
+            reached, infos = self.until(k, q - 1, here, pending, view, inner, (*swaps, *late))
+            seen = reached._replace(values={**reached.values, **(moved or {})})
+            # The level's own value is the variable, whatever the peers that moved.
+            seen = seen._replace(values=seen.values | {f.name: values[f.name] for f in followers})
+            computed: dict[Any, Any] = {}  # peers often share a loss: it is pulled back once
+            totals, reports = [], []
+            for level in followers:
+                alike = (level.objective, id(level.context), level.accumulate)
+                alike = (*alike, self.copied[level.name], level.name if level.accumulate else None)
+                if alike not in computed:
+                    losses, user = self._followed(level, seen, view)
+                    computed[alike] = self.total(level, losses), losses, user
+                total, losses, user = computed[alike]
+                totals.append(total)
+                reports.append((losses, user))
+            return tuple(totals), (reached, infos, reports)
+
+        trained = tuple(carry.values[level.name].trained for level in followers)
+        _, gradients, (reached, infos, reports) = flow.value_and_gradients(losses, trained)
+        found = {
+            level.name: Found(losses, user, gradient, None)
+            for level, gradient, (losses, user) in zip(followers, gradients, reports, strict=True)
+        }
+        return reached, infos, found
+
+    def _followed(self, level: Level, carry: Carry, view: View) -> tuple[jax.Array, Any]:
+        """The loss that a trajectory flow differentiates, where the period has come to."""
+        if level.accumulate and level.every > 1:
+            (losses,) = carry.gathered[level.name]
+            return losses / (level.every if level.accumulate == "mean" else 1), None
+        batch, axis = self.batch(level.context, carry, view)
+        return self.losses(level, carry.values, batch, axis, view)
+
+    # Gathering over a period, gradients at a point, updates.
+
+    def _group(self, name: str) -> int:
+        return self.nest.group(self.levels[name])
+
+    def _gathering(self) -> list[Level]:
+        return [level for level in self.nest.levels if level.accumulate and level.every > 1]
+
+    def _early(self, peers: Any = None) -> list[Level]:
+        """Gathering levels that are read where a peer of the fastest clock is, before it moves."""
+        if self.nest.order == "alternating":
+            return []
+        groups = {self.nest.group(level) for level in (peers or sum(self.due[0], ()))}
+        return [level for level in self._gathering() if self.nest.group(level) in groups]
+
+    def gather(self, levels: Any, carry: Carry, view: View, mode: Mode) -> Carry:
+        gathered = dict(carry.gathered)
+        for level in levels:
+            if level.name not in gathered:
+                continue  # this part of the program runs without the level's period
+            if isinstance(flow_of(level), TRAJECTORY):
+                batch, axis = self.batch(level.context, carry, view)
+                losses, _ = self.losses(level, carry.values, batch, axis, view)
+                gathered[level.name] = (gathered[level.name][0] + losses,)
+            else:
+                losses, _, gradient = self.direct(level, carry, view, mode)
+                add = jax.tree.map(jnp.add, gathered[level.name], (losses, gradient))
+                gathered[level.name] = add
+        return carry._replace(gathered=gathered)
+
+    def gradient(self, level: Level, carry: Carry, view: View, mode: Mode) -> Found:
+        """What a level with a point flow hands to its optimizer at this point."""
+        if not isinstance(flow_of(level), Direct):
+            return Found(*_point.gradient(self, level, carry, view, mode))
+        if level.accumulate and level.every > 1:
+            count = level.every if level.accumulate == "mean" else 1
+            losses, gradient = jax.tree.map(lambda a: a / count, carry.gathered[level.name])
+            return Found(losses, None, gradient, None)
+        return Found(*self.direct(level, carry, view, mode), None)
+
+    def moved(
+        self, level: Level, found: Found, point: Carry, after: Carry, infos: dict, view: View
+    ) -> tuple[Carry, dict]:
+        """`after` with the level's update, computed at `point`, and `infos` with its report."""
+        name = level.name
+        parts, state = self.update(level, point, found.gradient, found.losses, view)
+        own = view if self.copied[name] else View()
+        norm = self.lift(_norm, own, 0)(found.gradient)
+        shared = not self.copied[name]
+        report = LevelInfo(
+            loss=jnp.mean(found.losses) if shared else found.losses,
+            gradient_norm=norm,
+            user=found.user,
+            gradient=found.gradient if self.captured == name else None,
+            **(found.diagnostics or {}),
+        )
+        infos = {**infos, name: jax.tree.map(lambda a: jnp.asarray(a)[None], report)}
+        return after._replace(
+            values={**after.values, name: parts}, optimizers={**after.optimizers, name: state}
+        ), infos
+
+
+def _norm(tree: Any) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.real(a * jnp.conj(a))) for a in jax.tree.leaves(tree)))
+
+
+def _joined(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.concatenate([a, b])

@@ -1,0 +1,255 @@
+"""The run loop: one compiled program for a run of any length, host data drawn ahead, stops that
+lose nothing."""
+
+import concurrent.futures
+import time
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..flows import Identity, Implicit, Neumann
+from ._declaration import flow_of
+
+if TYPE_CHECKING:
+    from ._nest import Info, Nest, State
+    from ._program import Program
+
+_BUFFER = 2**24  # bytes of reports, and of host data, that one call of the program holds
+_LONGEST = 1024  # steps in one call
+_PIECE_SECONDS = 0.5  # between two reports to a watcher
+
+
+class DivergenceError(FloatingPointError):
+    """A loss is not finite.
+
+    Attributes:
+        level: name of the level.
+        step: number of the nest's step, counted over the state's whole life.
+        state: the last state known to come before it.
+        info: everything reported up to and including the bad step.
+    """
+
+    def __init__(self, level: str, step: int, state: Any, info: Any, hint: str):
+        self.level, self.step, self.state, self.info = level, step, state, info
+        super().__init__(
+            f"level {level!r}: the loss is not finite in step {step}; lower its learning rate or "
+            f"that of a level it depends on{hint}. The error's `state` is that after "
+            f"{int(state.tick)} ticks, and its `info` the losses so far"
+        )
+
+
+def feed(program: "Program", tick: int, ticks: int) -> dict[int, Any]:
+    """Batches of every stream for ticks `tick` to `tick + ticks - 1`, those that somebody looks
+    at."""
+    copies = program.nest.copies
+    fed = {}
+    for number, stream in program.streams.items():
+        stride = program.stride(stream)
+        due = [t for t in range(tick, tick + ticks) if (t + 1) % stride == 0]
+        if copies is None:
+            stacked = _stack([stream.batch(t) for t in due])
+        else:
+            stacked = _stack(
+                [_stack([stream.batch(t * copies + c) for c in range(copies)]) for t in due]
+            )
+        fed[number] = (np.int32(tick), stacked)
+    return fed
+
+
+def _stack(batches: list[Any]) -> Any:
+    try:
+        return jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *batches)
+    except ValueError as error:
+        raise ValueError(
+            f"a Stream's batches must all have one structure, shape and dtype: {error}"
+        ) from error
+
+
+def _chunk(nest: "Nest", length: int) -> Any:
+    """A compiled function of (state, count, feed): `count` steps, reports in buffers of
+    `length`."""
+    program, last = nest._program, len(nest.declaration.periods) - 1
+
+    def chunk(state: "State", count: jax.Array, fed: Any) -> tuple["State", Any]:
+        held, key = state.held, state.key
+
+        def slim(state: "State") -> "State":  # what never changes stays out of the loop
+            task = state.held if nest.declaration.draws_task else None
+            return type(state)(state.parts, state.optimizers, state.tick, None, task)  # type: ignore
+
+        def whole(state: "State") -> "State":
+            task = state.held if nest.declaration.draws_task else held
+            return type(state)(state.parts, state.optimizers, state.tick, key, task)
+
+        def step(moving: "State") -> tuple["State", Any]:
+            after, infos = nest._advance(whole(moving), fed, last, program)
+            return slim(after), infos
+
+        shapes = jax.eval_shape(step, slim(state))[1]
+        buffers = jax.tree.map(lambda a: jnp.zeros((length, *a.shape), a.dtype), shapes)
+
+        def body(i: jax.Array, carried: Any) -> Any:
+            moving, buffers = carried
+            moving, infos = step(moving)
+            return moving, jax.tree.map(lambda b, a: b.at[i].set(a), buffers, infos)
+
+        moving, buffers = jax.lax.fori_loop(0, count, body, (slim(state), buffers))
+        return whole(moving), buffers
+
+    return jax.jit(chunk)
+
+
+def _length(nest: "Nest", state: "State") -> int:
+    """Steps in one call, so that reports and host data stay small."""
+    shapes = jax.eval_shape(nest._step, state, nest.feed(state))[1]
+    size = sum(np.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))
+    if nest._program.streams:
+        size = max(size, sum(a.nbytes for a in jax.tree.leaves(nest.feed(state))))
+    return int(min(max(_BUFFER // max(size, 1), 1), _LONGEST))
+
+
+def run(
+    nest: "Nest", state: "State", steps: int, watch: Any, check: bool
+) -> tuple["State", "Info"]:
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
+        raise ValueError(f"steps is a whole number of at least 0, got {steps!r}")
+    if watch is None:
+        return _loop(nest, state, steps, 0, None, check)
+    state, done = watch.begin(nest, state, steps)
+    try:
+        return _loop(nest, state, steps, done, watch, check)
+    finally:
+        watch.close()
+
+
+def _loop(
+    nest: "Nest", state: "State", steps: int, done: int, watch: Any, check: bool
+) -> tuple["State", "Info"]:
+    parts: list[Any] = []
+    kept = nest.__dict__.setdefault("_chunks", {})
+    if "chunk" not in kept:
+        length = _length(nest, state)
+        kept["chunk"] = length, _chunk(nest, length)
+    length, chunk = kept["chunk"]
+    pieces = _pieces(nest, state, steps - done, length, watch is not None)
+    with concurrent.futures.ThreadPoolExecutor(1) as ahead:
+        waiting = None
+        for count, tell in pieces:
+            tick = int(state.tick)
+            ticks = length * nest.ticks_per_step
+            fed: Any = {}
+            if nest._program.streams:
+                if waiting is None or waiting[0] != tick:
+                    waiting = (tick, ahead.submit(_partial_feed, nest, tick, count, ticks))
+                fed = waiting[1].result()
+                after = tick + count * nest.ticks_per_step
+                left = steps - done - count
+                waiting = None
+                if left > 0:
+                    following = min(left, length)
+                    waiting = (after, ahead.submit(_partial_feed, nest, after, following, ticks))
+            began = time.monotonic()
+            next_state, buffers = chunk(state, jnp.asarray(count, jnp.int32), fed)
+            infos = jax.tree.map(lambda a, n=count: _rows(a, n), buffers)
+            parts.append(infos)
+            if check:
+                _finite(nest, infos, state, parts, watch)
+            _trust(nest, infos)
+            state, done = next_state, done + count
+            tell(time.monotonic() - began)
+            if watch is not None:
+                watch.record(nest, state, infos, done, steps)
+    if not parts:
+        shapes = jax.eval_shape(nest._step, state, nest.feed(state))[1]
+        parts = [jax.tree.map(lambda a: np.zeros((0, *a.shape[1:]), a.dtype), shapes)]
+    if watch is not None:
+        watch.end(nest, state, done)
+    return state, jax.tree.map(lambda *a: np.concatenate(a), *parts)
+
+
+def _rows(buffer: Any, count: int) -> np.ndarray:
+    rows = np.asarray(buffer)[:count]
+    return rows.reshape(-1, *rows.shape[2:])
+
+
+def _partial_feed(nest: "Nest", tick: int, count: int, ticks: int) -> Any:
+    """Host data for `count` steps, padded to that of a full call."""
+    fed = feed(nest._program, tick, count * nest.ticks_per_step)
+
+    def padded(number: int, batches: Any) -> Any:
+        size = ticks // nest._program.stride(nest._program.streams[number])
+
+        def pad(a: np.ndarray) -> np.ndarray:
+            whole = np.zeros((size, *a.shape[1:]), a.dtype)
+            whole[: len(a)] = a
+            return whole
+
+        return jax.tree.map(pad, batches)
+
+    return {number: (base, padded(number, batches)) for number, (base, batches) in fed.items()}
+
+
+def _pieces(
+    nest: "Nest", state: "State", steps: int, length: int, watched: bool
+) -> Iterator[tuple[int, Any]]:
+    """How many steps to do in each call: as many as fit, or about half a second of them."""
+    count = 1 if watched else length
+    while steps > 0:
+        count = min(count, steps, length)
+        took: list[float] = []
+        yield count, took.append
+        steps -= count
+        if watched:
+            count = max(1, min(2 * count, int(count * _PIECE_SECONDS / max(took[0], 1e-6))))
+        else:
+            count = length
+
+
+def _finite(nest: "Nest", infos: Any, state: "State", parts: list, watch: Any) -> None:
+    before = int(state.tick) // nest.ticks_per_step
+    worst = None
+    for level in nest.declaration.levels:
+        loss = infos[level.name].loss
+        bad = ~np.isfinite(loss.reshape(len(loss), -1)).all(axis=1)
+        if bad.any():
+            step = before + int(np.argmax(bad)) * level.every // nest.ticks_per_step
+            worst = min(worst or (step, level.name), (step, level.name))
+    if worst is not None:
+        info = jax.tree.map(lambda *a: np.concatenate(a), *parts)
+        hint = "" if watch is None else watch.hint()
+        raise DivergenceError(worst[1], worst[0], state, info, hint)
+
+
+def _trust(nest: "Nest", infos: Any) -> None:
+    """Warns, once for each level, where an implicit gradient should not be trusted."""
+    for level in nest.declaration.levels:
+        info, flow = infos[level.name], flow_of(level)
+        if not isinstance(flow, Implicit) or level.name in nest._warned or not info.residual.size:
+            continue
+        limit = flow.tolerance
+        gradient, residual = float(np.max(info.inner_gradient)), float(np.max(info.residual))
+        meant = not isinstance(flow.solver, (Neumann, Identity))
+        wrong = None
+        if np.any(info.diverged):
+            wrong = "its solver diverged; choose a lower rate, more damping or another solver"
+        elif limit is not None and gradient > limit:
+            wrong = (
+                f"the gradient of the levels inside has norm {gradient:.2g}, above {limit:g}; "
+                "give them more steps or a better rate"
+            )
+        elif (limit is not None or meant) and residual > (0.1 if limit is None else limit):
+            wrong = (
+                f"its linear system is solved to a relative residual of {residual:.2g} only; give "
+                "the solver more steps"
+            )
+        if wrong is not None:
+            nest._warned.add(level.name)
+            warnings.warn(
+                f"level {level.name!r}: its implicit gradient is off, {wrong}, or raise the flow's "
+                "tolerance",
+                stacklevel=5,
+            )

@@ -1,0 +1,242 @@
+"""Bilevel methods without an inner loop: lists of levels under `Direct()` and nothing else.
+
+    min_x f(x, z*(x)),   z*(x) = argmin_z g(x, z);   x is slow, z fast.
+
+SOBA and SABA (Dagréou, Ablin, Vaiter, Moreau, "A framework for bilevel optimization that enables
+stochastic and global variance reduction algorithms", NeurIPS 2022, sections 2 and 3) move z, x and
+an auxiliary v, which tends to -(d²g/dz²)^-1 df/dz, at once:
+
+    z <- z - rho  dg/dz
+    v <- v - rho  (d²g/dz² v + df/dz)
+    x <- x - gamma (d²g/dxdz v + df/dx)
+
+The second line is a gradient step on a level's objective, <v, d²g/dz² v>/2 + <v, df/dz>, and the
+third one on f + <v, dg/dz>. F2SA (Kwon, Kwon, Wright, Nowak, "A fully first-order method for
+stochastic bilevel optimization", ICML 2023, algorithm 1) needs no second derivatives.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from ._level import Level, is_transformation
+
+Objective = Callable[[Any, Any, Any], Any]
+
+
+def soba(
+    outer: Objective,
+    inner: Objective,
+    optimizer: Any,
+    outer_optimizer: Any,
+    context: Any = None,
+    names: tuple[str, str, str] = ("x", "z", "aux"),
+) -> list[Level]:
+    """Stochastic bilevel algorithm: three peers, each a gradient step per tick.
+
+        nest = nx.Nest(nx.soba(outer, inner, optax.sgd(0.1), optax.sgd(0.1), batches))
+        state = nest.init({"x": x, "z": z, "aux": zeros_like(z)}, key)
+
+    With constant rates it stalls at the noise of its batches; give rates that fall like t^-1/2, or
+    use `saba`.
+
+    Args:
+        outer: f(slow, fast, batch) -> scalar.
+        inner: g(slow, fast, batch) -> scalar, strongly convex in fast.
+        optimizer: of z and v (rho): an optax transformation, or values -> transformation.
+        outer_optimizer: of x (gamma).
+        context: (task, key) -> batch, one for all three; a batch holds what f and g both need.
+        names: of x, z and v. v has the structure of z; begin with zeros.
+
+    Returns:
+        The levels z, v and x, for `Nest`: by themselves, or as a tuple beside others.
+    """
+    slow, fast, aux = names
+
+    def follow(values: dict[str, Any], batch: Any) -> Any:
+        return inner(values[slow], values[fast], batch)
+
+    def solve(values: dict[str, Any], batch: Any) -> Any:
+        curved = _along(lambda z: inner(values[slow], z, batch), values[fast], values[aux])
+        linear = _along(lambda z: outer(values[slow], z, batch), values[fast], values[aux])
+        return _slope(lambda step: _slope(curved, step)) / 2 + _slope(linear)
+
+    def lead(values: dict[str, Any], batch: Any) -> Any:
+        coupled = _along(lambda z: inner(values[slow], z, batch), values[fast], values[aux])
+        return outer(values[slow], values[fast], batch) + _slope(coupled)
+
+    return [
+        Level(fast, follow, optimizer, context),
+        Level(aux, solve, optimizer, context),
+        Level(slow, lead, outer_optimizer, context),
+    ]
+
+
+def saba(
+    outer: Objective,
+    inner: Objective,
+    optimizer: Any,
+    outer_optimizer: Any,
+    context: Any,
+    batches: int,
+    index: Callable[[Any], Any],
+    names: tuple[str, str, str] = ("x", "z", "aux"),
+) -> list[Level]:
+    """Stochastic average bilevel algorithm: `soba` with a SAGA memory before each optimizer.
+
+    Variance vanishes at the solution, so constant rates converge linearly. Both levels' samples are
+    cut into the same number of batches of equal size, and one index names a batch of each; the
+    paper draws the two apart and keeps five tables, with one index the sum of the estimates in each
+    direction needs only one table, three in all.
+
+        cut = lambda task, key: {"index": (i := jax.random.randint(key, (), 0, 8)), **take(task, i)}
+        levels = nx.saba(f, g, optax.sgd(0.1), optax.sgd(0.1), cut, 8, lambda b: b["index"])
+
+    Args:
+        outer: f(slow, fast, batch) -> scalar, the mean over the batch.
+        inner: g(slow, fast, batch) -> scalar, the mean over the batch.
+        optimizer: of z and v; it sees the variance-reduced gradient.
+        outer_optimizer: of x.
+        context: (task, key) -> batch.
+        batches: how many there are; the memory takes this many times the size of z, v and x.
+        index: batch -> its number, from 0 to batches - 1.
+        names: of x, z and v.
+
+    Returns:
+        The levels z, v and x.
+
+    Raises:
+        ValueError: the number of batches is less than 1.
+    """
+    memory = saga(batches, index)
+
+    def remembering(optimizer: Any) -> Any:
+        if is_transformation(optimizer):
+            return optax.chain(memory, optimizer)
+        return lambda values: optax.chain(memory, optimizer(values))
+
+    optimizers = remembering(optimizer), remembering(outer_optimizer)
+    return soba(outer, inner, *optimizers, context, names)
+
+
+def f2sa(
+    outer: Objective,
+    inner: Objective,
+    optimizer: Any,
+    outer_optimizer: Any,
+    context: Any = None,
+    every: int = 1,
+    growth: float | int = 0.1,
+    names: tuple[str, str, str, str] = ("x", "z", "y", "penalty"),
+) -> list[Level]:
+    """Fully first-order stochastic approximation: a penalty instead of second derivatives.
+
+        y ~ argmin f/lambda + g,   z ~ argmin g,
+        x <- x - gamma d/dx (f(x,y) + lambda (g(x,y) - g(x,z)))
+
+    The bias of the gradient is O(1/lambda). lambda is itself a level: the objective -lambda, one
+    step of plain descent with the rate `growth`. The paper steps along df/dy + lambda dg/dy with a
+    rate that falls like 1/lambda, which is the same.
+
+    Args:
+        outer: f(slow, fast, batch) -> scalar.
+        inner: g(slow, fast, batch) -> scalar, strongly convex in fast.
+        optimizer: of y and z.
+        outer_optimizer: of x.
+        context: (task, key) -> batch.
+        every: ticks, steps of y and z, between two steps of x and of lambda.
+        growth: by how much lambda grows with each step of x; 0 keeps it.
+        names: of x, z, y and lambda, whose initial value is a positive number.
+
+    Returns:
+        The levels y, z, x and lambda.
+    """
+    slow, fast, shifted, penalty = names
+
+    def shift(values: dict[str, Any], batch: Any) -> Any:
+        x, y = values[slow], values[shifted]
+        return outer(x, y, batch) / values[penalty] + inner(x, y, batch)
+
+    def follow(values: dict[str, Any], batch: Any) -> Any:
+        return inner(values[slow], values[fast], batch)
+
+    def lead(values: dict[str, Any], batch: Any) -> Any:
+        x, y, z = values[slow], values[shifted], values[fast]
+        gap = inner(x, y, batch) - inner(x, z, batch)
+        return outer(x, y, batch) + values[penalty] * gap
+
+    def grow(values: dict[str, Any], batch: Any) -> Any:
+        return -values[penalty]
+
+    return [
+        Level(shifted, shift, optimizer, context),
+        Level(fast, follow, optimizer, context),
+        Level(slow, lead, outer_optimizer, context, every),
+        Level(penalty, grow, optax.sgd(growth), context, every),
+    ]
+
+
+class SagaState(NamedTuple):
+    """The last gradient of every batch, with a leading axis of batches, and their mean."""
+
+    table: Any
+    mean: Any
+
+
+def saga(batches: int, index: Callable[[Any], Any]) -> optax.GradientTransformationExtraArgs:
+    """The gradient, less what it was for this batch the last time, plus the mean of all last times.
+
+    An associative memory whose keys are the numbers of the batches (Defazio, Bach, Lacoste-Julien,
+    "SAGA", NIPS 2014, eq. 1). It begins with zeros.
+
+    Args:
+        batches: how many there are.
+        index: batch -> its number; `update` gets the batch as the extra argument `batch`, which a
+            level's optimizer receives.
+
+    Raises:
+        ValueError: the number of batches is less than 1; `update` without a batch.
+    """
+    if batches < 1:
+        raise ValueError(f"saga: the number of batches is at least 1, got {batches}")
+
+    def init(params: PyTree) -> SagaState:
+        table = jax.tree.map(lambda p: jnp.zeros((batches, *p.shape), p.dtype), params)
+        return SagaState(table, jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        updates: PyTree, state: SagaState, params: Any = None, *, batch: Any = None, **_: Any
+    ) -> tuple[Any, SagaState]:
+        del params
+        if batch is None:
+            raise ValueError(
+                "saga needs to know which batch the gradient is of: give update(..., batch=batch)"
+            )
+        number = index(batch)
+        news = jax.tree.map(lambda g, memory: g - memory[number], updates, state.table)
+        direction = jax.tree.map(jnp.add, news, state.mean)
+        mean = jax.tree.map(lambda m, new: m + new / batches, state.mean, news)
+        table = jax.tree.map(lambda memory, g: memory.at[number].set(g), state.table, updates)
+        return direction, SagaState(table, mean)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+
+
+def _along(function: Callable[[Any], Any], point: Any, direction: Any) -> Callable[[Any], Any]:
+    """step -> function(point + step direction); leaves that are not trained stay."""
+
+    def move(p: Any, d: Any, step: Any) -> Any:
+        trained = jnp.issubdtype(jnp.result_type(p), jnp.inexact)
+        return p + step.astype(p.dtype) * d if trained else p
+
+    return lambda step: function(jax.tree.map(lambda p, d: move(p, d, step), point, direction))
+
+
+def _slope(function: Callable[[Any], Any], step: Any = None) -> Any:
+    """The derivative with respect to a scalar step, by default at 0."""
+    step = jnp.zeros(()) if step is None else step
+    return jax.jvp(function, (step,), (jnp.ones_like(step),))[1]

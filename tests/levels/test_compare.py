@@ -1,0 +1,82 @@
+"""Comparing flows on a nest, and the levels of a nest."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nestax as nx
+
+
+def noisy(task, key):
+    x = jax.random.normal(key, (30, 4))
+    return x, x @ jnp.arange(4.0) + 1
+
+
+def train(values, batch):
+    x, y = batch
+    penalty = 0.5 * jnp.sum(jnp.exp(values["decay"]) * values["w"] ** 2)
+    return 0.5 * jnp.mean((x @ values["w"] - y) ** 2) + penalty
+
+
+def valid(values, batch):
+    x, y = batch
+    return 0.5 * jnp.mean((x @ values["w"] - 2 * y) ** 2)
+
+
+def nest(flow):
+    w = nx.Level("w", train, optax.sgd(0.2), noisy)
+    decay = nx.Level("decay", valid, optax.adam(0.01), noisy, every=20, flow=flow)
+    return nx.Nest([w, decay])
+
+
+def test_flows_are_compared_with_the_exact_gradient_on_the_same_data():
+    made = nest(nx.Implicit(nx.CG(4)))
+    state, _ = made.run(made.init({"w": jnp.zeros(4), "decay": jnp.zeros(4)}, jax.random.key(0)), 3)
+    flows = {
+        "exact": nx.Implicit(nx.Dense()),
+        "CG(4)": nx.Implicit(nx.CG(4)),
+        "CG(1)": nx.Implicit(nx.CG(1)),
+        "identity": nx.Implicit(nx.Identity(0.01)),
+    }
+    found = nx.compare_flows(made, state, flows, draws=3, repeats=2)
+    error = {row.name: row.error for row in found.rows}
+    cosine = {row.name: row.cosine for row in found.rows}
+    # float32 against float64 on the very same draws; other draws would be far off.
+    assert error["exact"].shape == (3,) and error["exact"].max() < 1e-4
+    assert error["CG(4)"].max() < 1e-3
+    assert error["CG(1)"].min() > 10 * error["CG(4)"].max()
+    assert error["identity"].min() > 0.5 and cosine["identity"].min() > 0.5
+    assert len(set(error["CG(1)"])) == 3  # each draw is another one
+    lines = str(found).splitlines()
+    assert "gradient of 'decay' against Implicit" in lines[0] and len(lines) == 6
+
+
+def test_unrolled_flows_are_compared_with_unrolling():
+    made = nest(nx.Unroll())
+    state = made.init({"w": jnp.zeros(4), "decay": jnp.zeros(4)}, jax.random.key(0))
+    found = nx.compare_flows(made, state, [nx.Unroll(), nx.Forward(), nx.Unroll(last=2)], draws=2)
+    full, forward, short = (row.error.max() for row in found.rows)
+    assert full < 1e-4 and forward < 1e-4 and short > 1e-2
+
+
+def test_what_cannot_be_compared_is_refused():
+    made = nx.Nest([nx.Level("w", lambda v, b: v["w"] ** 2, optax.sgd(0.1))])
+    state = made.init({"w": 1.0}, jax.random.key(0))
+    with pytest.raises(ValueError, match="no level of this nest has a flow"):
+        nx.compare_flows(made, state, [nx.Direct()])
+    with pytest.raises(ValueError, match="no level is called 'v'"):
+        nx.compare_flows(made, state, [nx.Direct()], "v")
+
+
+def test_the_levels_of_a_nest():
+    made = nest(nx.Unroll())
+    with pytest.raises(ValueError, match="call init first"):
+        made.levels()
+    made.init({"w": jnp.zeros(4), "decay": jnp.zeros(4)}, jax.random.key(0))
+    table = made.levels()
+    moments = (".optimizers['decay'][0].mu", ".optimizers['decay'][0].nu")
+    assert table.levels == ((".values['w']",), moments, (".values['decay']",))
+    assert table.frequencies[".values['w']"] == 20
+    np.testing.assert_equal(table.frequencies[".values['decay']"], 1)

@@ -1,0 +1,274 @@
+"""The programs of docs/cookbook.md, run as they stand there, against closed forms, finite
+differences and loops written by hand."""
+
+import re
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+import nestax as nx
+from nestax.levels import _draws
+
+_TEXT = (Path(__file__).parents[2] / "docs" / "cookbook.md").read_text()
+_SECTION = re.compile(r"^## (.+?)\n.*?^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PROGRAMS = dict(_SECTION.findall(_TEXT))
+PRELUDE = re.findall(r"^```python\n(.*?)^```", _TEXT, re.DOTALL | re.MULTILINE)[0]
+
+
+def run(title):
+    """What a program defines."""
+    defined = {}
+    exec(PRELUDE + PROGRAMS[title], defined)
+    return types.SimpleNamespace(**defined)
+
+
+def slope_is(function, point, gradient, rtol=1e-6, step=1e-5):
+    """The gradient of `function` at a point, by central differences in random directions."""
+    rng = np.random.default_rng(0)
+    function = jax.jit(function)
+    for _ in range(3):
+        direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), point)
+        ahead = function(jax.tree.map(lambda x, d: x + step * d, point, direction))
+        behind = function(jax.tree.map(lambda x, d: x - step * d, point, direction))
+        expected = optax.tree.vdot(gradient, direction)
+        np.testing.assert_allclose((ahead - behind) / (2 * step), expected, rtol=rtol)
+
+
+def close(found, expected, rtol=1e-9):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), found, expected
+    )
+
+
+def test_there_are_thirteen_short_programs():
+    assert len(PROGRAMS) == 13
+    for title, code in PROGRAMS.items():
+        lines = [line for line in code.splitlines() if line.strip()]
+        assert len(lines) <= 15, f"{title}: {len(lines)} lines"
+        assert max(map(len, lines)) <= 100, title
+
+
+def test_maml(x64):
+    program = run("MAML")
+    nest, state = program.nest, program.state
+    draws = [_draws.task_key(state.key, state.tick, copy) for copy in range(25)]
+    tasks = jax.vmap(program.sinusoid)(jnp.stack(draws))
+
+    def after_ten_steps(init):
+        def one(task):
+            support, query = (jax.tree.map(lambda a, i=i: a[i], task) for i in (0, 1))
+
+            def step(_, w):
+                gradient = jax.grad(lambda w: program.loss({"w": w}, support))(w)
+                return jax.tree.map(lambda w, g: w - 0.01 * g, w, gradient)
+
+            return program.loss({"w": jax.lax.fori_loop(0, 10, step, init)}, query)
+
+        return jnp.mean(jax.vmap(one)(tasks))
+
+    slope_is(after_ten_steps, state.values["init"], nest.gradient(state, "init"))
+    assert program.info["init"].loss.shape == (20,)
+    assert program.info["w"].loss.shape == (200, 25)
+
+
+def test_implicit_maml(x64):
+    program = run("Implicit MAML")
+    nest, state = program.nest, program.state
+    init, expected = state.values["init"], []
+    for copy in range(8):
+        task = program.regression(_draws.task_key(state.key, state.tick, copy))
+        (x, xq), (y, yq) = task["x"], task["y"]
+        curvature = x.T @ x / 20 + 2 * jnp.eye(3)
+        w = jnp.linalg.solve(curvature, x.T @ y / 20 + 2 * init)
+        expected.append(2 * jnp.linalg.solve(curvature, xq.T @ (xq @ w - yq) / 20))
+    close(nest.gradient(state, "init"), sum(expected) / 8, rtol=1e-6)
+    # The tasks' answers are spread around 1.
+    np.testing.assert_allclose(init, 1, atol=0.5)
+
+
+def test_a_decay_for_every_weight(x64):
+    program = run("A decay for every weight")
+    (x, y), (xv, yv) = program.data["train"], program.data["valid"]
+    decay = jnp.exp(program.state.values["decay"])
+    curvature = x.T @ x / 20 + jnp.diag(decay)
+    w = jnp.linalg.solve(curvature, x.T @ y / 20)
+    expected = -decay * w * jnp.linalg.solve(curvature, xv.T @ (xv @ w - yv) / 20)
+    close(program.nest.gradient(program.state, "decay"), expected, rtol=1e-6)
+    losses = program.info["decay"].loss
+    assert losses[-1] < losses[0]
+
+
+def test_three_levels_listed_and_composed(x64):
+    program = run("Three levels, listed and composed")
+    points = {"w": jnp.zeros(3), "v": jnp.zeros(3), "u": jnp.array([0.3, -0.2, 0.9])}
+    state = program.nest.init(points, jax.random.key(0))
+    listed = program.nest.gradient(state, "u")
+    close(jax.jit(jax.grad(program.outcome))(points["u"]), listed, rtol=1e-6)
+
+    def w_of(v, u):
+        return scipy.optimize.brentq(lambda w: 2 * (w - v) + 0.4 * (w - u) ** 3, -9, 9, xtol=1e-14)
+
+    def outcome(u):  # every coordinate is a problem by itself
+        def slope(v):
+            w = w_of(v, u)
+            return 2 * (w - 1) * 2 / (2 + 1.2 * (w - u) ** 2) + 2 * (v - u)
+
+        v = scipy.optimize.brentq(slope, -9, 9, xtol=1e-14)
+        return (w_of(v, u) - 0.5) ** 2 + (v + u) ** 2
+
+    slopes = [(outcome(u + 1e-5) - outcome(u - 1e-5)) / 2e-5 for u in np.asarray(points["u"])]
+    np.testing.assert_allclose(listed, slopes, rtol=1e-6)
+
+
+def test_a_learned_optimizer(x64):
+    program = run("A learned optimizer")
+    nest, state = program.nest, program.state
+    found = nest.gradient(state, "theta")
+    tick, now = int(state.tick), state.values["theta"]
+    # A hundred steps in five truncations, spread over ten copies: two are at every place.
+    begins = [(tick + 20 * (5 * copy // 10)) % 100 == 0 for copy in range(10)]
+    assert sum(begins) == 2
+
+    def copied(copy):
+        if not begins[copy]:
+            return state.values["w"][copy], state.optimizers["w"][copy], state.task[copy]
+        task = program.draw(_draws.task_key(state.key, tick, copy))
+        w = program.start({}, task, _draws.start_key(state.key, "w", tick, copy))
+        return w, jnp.zeros(5), task
+
+    copies = jax.tree.map(lambda *x: jnp.stack(x), *map(copied, range(10)))
+
+    def truncated(theta):
+        def one(w, memory, task):
+            def step(carry, late):
+                w, memory = carry
+                rule = program.learned(jax.tree.map(lambda a, b: jnp.where(late, a, b), theta, now))
+                gradient = jax.grad(lambda w: program.loss({"w": w}, task))(w)
+                change, memory = rule.update(gradient, memory)
+                return (w + change, memory), program.loss({"w": w + change}, task)
+
+            return jnp.mean(jax.lax.scan(step, (w, memory), jnp.arange(20) >= 15)[1])
+
+        return jnp.mean(jax.vmap(one)(*copies))
+
+    slope_is(truncated, now, found)
+
+
+def test_a_hypernetwork(x64):
+    program = run("A hypernetwork, five steps to one")
+    nest, state = program.nest, program.state
+    noise, tick = nest.groups[0][0].context, int(state.tick)
+    end, _ = nest.run(state, steps=1)
+    net, decay, held = *map(state.values.get, ("net", "decay")), state.optimizers["net"]
+    train = jax.grad(lambda net, decay, noise: program.train({"net": net, "decay": decay}, noise))
+    valid = jax.grad(lambda decay, net: program.valid({"net": net, "decay": decay}, None))
+    for t in range(tick, tick + 5):
+        gradient = train(net, decay, _draws.batch(noise, state.key, None, t, 0))
+        change, held = optax.adam(0.02).update(gradient, held)
+        net = optax.apply_updates(net, change)
+    change, _ = optax.adam(0.01).update(valid(decay, net), state.optimizers["decay"])
+    decay = decay + change
+    close(end.values, {"net": net, "decay": decay})
+    # What it has learned: the best weights at the present decay.
+    x, y = program.x[:20], program.y[:20]
+    best = jnp.linalg.solve(x.T @ x / 20 + jnp.exp(decay) * jnp.eye(5), x.T @ y / 20)
+    error = program.response(net, decay) - best
+    assert jnp.linalg.norm(error) < 0.1 * jnp.linalg.norm(best)
+
+
+def test_games_in_both_orders(x64):
+    program = run("Games, in both orders")
+    x, y = program.outward.values["x"], program.outward.values["y"]
+    np.testing.assert_allclose(x**2 + y**2, 1.01**100, rtol=1e-10)
+    x, y = program.around.values["x"], program.around.values["y"]
+    np.testing.assert_allclose(x**2 + y**2 - 0.1 * x * y, 1, rtol=1e-10)
+
+
+def test_continuum_memory(x64):
+    program = run("Continuum memory")
+    state = program.nest.init({n: 0.1 * jnp.eye(4) for n in program.clocks}, jax.random.key(5))
+    end, _ = program.nest.run(state, steps=1)
+    values = state.values
+    gathered = jax.tree.map(jnp.zeros_like, values)
+    for t in range(16):
+        batch = _draws.batch(program.stream, state.key, None, t, 0)
+        gathered = jax.tree.map(jnp.add, gathered, jax.grad(program.loss)(values, batch))
+        for name, every in program.clocks.items():
+            if (t + 1) % every == 0:
+                values = {**values, name: values[name] - 0.05 * gathered[name]}
+                gathered = {**gathered, name: jnp.zeros((4, 4))}
+    close(end.values, values)
+
+
+def test_several_inner_problems(x64):
+    program = run("Several inner problems")
+    followers, leader = program.nest.groups
+    state = program.nest.init(program.begin, jax.random.key(0))
+    np.testing.assert_allclose(program.nest.gradient(state, "q0"), -2 / 7 * (1 - 0.2), rtol=1e-8)
+    close(program.state.values, {"q0": 1 / 2, "q1": 1 / 7, "q2": 3 / 14}, rtol=1e-6)
+    flow = nx.Implicit(nx.CG(10))
+    symmetric = nx.Level("q0", leader[0].objective, optax.sgd(0.3), every=50, flow=flow)
+    with pytest.raises(ValueError, match=r"q0.*symmetric"):
+        nx.Nest([followers, symmetric]).init(program.begin, jax.random.key(0))
+
+
+def test_an_outer_level_faster_than_its_inner_one(x64):
+    program = run("An outer level faster than its inner one")
+    x, y, xv, yv = program.x[:20], program.y[:20], program.x[20:], program.y[20:]
+    w, decay = np.zeros(5), 0.0
+    end, info = program.nest.run(program.begin, steps=2)
+    assert info["decay"].loss.shape == (8,) and info["weights"].loss.shape == (2,)
+    for t in range(8):
+        curvature = x.T @ x / 20 + np.exp(decay) * np.eye(5)
+        outer = np.linalg.solve(curvature, xv.T @ (xv @ w - yv) / 20)
+        decay = decay + 0.2 * np.exp(decay) * w @ outer
+        if t % 4 == 3:
+            w = w - 0.5 * (x.T @ (x @ w - y) / 20 + np.exp(decay) * w)
+    close(end.values, {"weights": w, "decay": decay}, rtol=1e-6)
+
+
+def test_data_from_the_host(x64):
+    program = run("Data from the host")
+    w = np.zeros(5, np.float32)
+    for t in range(100):
+        batch = program.rows(t)
+        w = w - 0.1 * 2 * batch[:, :5].T @ (batch[:, :5] @ w - batch[:, 5]) / 32
+    np.testing.assert_allclose(program.state.values["w"], w, rtol=1e-4, atol=1e-5)
+    again, _ = program.nest.run(
+        program.nest.run(
+            program.nest.init({"w": jnp.zeros(5, jnp.float32)}, jax.random.key(0)), 37
+        )[0],
+        63,
+    )
+    assert jnp.array_equal(again.values["w"], program.state.values["w"])
+
+
+def test_one_loop(x64):
+    program = run("One loop: SOBA, SABA, F2SA")
+    a = program.rows.T @ program.rows / 64
+    z = program.state.values["z"]
+    x = program.state.values["x"]
+    # z* = (A + I)^-1 A x, so the hypergradient is closed.
+    settled = jnp.linalg.solve(a + jnp.eye(6), a)
+    np.testing.assert_allclose(z, settled @ x, atol=1e-6)
+    slope = settled.T @ (a @ settled @ x - program.rows.mean(0)) + 0.2 * x
+    assert slope @ slope < 1e-10
+    for nest, more in ((program.soba, {"aux"}), (program.f2sa, {"y", "penalty"})):
+        names = [level.name for group in nest.groups for level in group]
+        assert set(names) == {"x", "z"} | more
+        zeros = {name: jnp.ones(6) if name != "penalty" else 1.0 for name in names}
+        _, info = nest.run(nest.init(zeros, jax.random.key(0)), steps=3)
+        assert all(jnp.isfinite(level.loss).all() for level in info.values())
+
+
+def test_level_tables(x64, capsys):
+    program = run("Level tables")
+    assert program.table.levels == (("['adam'].mu", "['adam'].nu"), ("['w']",))
+    printed = capsys.readouterr().out
+    assert printed.index("['fast']") < printed.index("['slow']") < printed.index("['adam'].mu")

@@ -1,0 +1,177 @@
+"""What makes no sense is refused, at construction or at init, by level and by how to mend it."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import nestax as nx
+
+SGD = optax.sgd(0.1)
+
+
+def loss(values, batch):
+    return sum(jnp.sum(a**2) for a in jax.tree.leaves(values))
+
+
+def product(values, batch):
+    total = 1.0
+    for a in jax.tree.leaves(values):
+        total = total * jnp.sum(a)
+    return total
+
+
+def level(name="w", every=1, flow=None, objective=product, optimizer=SGD, **rest):
+    return nx.Level(name, objective, optimizer, every=every, flow=flow, **rest)
+
+
+def fresh(values, task, key):
+    return jnp.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: level(name=""), "non-empty string"),
+        (lambda: level(optimizer=0.1), "optimizer is an optax transformation"),
+        (lambda: level(context=jnp.ones(3)), "give fixed data as the nest's task"),
+        (lambda: level(every=0), "every is a number of ticks"),
+        (lambda: level(horizon=3), "give start as well"),
+    ],
+)
+def test_levels_are_refused(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nx.Nest([]), "at least one level"),
+        (lambda: nx.Nest([level(), level()]), "two levels are called 'w'"),
+        (lambda: nx.Nest([level(every=2)]), "no level has every=1"),
+        (
+            lambda: nx.Nest([level(), level("a", 2), level("b", 3)]),
+            "level 'b': periods divide one another, and 3 is not a multiple of 2",
+        ),
+        (lambda: nx.Nest([level(flow=nx.Unroll())]), "'w' has the flow Unroll and no level inside"),
+        (lambda: nx.Nest([level(), level("d", 2, flow="unroll")]), "the flow is one such as"),
+        (
+            lambda: nx.Nest([level("w", 5), level("x", 1, flow=nx.Unroll())]),
+            "'x': Unroll follows the updates of 'w', which does not move",
+        ),
+        (
+            lambda: nx.Nest([level(), level("d", 4, flow=nx.Unroll()), level("e", 2)]),
+            "'d': Unroll differentiates its own period, in which 'e'",
+        ),
+        (
+            lambda: nx.Nest([level(), level("d", 2, flow=nx.Implicit(nx.CG(2)), accumulate="sum")]),
+            "'d': accumulate gathers gradients under Direct",
+        ),
+        (lambda: nx.Nest([level(start=fresh)]), "'w' has a start, but no level outside"),
+        (
+            lambda: nx.Nest([level(start=fresh, horizon=5), level("d", 2)]),
+            "'w': an episode of 5 ticks is not a multiple of 2",
+        ),
+        (lambda: nx.Nest([level()], copies=3), "copies without a level that has a start"),
+        (lambda: nx.Nest([level()], task=lambda key: key), "a task function without a level"),
+        (lambda: nx.Nest([level(start=fresh, horizon=2)], stagger=True), "give copies as well"),
+        (lambda: nx.Nest([level(start=fresh, horizon=2)], copies=0), "copies is a whole number"),
+    ],
+)
+def test_nests_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def begin(levels, values, key=None, **rest):
+    nest = nx.Nest(levels, **rest)
+    return nest.init(values, jax.random.key(0) if key is None else key)
+
+
+ONE = jnp.ones(2)
+
+
+def widening():
+    """A transformation whose update is wider than the gradient."""
+    return optax.stateless(lambda g, p: jax.tree.map(lambda a: jnp.ones((3,)), g))
+
+
+def growing():
+    def update(g, state, p=None):
+        return g, (state, state)
+
+    return optax.GradientTransformation(lambda p: jnp.zeros(()), update)
+
+
+def bilinear(values, batch):
+    return jnp.sum(values["w"] * values["x"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: begin([level()], {}), "level 'w' has no start: init needs a value"),
+        (lambda: begin([level()], {"w": ONE, "v": ONE}), "no level is called 'v'"),
+        (lambda: begin([level()], {"w": jnp.arange(3)}), "'w': its value holds nothing to train"),
+        (
+            lambda: begin([level(start=fresh, horizon=1)], {"w": ONE}),
+            "'w' has a start, which gives its value",
+        ),
+        (
+            lambda: begin([level()], {"w": ONE}, key=jnp.zeros(2)),
+            "init takes a key, such as jax.random.key",
+        ),
+        (lambda: begin([level(optimizer=growing())], {"w": ONE}), "'w'.*structure of its opt"),
+        (
+            lambda: begin([level(objective=lambda v, b: v["w"])], {"w": ONE}),
+            "'w': the objective returns a real scalar loss",
+        ),
+        (
+            lambda: begin([level(optimizer=lambda values: 0.1)], {"w": ONE}),
+            "'w': the optimizer's function returned float",
+        ),
+        (
+            lambda: begin(
+                [level(objective=lambda v, b: jnp.sum(v["w"] ** 2)),
+                 level("d", 2, flow=nx.Implicit(nx.CG(3)))],
+                {"w": ONE, "d": ONE},
+            ),
+            "'d': its value does not occur in the objective of 'w'",
+        ),
+        (
+            lambda: begin(
+                [(level("w", objective=bilinear), level("u", objective=loss)),
+                 level("x", 2, flow=nx.Implicit(nx.CG(3)))],
+                {"w": ONE, "u": ONE, "x": ONE},
+            ),
+            None,
+        ),
+        (
+            lambda: begin(
+                [(level("w", objective=lambda v, b: jnp.sum(v["w"] * (v["u"] + v["x"]))),
+                  level("u", objective=lambda v, b: -2 * jnp.sum(v["w"] * v["u"]))),
+                 level("x", 2, flow=nx.Implicit(nx.CG(3)))],
+                {"w": ONE, "u": ONE, "x": ONE},
+            ),
+            "'x': CG needs a symmetric system, and 'w' and 'u' are coupled",
+        ),
+    ],
+)  # fmt: skip
+def test_states_are_refused(make, message):
+    if message is None:
+        make()
+        return
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_adjacent_levels_of_one_period_without_a_flow_are_peers():
+    nest = nx.Nest([level("a"), level("b"), level("c", 2), level("d", 2, flow=nx.Direct())])
+    assert [[one.name for one in group] for group in nest.groups] == [["a", "b"], ["c"], ["d"]]
+
+
+def test_gradient_of_an_unknown_level_is_refused():
+    nest = nx.Nest([level()])
+    with pytest.raises(ValueError, match="no level is called 'v'; there are 'w'"):
+        nest.gradient(nest.init({"w": ONE}, jax.random.key(0)), "v")

@@ -1,0 +1,298 @@
+"""One special case of the rules each, compiled nests against the tick-by-tick interpreter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from references.nests import SIZES, agree, draw_task, noisy, objective, starting, vector
+
+import nestax as nx
+
+FIXED = {"shift": np.array([0.3, -0.2, 0.1])}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Compilation is most of the time here, and speed of what is compiled does not matter."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+class Levels:
+    """Makes levels whose objectives couple all of `names`."""
+
+    def __init__(self, names):
+        self.names, self.rng = list(names), np.random.default_rng(len(names))
+        self.context = noisy(0.3)
+
+    def __call__(self, name, every=1, flow=None, begins=False, optimizer=None, **more):
+        outside = self.names[self.names.index(name) + 1 :]
+        more.setdefault("context", self.context)
+        return nx.Level(
+            name,
+            objective(self.rng, name, self.names),
+            optimizer or optax.sgd(0.2, momentum=0.3),
+            every=every,
+            flow=flow,
+            start=starting(self.rng, name, outside) if begins else None,
+            **more,
+        )
+
+
+def check(nest, steps=2, **more):
+    rng = np.random.default_rng(0)
+    values = {name: jnp.asarray(rng.normal(size=size)) for name, size in SIZES.items()}
+    persistent = [x.name for group in nest.groups for x in group if not x.start]
+    values = {name: values[name] for name in persistent}
+    return agree(nest, values, steps, whole_run=False, **more)
+
+
+def implicit(context=None):
+    return nx.Implicit(nx.Dense(), context)
+
+
+BOTH = pytest.mark.parametrize("order", ["simultaneous", "alternating"])
+
+
+# R2 and R3: order and gathering.
+
+
+@BOTH
+def test_gathering_beside_the_fastest_peers(x64, order):
+    make = Levels("abcd")
+    peers = make("a"), make("c", 2, accumulate="sum"), make("b"), make("d", 4, accumulate="mean")
+    check(nx.Nest([peers], FIXED, order=order))
+
+
+@BOTH
+def test_gathering_with_fastest_levels_in_two_groups(x64, order):
+    make = Levels("abcd")
+    first = make("a"), make("c", 2, accumulate="sum")
+    second = make("b"), make("d", 2, accumulate="mean")
+    check(nx.Nest([first, second], FIXED, order=order))
+
+
+def test_gathering_at_the_fastest_clock_is_no_gathering(x64):
+    make = Levels("ab")
+    check(nx.Nest([(make("a", accumulate="sum"), make("b", 2, accumulate="mean"))], FIXED))
+
+
+@BOTH
+def test_an_outer_level_faster_than_those_inside(x64, order):
+    make = Levels("abcd")
+    groups = [(make("a", 2), make("b", 4)), (make("c"),), (make("d", 2),)]
+    check(nx.Nest(groups, FIXED, order=order))
+
+
+def test_adjacent_levels_of_one_clock_are_a_game(x64):
+    make = Levels("abc")
+    nest = nx.Nest([make("a"), make("b"), make("c", 2)], FIXED)
+    assert [len(group) for group in nest.groups] == [2, 1]
+    check(nest)
+
+
+def test_a_simultaneous_game_does_not_depend_on_the_list(x64):
+    """Not even where one player owns the other's learning rate."""
+
+    def play(names):
+        make = Levels("ab")
+        levels = {"a": make("a", optimizer=rated_by_b), "b": make("b")}
+        return check(nx.Nest([tuple(levels[name] for name in names)], FIXED))[0]
+
+    def rated_by_b(values):
+        return optax.sgd(0.2 + 0.1 * jnp.tanh(vector(values["b"])[0]))
+
+    one, other = play("ab"), play("ba")
+    for name in "ab":
+        np.testing.assert_allclose(one.values[name], other.values[name], rtol=1e-12)
+
+
+# R6: flows.
+
+
+@pytest.mark.parametrize("accumulate", [None, "mean"])
+def test_the_last_iterations_are_those_of_the_loop_just_inside(x64, accumulate):
+    make = Levels("abc")
+    slow = make("c", 4, nx.Unroll(last=1), accumulate=accumulate)
+    check(nx.Nest([make("a"), make("b", 2), slow], FIXED), gradients=["c"])
+
+
+def test_a_truncated_flow_outside_a_whole_one_of_the_same_clock(x64):
+    make = Levels("abc")
+    middle = make("b", 2, nx.Unroll(), accumulate="mean")
+    check(nx.Nest([make("a"), middle, make("c", 2, nx.Unroll(last=1))], FIXED))
+
+
+@BOTH
+@pytest.mark.parametrize("first", [None, nx.Unroll()])
+def test_peers_of_a_trajectory_flow(x64, order, first):
+    make = Levels("abc")
+    peers = make("b", 2, first), make("c", 2, nx.Unroll())
+    check(nx.Nest([make("a"), peers], FIXED, order=order))
+
+
+def test_trajectory_flow_over_levels_of_its_own_clock(x64):
+    make = Levels("abc")
+    check(nx.Nest([make("a"), make("b", 1, nx.Unroll()), make("c", 1, nx.Forward())], FIXED))
+
+
+def test_three_levels_by_implicit_functions(x64):
+    make = Levels("abc")
+    levels = [make("a"), make("b", 2, implicit()), make("c", 4, implicit())]
+    check(nx.Nest(levels, FIXED), steps=1)
+
+
+def test_implicit_eliminates_every_group_that_nothing_has_eliminated(x64):
+    make = Levels("abc")
+    check(nx.Nest([make("a"), make("b", 2), make("c", 4, implicit())], FIXED))
+
+
+def test_implicit_with_a_partial_derivative_between(x64):
+    """The level between has eliminated nothing, but what lies inside the innermost flow is gone."""
+    make = Levels("abcd")
+    levels = [make("a"), make("b", 2, implicit()), make("c", 4), make("d", 4, implicit())]
+    check(nx.Nest(levels, FIXED), steps=1)
+
+
+@pytest.mark.parametrize("last", [None, 1])
+def test_implicit_outside_an_unroll_runs_the_period_again(x64, last):
+    make = Levels("abc")
+    inner = make("b", 2, nx.Unroll(last=last))
+    check(nx.Nest([make("a", begins=True), inner, make("c", 4, implicit())], FIXED), steps=1)
+    make = Levels("abc")
+    inner = make("b", 2, nx.Unroll(last=last), accumulate="mean")
+    check(nx.Nest([make("a"), inner, make("c", 2, implicit())], FIXED))
+
+
+def test_implicit_outside_an_unroll_with_peers_that_moved(x64):
+    make = Levels("abcd")
+    peers = make("b", 2, nx.Unroll()), make("c", 2)
+    nest = nx.Nest([make("a"), peers, make("d", 2, implicit())], FIXED, order="alternating")
+    check(nest, steps=1)
+
+
+def test_unroll_outside_an_implicit(x64):
+    make = Levels("abc")
+    check(nx.Nest([make("a"), make("b", 2, implicit()), make("c", 4, nx.Unroll())], FIXED), steps=1)
+
+
+def test_implicit_crosses_a_slower_clock(x64):
+    make = Levels("ab")
+    check(nx.Nest([make("a", 4), make("b", 1, implicit())], FIXED))
+
+
+def test_every_implicit_flow_has_a_context_of_its_own(x64):
+    make, other = Levels("abc"), noisy(0.9)
+    levels = [make("a"), make("b", 2, implicit(other)), make("c", 2, implicit())]
+    check(nx.Nest(levels, FIXED), steps=1)
+    make = Levels("abc")
+    levels = [make("a"), make("b", 2, implicit()), make("c", 2, implicit(other))]
+    check(nx.Nest(levels, FIXED), steps=1)
+
+
+# R7: episodes.
+
+
+def test_episodes_that_begin_within_a_differentiated_period(x64):
+    make = Levels("abc")
+    levels = [make("a", begins=True), make("b", 2), make("c", 4, nx.Unroll())]
+    check(nx.Nest(levels, draw_task))
+    make = Levels("abc")
+    levels = [make("a", begins=True), make("b", 2), make("c", 4, nx.Unroll(last=1))]
+    check(nx.Nest(levels, FIXED))
+
+
+def test_an_episode_of_a_level_with_a_flow_of_its_own(x64):
+    make = Levels("abc")
+    middle = make("b", 2, nx.Unroll(), begins=True, horizon=4)
+    check(nx.Nest([make("a", begins=True, horizon=4), middle, make("c", 4)], draw_task))
+
+
+def test_a_start_sees_what_lies_outside_and_peers_without_a_start(x64):
+    seen = {}
+
+    def start(name):
+        def begin(values, task, key):
+            seen[name] = sorted(values)
+            return jnp.ones(SIZES[name])
+
+        return begin
+
+    make = Levels("abcd")
+    a, b, c, d = make("a"), make("b"), make("c", 2), make("d", 4)
+    peers = [
+        nx.Level(x.name, x.objective, x.optimizer, x.context, start=start(x.name)) for x in (a, b)
+    ]
+    slow = nx.Level("c", c.objective, c.optimizer, c.context, 2, start=start("c"), horizon=8)
+    nest = nx.Nest([(peers[0], peers[1]), slow, d], FIXED)
+    nest.init({"d": jnp.ones(1)}, jax.random.key(0))
+    assert seen == {"a": ["c", "d"], "b": ["c", "d"], "c": ["d"]}
+    nx.Nest([(peers[0], b), slow, d], FIXED).init(
+        {"b": jnp.ones(1), "d": jnp.ones(1)}, jax.random.key(0)
+    )
+    assert seen["a"] == ["b", "c", "d"]
+
+
+# R8: copies.
+
+
+@pytest.mark.parametrize("flow", [nx.Unroll(), implicit()], ids=["unroll", "implicit"])
+def test_a_shared_level_between_copies_and_the_outermost(x64, flow):
+    make = Levels("abc")
+    levels = [make("a", begins=True), make("b", 2), make("c", 4, flow)]
+    check(nx.Nest(levels, draw_task, copies=2), steps=1)
+
+
+def test_implicit_flows_of_copied_and_shared_levels(x64):
+    make = Levels("abc")
+    middle = make("b", 2, implicit(), begins=True)
+    check(nx.Nest([make("a", begins=True), middle, make("c", 2, implicit())], FIXED, copies=2))
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_staggered_episodes(x64, copies):
+    make = Levels("abc")
+    fast = make("a", begins=True, horizon=2)
+    middle = make("b", 2, nx.Unroll(), begins=True, horizon=6)
+    nest = nx.Nest([fast, middle, make("c", 2)], draw_task, copies=copies, stagger=True)
+    check(nest, steps=4)
+
+
+def test_staggered_episodes_of_one_length_on_two_levels(x64):
+    """Phases are multiples of the larger restart period, that of the outer of the two."""
+    make = Levels("abc")
+    levels = [make("a", begins=True, horizon=8), make("b", 2, begins=True, horizon=8), make("c", 4)]
+    check(nx.Nest(levels, draw_task, copies=3, stagger=True), steps=3)
+
+
+# R9: optimizers.
+
+
+def recorder():
+    """Plain descent that keeps what it was given."""
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return {
+            "value": jnp.zeros(()),
+            "grad": zeros,
+            "ahead": jnp.zeros(()),
+            "batch": jnp.zeros(3),
+        }
+
+    def update(updates, state, params, *, value, grad, value_fn, batch, **extra):
+        ahead = value_fn(jax.tree.map(lambda p: p + 1, params))
+        kept = {"value": value, "grad": grad, "ahead": ahead, "batch": batch["shift"]}
+        return jax.tree.map(lambda u: -0.1 * u, updates), kept
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@BOTH
+def test_what_an_optimizer_is_given(x64, order):
+    make = Levels("abc")
+    a, b = make("a", begins=True, optimizer=recorder()), make("b", 2, nx.Unroll())
+    nest = nx.Nest([(a, make("c", optimizer=recorder())), b], draw_task, copies=2, order=order)
+    check(nest)

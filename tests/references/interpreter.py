@@ -1,0 +1,347 @@
+"""A nest executed tick by tick in plain Python: the rules of the clock, written for reading.
+
+Nothing is compiled and nothing is kept but what the rules name. Values and optimizer states are
+lists: one entry per copy for the copied levels, a single entry for the shared ones. Every gradient
+is the same sentence: the derivative, with respect to the level's own value, of its losses, where
+the levels inside it are
+
+    Direct     what they are now;
+    Unroll     what they become when the period runs again from its beginning with that value;
+    Implicit   what keeps their own gradients where they are now (dense Jacobians).
+"""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from nestax.levels import _draws
+
+
+@dataclass(frozen=True)
+class World:
+    """All there is at a moment. Dicts go from level names to what is said; none is ever changed."""
+
+    task: list  # per copy
+    values: dict = field(default_factory=dict)
+    optimizers: dict = field(default_factory=dict)
+    gathered: dict = field(default_factory=dict)  # losses and gradients since the period began
+    marks: dict = field(default_factory=dict)  # the world in which the present period began
+    last: dict = field(default_factory=dict)  # that of the last complete period, and its end
+    free: dict = field(default_factory=dict)  # values to differentiate by, and from which tick on
+    updates: dict = field(default_factory=dict)  # every (tick, losses, gradients) so far
+
+    def having(self, part, level, content):
+        return replace(self, **{part: {**getattr(self, part), level.name: content}})
+
+
+class Interpreter:
+    """`init(values)`, then `tick(world, t)` for t = 0, 1, 2, ..."""
+
+    def __init__(self, nest, key):
+        self.nest, self.key, self.groups = nest, key, nest.groups
+        self.levels = [level for group in nest.groups for level in group]
+        self.home = {level.name: k for k, group in enumerate(nest.groups) for level in group}
+        self.copies = nest.copies or 1
+        started = [k for k, group in enumerate(nest.groups) if any(x.start for x in group)]
+        self.shared_from = max(started, default=-1) + 1 if nest.copies else 0
+        self.periods = sorted({level.every for level in self.levels})
+        self.horizons = {
+            x.name: x.horizon or min(self.periods_outside(x)) for x in self.levels if x.start
+        }
+        self.phases = [self.phase(c) for c in range(self.copies)]
+        contexts = [c for x in self.levels for c in (x.context, getattr(x.flow, "context", None))]
+        self.contexts = list(dict.fromkeys(c for c in contexts if c is not None))
+
+    def periods_outside(self, level):
+        return [x.every for x in self.levels if self.home[x.name] > self.home[level.name]]
+
+    def phase(self, copy):
+        """R8: episodes spread evenly over the longest one, in whole restart periods."""
+        if not self.nest.stagger:
+            return 0
+        longest = max(self.horizons.values())
+        level = [x for x in self.levels if self.horizons.get(x.name) == longest][-1]
+        restart = min(self.periods_outside(level), default=level.every)
+        return copy * (longest // restart) // self.copies * restart
+
+    def width(self, level):
+        return self.copies if self.home[level.name] < self.shared_from else 1
+
+    def seen(self, world, copy):
+        """The user's view of a copy: name -> value."""
+        known = [x for x in self.levels if x.name in world.values]
+        return {x.name: world.values[x.name][copy if self.width(x) > 1 else 0] for x in known}
+
+    def transformation(self, level, world, copy):
+        made = level.optimizer
+        made = made(self.seen(world, copy)) if callable(made) else made
+        return optax.with_extra_args_support(made)
+
+    # The beginning, and episodes (R7)
+
+    def init(self, values):
+        """The world before tick 0; `values` of the levels that have no `start`."""
+        world = World([self.nest.task] * self.copies)
+        for level in self.levels:
+            if not level.start:
+                world = world.having("values", level, [values[level.name]] * self.width(level))
+        world = self.begin(world, 0, len(self.groups), always=True)
+        for level in self.levels:
+            states = [
+                self.transformation(level, world, c).init(trainable(value))
+                for c, value in enumerate(world.values[level.name])
+            ]
+            world = world.having("optimizers", level, states)
+        return world
+
+    def begin(self, world, t, limit, always=False):
+        """Tasks, then fresh values, outermost first; and a mark where a period begins."""
+        longest = max(self.horizons.values(), default=1)
+        if callable(self.nest.task):
+            new = [always or (t + phase) % longest == 0 for phase in self.phases]
+            draws = [self.nest.task(_draws.task_key(self.key, t, c)) for c in range(self.copies)]
+            tasks = [
+                draw if n else old for n, draw, old in zip(new, draws, world.task, strict=True)
+            ]
+            world = replace(world, task=tasks)
+        for k in reversed(range(limit)):
+            for level in self.groups[k]:
+                for c, phase in enumerate(self.phases if level.start else []):
+                    if always or (t + phase) % self.horizons[level.name] == 0:
+                        world = self.start(world, level, t, c)
+            for level in self.groups[k]:
+                if is_trajectory(level) and t % level.every == 0:
+                    world = world.having("marks", level, world)
+        return world
+
+    def start(self, world, level, t, copy):
+        here = self.home[level.name]
+        outside = [x.name for x in self.levels if self.home[x.name] > here]
+        outside += [x.name for x in self.groups[here] if not x.start]
+        known = {name: x for name, x in self.seen(world, copy).items() if name in outside}
+        value = level.start(
+            known, world.task[copy], _draws.start_key(self.key, level.name, t, copy)
+        )
+        values = list(world.values.get(level.name, [None] * self.width(level)))
+        values[copy] = value
+        world = world.having("values", level, values)
+        if level.name in world.optimizers:
+            states = list(world.optimizers[level.name])
+            states[copy] = self.transformation(level, world, copy).init(trainable(value))
+            world = world.having("optimizers", level, states)
+        return world
+
+    # One tick (R1-R3)
+
+    def tick(self, world, t, inside=None):
+        """Tick t; with `inside`, only what happens within that level up to its own turn."""
+        groups = self.groups if inside is None else self.groups[: self.home[inside.name]]
+        for level in self.levels:
+            own, since = world.free.get(level.name, (None, None))
+            world = world.having("values", level, own) if since == t else world
+        world = self.begin(world, t, len(groups))
+        within = [x for group in groups for x in group]
+        gathering = [
+            x
+            for x in self.levels
+            if gathers(x) and (x is inside or (x in within and not is_trajectory(x)))
+        ]
+        for group in groups:
+            point, fastest = world, [x for x in group if x.every == 1]
+            world = self.move(world, fastest, t)
+            if fastest and self.nest.order == "simultaneous":
+                for level in [x for x in gathering if x in group]:
+                    world = self.gather(world, point, level, t, inside)
+                    gathering.remove(level)
+        after = world
+        for level in gathering:
+            world = self.gather(world, after, level, t, inside)
+        for period in self.periods:
+            if period > 1 and (t + 1) % period == 0 and (not inside or period <= inside.every):
+                for group in groups:
+                    world = self.move(world, [x for x in group if x.every == period], t)
+        return world
+
+    def gather(self, world, point, level, t, inside):
+        """Adds the losses of one tick to the level's sum and, under a point flow, the gradients."""
+        share = 1 / level.every if level.accumulate == "mean" else 1
+        new = [self.losses(point, level, t)] if level is inside else self.gradient(point, level, t)
+        new = jax.tree.map(lambda x: share * x, list(new))
+        if level.name in world.gathered:
+            new = jax.tree.map(jnp.add, world.gathered[level.name], new)
+        return world.having("gathered", level, new)
+
+    def move(self, world, peers, t):
+        """R2: all from one point, or one after another."""
+        for game in [peers] if self.nest.order == "simultaneous" else [[x] for x in peers]:
+            point = world
+            for level in game:
+                world = self.update(world, point, level, t)
+        return world
+
+    def update(self, world, point, level, t):
+        if gathers(level) and not is_trajectory(level):
+            losses, gradients = point.gathered[level.name]
+            left = {name: x for name, x in world.gathered.items() if name != level.name}
+            world = replace(world, gathered=left)
+        else:
+            losses, gradients = self.gradient(point, level, t)
+        values, states = list(point.values[level.name]), list(point.optimizers[level.name])
+        for c, gradient in enumerate(gradients):
+            own = trainable(values[c])
+
+            def value_fn(v, c=c):
+                moved = [merge(v, x) if i == c else x for i, x in enumerate(values)]
+                return self.losses(point.having("values", level, moved), level, t)[c]
+
+            update, states[c] = self.transformation(level, point, c).update(
+                gradient,
+                states[c],
+                own,
+                value=losses[c],
+                grad=gradient,
+                value_fn=value_fn,
+                batch=self.batch(point, level.context, t, c),
+            )
+            values[c] = merge(optax.apply_updates(own, update), values[c])
+        world = world.having("values", level, values).having("optimizers", level, states)
+        if is_trajectory(level):
+            world = world.having("last", level, (world.marks[level.name], t))
+        history = world.updates.get(level.name, ())
+        return world.having("updates", level, (*history, (t, losses, gradients)))
+
+    # Objectives and their gradients (R4-R6, R8)
+
+    def batch(self, world, context, t, copy):
+        if context is None:
+            return world.task[copy]
+        alike = [c for c in self.contexts if _draws.definition(c) == _draws.definition(context)]
+        number = alike.index(context)
+        return _draws.batch(context, self.key, world.task[copy], t, copy, number)
+
+    def losses(self, world, level, t, context=None):
+        """One per copy; of a shared level their mean."""
+        found = []
+        for c in range(self.copies):
+            batch = self.batch(world, context or level.context, t, c)
+            loss = level.objective(self.seen(world, c), batch)
+            found.append(loss[0] if isinstance(loss, tuple) else loss)
+        return found if self.width(level) == self.copies else [sum(found) / len(found)]
+
+    def gradient(self, now, level, t, at=None, context=None, order=1):
+        """Losses and gradients of the level as its flow computes them.
+
+        `at` is the point, by default `now`. Elsewhere, what the levels inside have become there is
+        reckoned from `now`, where they really are. `order`: how often the losses will have been
+        differentiated when all is done.
+        """
+        point, k = at or now, self.home[level.name]
+
+        def total(own):
+            own = list(map(merge, own, point.values[level.name]))
+            world = point.having("values", level, own)
+            if is_trajectory(level):
+                mark, end = now.marks[level.name], t
+                if at is not None:
+                    mark, end = now.last[level.name]
+                    mark = self.graft(mark, at, self.groups[k:])
+                ran = self.again(mark, level, own, end)
+                losses = self.losses(self.graft(world, ran, self.groups[:k]), level, t, context)
+                losses = ran.gathered[level.name][0] if gathers(level) else losses
+            else:
+                world = self.settle(now, world, k, t, order) if is_implicit(level) else world
+                losses = self.losses(world, level, t, context)
+            return sum(losses), losses
+
+        own = [trainable(x) for x in point.values[level.name]]
+        (_, losses), gradients = jax.value_and_grad(total, has_aux=True)(own)
+        return losses, gradients
+
+    def again(self, world, level, own, end):
+        """Runs what is inside the level over its period once more, with its values `own`."""
+        begin = since = end + 1 - level.every
+        if getattr(level.flow, "last", None):
+            loop = max((p for p in self.periods if p < level.every), default=level.every)
+            since = end + 1 - level.flow.last * loop
+        world = world.having("free", level, (own, since))
+        for t in range(begin, end + 1):
+            world = self.tick(world, t, inside=level)
+        return world
+
+    def settle(self, now, at, k, t, order):
+        """The point `at` with everything inside group k as a function of the rest.
+
+        Which function, the flow of group k says: the period run again, or the values at which the
+        inner levels' own gradients are what they are `now`.
+        """
+        eliminator = next(x for x in self.groups[k] if not is_direct(x))
+        if is_trajectory(eliminator):
+            mark, end = now.last[eliminator.name]
+            own = at.values[eliminator.name]
+            ran = self.again(self.graft(mark, at, self.groups[k:]), eliminator, own, end)
+            return self.graft(at, ran, self.groups[:k])
+        done = [j for j in range(k) if not all(is_direct(x) for x in self.groups[j])]
+        first = max(done, default=0)
+        unknown = [x for group in self.groups[first:k] for x in group]
+        flat, unravel = ravel_pytree([[trainable(v) for v in now.values[x.name]] for x in unknown])
+
+        def point(x, world):
+            for level, values in zip(unknown, unravel(x), strict=True):
+                values = list(map(merge, values, now.values[level.name]))
+                world = world.having("values", level, values)
+            return world
+
+        def stationarity(x, world):
+            world, found = point(x, world), []
+            settled = self.settle(now, world, first, t, order + 1) if done else world
+            for level in unknown:
+                where = settled if is_direct(level) else world
+                context = eliminator.flow.context
+                found += self.gradient(now, level, t, where, context, order + 1)[1]
+            return ravel_pytree(found)[0]
+
+        matrix = jax.jacobian(stationarity)(flat, now)
+        level_set, x = stationarity(flat, now), flat
+        for _ in range(order):  # each step makes one more order of derivative right
+            x = x - jnp.linalg.solve(matrix, stationarity(x, at) - level_set)
+        world = point(x, at)
+        return self.settle(now, world, first, t, order) if done else world
+
+    def graft(self, world, other, groups):
+        """The world with the values that another one has in some groups."""
+        for level in [x for group in groups for x in group]:
+            world = world.having("values", level, other.values[level.name])
+        return world
+
+
+def is_direct(level):
+    return type(level.flow).__name__ in ("NoneType", "Direct")
+
+
+def is_trajectory(level):
+    return type(level.flow).__name__ in ("Unroll", "Forward")
+
+
+def is_implicit(level):
+    return type(level.flow).__name__ == "Implicit"
+
+
+def gathers(level):
+    return level.accumulate is not None and level.every > 1
+
+
+def trainable(value):
+    """Inexact arrays; None for every other leaf."""
+    return jax.tree.map(
+        lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, value
+    )
+
+
+def merge(moved, value):
+    """`value` with the leaves that `moved` has."""
+    return jax.tree.map(
+        lambda x, y: y if x is None else x, moved, value, is_leaf=lambda x: x is None
+    )
