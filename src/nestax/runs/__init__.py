@@ -24,3 +24,4 @@ from .report import (
 from .report import (
     write_report as write_report,
 )
+from .watch import Watch as Watch
