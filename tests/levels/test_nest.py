@@ -240,6 +240,21 @@ def test_an_implicit_gradient_that_is_off_warns_once():
         nest.run(state, 3)
 
 
+def test_a_solver_that_diverges_warns_unless_the_tolerance_allows_what_it_leaves():
+    inner = nx.Level("w", lambda v, b: 50 * jnp.sum((v["w"] - v["x"]) ** 2), optax.sgd(0.001))
+
+    def run(tolerance):
+        flow = nx.Implicit(nx.Neumann(4, rate=0.05), tolerance=tolerance)
+        outer = nx.Level("x", lambda v, b: jnp.sum(v["w"] ** 2), optax.sgd(0.0), every=2, flow=flow)
+        nest = nx.Nest([inner, outer])
+        return nest.run(nest.init({"w": jnp.ones(2), "x": jnp.zeros(2)}, KEY), 2)[1]
+
+    for tolerance in (None, 1e-3):
+        with pytest.warns(UserWarning, match="its implicit gradient is off, its solver diverged"):
+            run(tolerance)
+    assert run(1e6)["x"].diverged.all()
+
+
 def test_copies_are_spread_over_a_mesh():
     mesh = jax.make_mesh((2,), ("copies",), axis_types=(jax.sharding.AxisType.Auto,))
     plain, spread = maml(), maml(mesh=mesh)

@@ -234,7 +234,7 @@ def _trust(nest: "Nest", infos: Any) -> None:
         gradient, residual = float(np.max(info.inner_gradient)), float(np.max(info.residual))
         meant = not isinstance(flow.solver, (Neumann, Identity))
         wrong = None
-        if np.any(info.diverged):
+        if np.any(info.diverged) and (limit is None or not residual <= limit):
             wrong = "its solver diverged; choose a lower rate, more damping or another solver"
         elif limit is not None and gradient > limit:
             wrong = (
