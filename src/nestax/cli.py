@@ -188,7 +188,9 @@ def data_list() -> None:
         )
 
 
-def data_path(name: tyro.conf.Positional[Literal["digits", "mnist", "fashion-mnist"]]) -> None:
+def data_path(
+    name: tyro.conf.Positional[Literal["digits", "mnist", "fashion-mnist", "omniglot"]],
+) -> None:
     """Print the folder in which a data set is, or would be put.
 
     Args:
@@ -197,7 +199,9 @@ def data_path(name: tyro.conf.Positional[Literal["digits", "mnist", "fashion-mni
     print(data.locate(name))
 
 
-def data_fetch(name: tyro.conf.Positional[Literal["digits", "mnist", "fashion-mnist"]]) -> None:
+def data_fetch(
+    name: tyro.conf.Positional[Literal["digits", "mnist", "fashion-mnist", "omniglot"]],
+) -> None:
     """Download a data set into the user's cache and check it.
 
     Args:

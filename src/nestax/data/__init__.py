@@ -6,10 +6,11 @@
     mnist = data.load("mnist")              # 60,000 + 10,000 images of 28x28
     mnist.train.inputs                      # float32 (60000, 784) in [0, 1]
     mnist.train.labels                      # int32 (60000,)
+    omniglot = data.omniglot()              # 964 + 659 characters, 20 drawings each of 28x28
 
 Files are looked for in `$NESTAX_DATA/<name>/`, then in the user's cache, and else downloaded
 into the cache. Whatever is read is checked in full first: container, format and checksum.
-Downloading needs pooch and tqdm, `digits` needs scikit-learn: all three come with
+Downloading needs pooch and tqdm, `digits` scikit-learn, `omniglot` pillow: all come with
 `pip install "nestax[experiments]"`. Importing this package loads none of them.
 """
 
@@ -22,4 +23,6 @@ from ._load import fetch as fetch
 from ._load import load as load
 from ._load import locate as locate
 from ._load import names as names
+from ._load import omniglot as omniglot
 from ._load import status as status
+from ._omniglot import Omniglot as Omniglot

@@ -7,6 +7,8 @@ Sources:
         document recognition, Proceedings of the IEEE 86(11), 1998.
     fashion-mnist: H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST: a novel image dataset for
         benchmarking machine learning algorithms, arXiv:1708.07747, 2017.
+    omniglot: B. M. Lake, R. Salakhutdinov and J. B. Tenenbaum, Human-level concept learning through
+        probabilistic program induction, Science 350(6266), 2015.
 """
 
 from dataclasses import dataclass
@@ -34,6 +36,24 @@ class IdxFile:
 
 
 @dataclass(frozen=True)
+class Drawings:
+    """One zip archive of black and white PNG files, in folders by alphabet and character.
+
+    Attributes:
+        name: File name, the same on every mirror; without its ending also that of the root folder.
+        shape: (characters, drawings of each, height, width), in pixels of the PNG files.
+        archive: md5 of the file as published. A download must have it.
+        content: md5 over every drawing in the order of paths: its path, a line feed and its ink
+            packed eight pixels to the byte. A file that is read must have this one or the above.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int]
+    archive: str
+    content: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """A data set as the catalogue knows it.
 
@@ -41,13 +61,13 @@ class Entry:
         name: What `load` calls it; also the name of its folder.
         train: Number of training images.
         test: Number of test images.
-        image: (height, width) in pixels.
+        image: (height, width) in pixels, as loaded.
         classes: Number of classes.
         scale: Largest grey level.
         licence: As stated by its publishers.
         source: Authors and year.
-        files: Training images, training labels, test images, test labels; empty for a data set
-            that is embedded in a package.
+        files: Training images, training labels, test images, test labels; of omniglot background
+            and evaluation; empty for a data set that is embedded in a package.
         mirrors: Addresses, each ending in a slash, under which the files lie; tried in turn.
     """
 
@@ -59,7 +79,7 @@ class Entry:
     scale: int
     licence: str
     source: str
-    files: tuple[IdxFile, ...] = ()
+    files: tuple[IdxFile | Drawings, ...] = ()
     mirrors: tuple[str, ...] = ()
 
 
@@ -123,6 +143,34 @@ _ENTRIES = (
         mirrors=(
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+    ),
+    Entry(
+        name="omniglot",
+        train=19_280,
+        test=13_180,
+        image=(28, 28),
+        classes=1623,
+        scale=255,
+        licence="MIT",
+        source="Lake et al. 2015",
+        files=(
+            Drawings(
+                "images_background.zip",
+                (964, 20, 105, 105),
+                "68d2efa1b9178cc56df9314c21c6e718",
+                "b4f781601669572b668744eb8b98a8ca",
+            ),
+            Drawings(
+                "images_evaluation.zip",
+                (659, 20, 105, 105),
+                "6b91aef0f799c5bb55b94e3f2daec811",
+                "e2685ca9e85de99afced2de0f08260fd",
+            ),
+        ),
+        mirrors=(
+            "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",
+            "https://github.com/brendenlake/omniglot/raw/master/python/",
         ),
     ),
 )

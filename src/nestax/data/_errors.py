@@ -24,7 +24,8 @@ def optional(module: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = {"sklearn": "scikit-learn"}.get(root := module.split(".")[0], root)
+        packages = {"sklearn": "scikit-learn", "PIL": "pillow"}
+        package = packages.get(root := module.split(".")[0], root)
         raise ImportError(
             f"{purpose} needs {package}, which cannot be imported ({error}). "
             'Install it with: pip install "nestax[experiments]"'

@@ -1,13 +1,16 @@
 """What users call: load, fetch, locate and list data sets."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import _digits, _files
-from ._catalogue import CATALOGUE, entry
+from . import _digits, _files, _omniglot
+from ._catalogue import CATALOGUE, Drawings, Entry, entry
 from ._dataset import Dataset, Split
+from ._errors import DataError
+from ._omniglot import Omniglot
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def load(name: str, download: bool = True, progress: bool = True) -> Dataset:
     Every file is decompressed whole and checked, format and checksum, before anything is returned.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`, but for omniglot, which has a function of its own.
         download: Whether to download what is not on this machine into the user's cache.
         progress: Whether to show a progress bar while downloading, on stderr.
 
@@ -61,17 +64,59 @@ def load(name: str, download: bool = True, progress: bool = True) -> Dataset:
     which = entry(name)
     if not which.files:
         return _digits.load(which)
-    folder = _files.find(which)
-    if folder is None:
-        if not download:
-            raise _files.absent(which, "not on this machine, and not to be downloaded.")
-        folder = _files.download(which, progress)
-    arrays = _files.read(which, folder)
+    if isinstance(which.files[0], Drawings):
+        raise DataError(
+            f"{name} is made of characters and their drawings, not of labelled images in two "
+            f"splits; load it with nestax.data.omniglot()"
+        )
+    arrays = _files.read(which, _folder(which, download, progress))
     train, test = (
         Split(images, labels.astype(np.int32), which.scale)
         for images, labels in (arrays[:2], arrays[2:])
     )
     return Dataset(name, train, test, which.classes)
+
+
+def omniglot(download: bool = True, progress: bool = True) -> Omniglot:
+    """Loads Omniglot, from `$NESTAX_DATA/omniglot`, the user's cache, or the network.
+
+    Both archives are read whole and checked before anything is returned, which takes some seconds;
+    a second call returns the same arrays at once.
+
+    Args:
+        download: Whether to download what is not on this machine into the user's cache.
+        progress: Whether to show a progress bar while downloading, on stderr.
+
+    Returns:
+        The characters: uint8 of shape (964, 20, 28, 28) and (659, 20, 28, 28), and their alphabets.
+
+    Raises:
+        DataError: If the data set cannot be had, or a file is damaged or is not what it should be.
+        ImportError: If an optional package is needed and missing.
+    """
+    which = entry("omniglot")
+    return _omniglot_in(_folder(which, download, progress))
+
+
+@functools.cache
+def _omniglot_in(folder: Path) -> Omniglot:
+    which = entry("omniglot")
+    pictures = _files.read(which, folder)
+    alphabets = [
+        _omniglot.alphabets((folder / file.name).read_bytes(), file)
+        for file in which.files
+        if isinstance(file, Drawings)
+    ]
+    return Omniglot(*pictures, *alphabets)
+
+
+def _folder(which: Entry, download: bool, progress: bool) -> Path:
+    folder = _files.find(which)
+    if folder is None:
+        if not download:
+            raise _files.absent(which, "not on this machine, and not to be downloaded.")
+        folder = _files.download(which, progress)
+    return folder
 
 
 def fetch(name: str, progress: bool = True) -> Path:
