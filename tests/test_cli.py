@@ -15,7 +15,7 @@ def run(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "resume", "report", "list", "data", "doctor"]),
+        (["--help"], ["run", "resume", "report", "list", "levels", "flows", "data", "doctor"]),
         (["run", "--help"], ["information-plane"]),
         (
             ["run", "information-plane", "--help"],
@@ -80,3 +80,23 @@ def test_a_run_of_an_unknown_experiment_is_refused(tmp_path, capsys):
     code, _, err = run(["report", str(tmp_path)], capsys)
     assert code == 1
     assert "a run of 'alchemy', which this version does not have" in err
+
+
+def test_levels_prints_and_draws_the_levels_of_an_experiment(tmp_path, capsys):
+    cli.main(["levels", "maml", "--width", "3", "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "init" in out and "shift" in out
+    assert (tmp_path / "levels.png").stat().st_size > 5_000
+
+
+def test_flows_compares_the_flows_of_an_experiment(tmp_path, capsys):
+    cli.main(["flows", "maml", "--width", "3", "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    for word in ("MAML", "first order", "iMAML, 5 products", "cosine"):
+        assert word in out
+    assert (tmp_path / "flows.png").stat().st_size > 5_000
+
+
+def test_an_experiment_without_a_nest_has_no_levels(capsys):
+    code, out, err = run(["levels", "information-plane"], capsys)
+    assert code == 2 and "maml" in out + err

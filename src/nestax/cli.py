@@ -13,7 +13,9 @@ from rich.console import Console
 
 from . import __version__, data
 from .experiments import EXPERIMENTS, Experiment
-from .runs import RunError, RunFolder, SettingsError
+from .experiments.study import Example
+from .levels import compare_flows
+from .runs import RunError, RunFolder, SettingsError, refusals
 from .runs.machine import machine
 
 _CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
@@ -33,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "nestax data",
                 data_.__doc__,
             )
+        elif given[:1] in (["levels"], ["flows"]):
+            look, text = (_levels, _LEVELS) if given[0] == "levels" else (_flows, _FLOWS)
+            commands = {name: look(name) for name, one in EXPERIMENTS.items() if one.example}
+            _parse(commands, given[1:], f"nestax {given[0]}", text)
         elif given == ["--version"]:
             print(__version__)
         else:
@@ -42,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "resume": resume,
                     "report": report,
                     "list": list_,
+                    "levels": levels_,
+                    "flows": flows_,
                     "data": data_,
                     "doctor": doctor,
                 },
@@ -58,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 _RUN = "Run an experiment and leave everything about it in a folder."
+
+
+_LEVELS = "Show the levels of an experiment's nest: who is updated how often, who waits for whom."
+_FLOWS = "Compare flows on an experiment's nest: bias, spread, time and memory of each."
 
 
 def _parse(
@@ -134,6 +146,56 @@ def _run(name: str) -> Callable[..., None]:
         "    out: Folder of the run: settings, metrics, checkpoints, figures, report.\n"
         "    resume: Go on with the run in that folder, or start it.\n"
         "    overwrite: Replace the run in that folder.\n"
+    )
+    command.__annotations__["settings"] = Annotated[experiment.settings, tyro.conf.arg(name="")]
+    return command
+
+
+def levels_() -> None:
+    """Show the levels of an experiment's nest: nestax levels EXPERIMENT."""
+    main(["levels", "--help"])
+
+
+def flows_() -> None:
+    """Compare flows on an experiment's nest: nestax flows EXPERIMENT."""
+    main(["flows", "--help"])
+
+
+def _levels(name: str) -> Callable[..., None]:
+    def show(example: Example, out: Path) -> Path:
+        from .experiments.plots import draw_levels
+
+        table = example.nest.levels(example.state)
+        print(table)
+        return draw_levels(out / "levels.png", table, f"Levels of {name}").path
+
+    return _look(name, show, _LEVELS)
+
+
+def _flows(name: str) -> Callable[..., None]:
+    def show(example: Example, out: Path) -> Path:
+        from .experiments.plots import draw_flows
+
+        if not example.flows:
+            raise RunError(f"the nest of {name} has no flow to compare")
+        found = compare_flows(example.nest, example.state, example.flows, example.level)
+        print(found)
+        return draw_flows(out / "flows.png", found).path
+
+    return _look(name, show, _FLOWS)
+
+
+def _look(name: str, show: Callable[[Example, Path], Path], text: str) -> Callable[..., None]:
+    experiment = EXPERIMENTS[name]
+
+    def command(settings: Any, out: Path = Path("runs")) -> None:
+        assert experiment.example is not None
+        with refusals(out):
+            out.mkdir(parents=True, exist_ok=True)
+        print(f"picture: {show(experiment.example(settings), out)}")
+
+    command.__doc__ = (
+        f"{text}\n\nArgs:\n    settings: What to look at.\n    out: Folder for the picture.\n"
     )
     command.__annotations__["settings"] = Annotated[experiment.settings, tyro.conf.arg(name="")]
     return command

@@ -6,6 +6,8 @@ from typing import Any
 
 from ..runs import RunFolder
 from . import information_plane as _information_plane
+from . import maml as _maml
+from .study import Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +20,14 @@ class Experiment:
         run: does, or goes on with, the work and leaves measurements in the folder.
         report: makes summary.json, figures and report.html from them, without computing anew;
             returns the lines worth printing.
+        example: settings -> its nest, for `nestax levels` and `nestax flows`; None if it has none.
     """
 
     summary: str
     settings: type
     run: Callable[[Any, RunFolder], None]
     report: Callable[[Any, RunFolder], list[str]]
+    example: Callable[[Any], Example] | None = None
 
 
 EXPERIMENTS = {
@@ -32,5 +36,12 @@ EXPERIMENTS = {
         _information_plane.Settings,
         _information_plane.run,
         _information_plane.report,
+    ),
+    "maml": Experiment(
+        "Does it pay to differentiate through the learning of a task? MAML and two approximations.",
+        _maml.Settings,
+        _maml.run,
+        _maml.STUDY.report,
+        _maml.STUDY.example,
     ),
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib
 
+from ...plots import RC
 from .controls import controls
 from .curves import information_curves
 from .generalization import generalization
@@ -12,7 +13,6 @@ from .overview import ROWS, overview
 from .planes import plane_grid
 from .records import BINNED, GAUSSIAN, KDE, QUANTILE, Records
 from .sheet import Drawing
-from .style import RC
 
 
 def draw(metrics: list[dict[str, Any]], summary: dict[str, Any], directory: Path) -> list[Drawing]:

@@ -1,20 +1,16 @@
 """A figure as a sheet: equal panels at fixed distances in inches, a heading, a legend, a file."""
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from PIL import Image
 
-from ....runs import write_atomically
-from .style import EPOCHS, GREY, epoch_norm, epoch_ticks
+from ...plots import GREY, save
+from .style import EPOCHS, epoch_norm, epoch_ticks
 
 
 @dataclass(frozen=True)
@@ -113,15 +109,7 @@ class Sheet:
 
     def save(self, path: Path, title: str, caption: str) -> Drawing:
         """Writes the figure."""
-        canvas = FigureCanvasAgg(self.figure)
-        canvas.draw()
-        # A palette of 256 colours makes the file a third as large as matplotlib writes it, which
-        # counts in a report that embeds nine of them.
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        image = image.quantize(256, dither=Image.Dither.NONE)
-        content = io.BytesIO()
-        image.save(content, "PNG", dpi=(self.figure.dpi, self.figure.dpi))
-        write_atomically(path, content.getvalue())
+        save(self.figure, path)
         return Drawing(path, title, caption)
 
 

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from ...plots import GREY
 from .records import Arm, Records
 
 COLOURS = {
@@ -39,36 +40,10 @@ _MARKS = {
     "ema-sign": "v",
     "rmsprop": "P",
 }
-GREY = "#555555"
 LIMIT: dict[str, Any] = {"color": "#A03030", "linewidth": 0.9, "linestyle": ":"}
 SHUFFLED: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (4, 2))}
 # Viridis without its lightest end, which white swallows; dark at the end, so that it shows.
 EPOCHS = ListedColormap(colormaps["viridis_r"](np.linspace(0.06, 1.0, 256)))
-RC: dict[Any, Any] = {
-    "figure.dpi": 150,
-    "font.size": 8.5,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8.5,
-    "axes.linewidth": 0.6,
-    "axes.edgecolor": "#666666",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.6,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.4,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-}
 
 
 def arm_line(arm: Arm) -> dict[str, Any]:
