@@ -7,7 +7,8 @@ from typing import Any
 from ..runs import RunFolder
 from . import information_plane as _information_plane
 from . import maml as _maml
-from .study import Example
+from . import weight_decay as _weight_decay
+from .study import Example, Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Experiment:
     example: Callable[[Any], Example] | None = None
 
 
+def _study(summary: str, settings: type, study: Study) -> Experiment:
+    return Experiment(summary, settings, study.run, study.report, study.example)
+
+
 EXPERIMENTS = {
     "information-plane": Experiment(
         "Do nested optimizers compress representations? Verdicts on the information plane.",
@@ -43,5 +48,10 @@ EXPERIMENTS = {
         _maml.run,
         _maml.STUDY.report,
         _maml.STUDY.example,
+    ),
+    "weight-decay": _study(
+        "Can 50 images choose one weight decay for each weight? And by which inverse Hessian?",
+        _weight_decay.Settings,
+        _weight_decay.STUDY,
     ),
 }
