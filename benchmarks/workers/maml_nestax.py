@@ -1,0 +1,45 @@
+"""MAML as a nest: `Nest.step`, or twenty steps of `Nest.run`."""
+
+import jax
+import numpy as np
+import optax
+from serve import Work, serve, temporary_bytes
+from sinusoid_jax import META_RATE, RATE, STEPS, TASKS, drawer, error, report, weights
+
+import nestax as nx
+
+
+def make(data, variant):
+    def loss(values, batch):
+        return error(values["w"], batch)
+
+    w = nx.Level(
+        "w", loss, optax.sgd(RATE), lambda task, key: task["support"],
+        start=lambda values, task, key: values["init"],
+    )  # fmt: skip
+    init = nx.Level(
+        "init", loss, optax.adam(META_RATE), lambda task, key: task["query"],
+        every=STEPS, flow=nx.Unroll(),
+    )  # fmt: skip
+    nest = nx.Nest([w, init], task=drawer(data), copies=TASKS)
+    start = nest.init({"init": weights(data)}, jax.random.key(0))
+    held = [start]
+    count = 20 if variant == "run" else 1
+
+    def step():
+        if variant == "run":
+            held[0], info = nest.run(held[0], count)
+        else:
+            held[0], info = nest.step(held[0])
+        return jax.block_until_ready((held[0], info))
+
+    def gradient():
+        return report(np.asarray(start.task["index"]), nest.gradient(start, "init"))
+
+    def temporary():
+        return temporary_bytes(jax.jit(nest.step).lower(start).compile())
+
+    return Work(step, gradient, temporary, per_call=count)
+
+
+serve(make)
