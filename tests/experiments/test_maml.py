@@ -14,6 +14,7 @@ from nestax.experiments import maml
 from nestax.experiments.maml import tasks
 from nestax.experiments.maml.findings import interval, verdicts
 from nestax.flows import CG, Implicit
+from nestax.levels import DivergenceError
 from nestax.runs import RunFolder, SettingsError
 
 TINY = {"steps": 12, "seeds": 2, "tasks": 3, "width": 4, "inner_steps": 2, "test_steps": 3}
@@ -208,6 +209,24 @@ def test_rates_are_chosen_by_validation_tasks_and_divergence_is_survived(
     monkeypatch.setitem(maml._TRIED, "sinusoid", ((1e6,), (1e-3,), (0.0,)))
     with pytest.raises(FloatingPointError, match="every candidate"):
         maml.learn(settings, "first-order", tmp_path / "again", lambda text: None)
+
+
+def test_rates_that_diverge_late_give_way_to_the_next_best(tmp_path, few, monkeypatch):
+    record, doomed = maml._Told.record, []
+
+    def diverges(self, nest, state, infos, done, steps):
+        if "choice-0" in str(self.watch._given):
+            doomed.append(done)
+            raise DivergenceError("init", done, state, None, "")
+        record(self, nest, state, infos, done, steps)
+
+    monkeypatch.setattr(maml._Told, "record", diverges)
+    monkeypatch.setitem(maml._TRIED, "sinusoid", ((0.01,), (1e-3, 2e-3), (0.0,)))
+    settings = maml.Settings(arms=("first-order",), **{**TINY, "seeds": 1})
+    found = maml.learn(settings, "first-order", tmp_path, lambda text: None)
+    best, next_best = sorted(found["sweep"], key=lambda one: one["score"])
+    assert doomed and best["diverged"] and "diverged" not in next_best
+    assert found["rates"]["outer"] == next_best["outer"]
 
 
 def test_omniglot_runs_on_characters_of_noise(few, monkeypatch):

@@ -49,7 +49,6 @@ _TRIED_IMPLICIT = {
     "omniglot": ((0.2,), (1e-3, 3e-3), (0.5, 2.0)),
 }
 _POINTS = 60  # of a learning curve
-_BEST = {"sinusoid": min, "omniglot": max}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,25 +226,37 @@ def learn(settings: Any, arm: str, path: Path, say: Callable[[str], None]) -> di
         sweep += [rates | {"score": score}] if np.isfinite(score) else []
     if settings.tune and not sweep:
         raise FloatingPointError("every candidate of its rates diverges")
-    best = _BEST[settings.task](sweep, key=lambda one: one["score"]) if sweep else candidates[-1]
-    rates = {name: best[name] for name in ("inner", "outer", "pull")}
+    order = sorted(sweep, key=lambda one: one["score"], reverse=settings.task == "omniglot")
+    for place, best in enumerate(order or candidates[-1:]):
+        rates = {name: best[name] for name in ("inner", "outer", "pull")}
+        names = [f"choice-{place}-seed-{seed}" for seed in range(settings.seeds)]
+        try:
+            runs = [trained(rates, seed, settings.steps, name) for seed, name in enumerate(names)]
+        except DivergenceError:  # a tenth of the steps did not show it; the next best then
+            best["diverged"] = True
+            continue
+        found = [
+            _seed(path / n, v, i, judged, implicit) for n, (v, i) in zip(names, runs, strict=True)
+        ]
+        return {"rates": rates, "sweep": sweep, "seeds": found}
+    raise FloatingPointError("every choice of its rates diverges")
 
-    seeds = []
-    for seed in range(settings.seeds):
-        values, info = trained(rates, seed, settings.steps, f"seed-{seed}")
-        with RunFolder(path / f"seed-{seed}") as folder:
-            rows = folder.metrics()
-        parts = np.array_split(np.arange(len(rows)), min(_POINTS, len(rows)))
-        seeds.append({
-            "step": [float(np.mean([rows[i]["step"] for i in part])) for part in parts],
-            "loss": [float(np.mean([rows[i]["loss"]["init"] for i in part])) for part in parts],
-            "scores": judged("test", values).round(5).tolist(),
-        })  # fmt: skip
-        if implicit and len(info.residual):
-            tail = slice(-max(1, len(info.residual) // 10), None)
-            seeds[-1]["inner_gradient"] = float(np.median(info.inner_gradient[tail]))
-            seeds[-1]["residual"] = float(np.median(info.residual[tail]))
-    return {"rates": rates, "sweep": sweep, "seeds": seeds}
+
+def _seed(path: Path, values: Any, info: Any, judged: Callable, implicit: bool) -> dict[str, Any]:
+    """What is recorded of one seed: its learning curve, averaged, and its scores."""
+    with RunFolder(path) as folder:
+        rows = folder.metrics()
+    parts = np.array_split(np.arange(len(rows)), min(_POINTS, len(rows)))
+    found = {
+        "step": [float(np.mean([rows[i]["step"] for i in part])) for part in parts],
+        "loss": [float(np.mean([rows[i]["loss"]["init"] for i in part])) for part in parts],
+        "scores": judged("test", values).round(5).tolist(),
+    }
+    if implicit and len(info.residual):
+        tail = slice(-max(1, len(info.residual) // 10), None)
+        found["inner_gradient"] = float(np.median(info.inner_gradient[tail]))
+        found["residual"] = float(np.median(info.residual[tail]))
+    return found
 
 
 def _floats(values: Any) -> Any:
