@@ -5,8 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ..runs import RunFolder
+from . import cleaning as _cleaning
+from . import distillation as _distillation
+from . import implicit_bias as _implicit_bias
 from . import information_plane as _information_plane
 from . import maml as _maml
+from . import three_level as _three_level
 from . import weight_decay as _weight_decay
 from .study import Example, Study
 
@@ -53,5 +57,25 @@ EXPERIMENTS = {
         "Can 50 images choose one weight decay for each weight? And by which inverse Hessian?",
         _weight_decay.Settings,
         _weight_decay.STUDY,
+    ),
+    "distillation": _study(
+        "Can one learned image per class stand for a data set, for networks it has never seen?",
+        _distillation.Settings,
+        _distillation.STUDY,
+    ),
+    "cleaning": _study(
+        "Which training labels are wrong? One trust for each image, learned on a few clean ones.",
+        _cleaning.Settings,
+        _cleaning.STUDY,
+    ),
+    "three-level": _study(
+        "Does a third level pay? A rate for each weight, over decays, over weights.",
+        _three_level.Settings,
+        _three_level.STUDY,
+    ),
+    "implicit-bias": _study(
+        "Warm or cold starts: where does an overparameterised inner problem end?",
+        _implicit_bias.Settings,
+        _implicit_bias.STUDY,
     ),
 }

@@ -110,7 +110,7 @@ def draw(path: Path, panels: Sequence[Panel], title: str, caption: str) -> Pictu
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_axis_off()
         if labels:
-            wide = 0.6 + 0.065 * max(map(len, labels))  # inches, about
+            wide = 0.6 + 0.055 * max(map(len, labels))  # inches, about
             figure.legend(
                 [handles[label] for label in labels], labels, loc="outside lower center",
                 ncols=max(1, min(len(labels), int(figure.get_figwidth() / wide))),

@@ -5,7 +5,13 @@ the inverse Hessian points the right way?
 
     nestax run weight-decay --out runs/weight-decay
 
-EXPECTED
+About 6 minutes on two cores (5 seeds). 50 validation images of MNIST are overfitted by 7,850 decays
+of a linear network: 100 % validation accuracy with every seed against 72.0 % (68.6 to 75.3) on test
+images; with one decay for all weights the two do not differ. With the identity for the inverse the
+MLP gets to 94 % (88 to 100). Neumann's terms do not point closer to the exact hypergradient than as
+many steps of CG: where the inner problem is solved CG's cosine is larger from two products on (0.96
+against 0.85 after five, linear), and on minibatches of an unsolved one as well, but for the MLP
+after five products, where neither exceeds 0.47.
 """
 
 import dataclasses
