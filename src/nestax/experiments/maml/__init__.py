@@ -3,7 +3,13 @@
     nestax run maml --out runs/maml
     nestax run maml --task omniglot --out runs/omniglot
 
-EXPECTED
+Sinusoids, 8 minutes on one core (3 seeds): mean squared error after ten steps of adaptation 0.16
+with the full gradient, 0.44 with the first-order one, 2.3 with the implicit one, 1.45 if learning
+does not adapt. The implicit gradient holds where adaptation has converged, and after twenty steps
+it has not; three of its four rates diverge. Omniglot, 18 minutes on one core for the first two (2
+seeds): 90.9 ± 0.6 % of five new characters are told apart after one drawing of each with the full
+gradient, 86.6 ± 0.8 % with the first-order one. The implicit arm takes several times as long as
+both.
 
 Sources: Finn, Abbeel and Levine, "Model-agnostic meta-learning" (2017), sections 5.1 and 5.2, for
 MAML and its first-order form; Rajeswaran, Finn, Kakade and Levine, "Meta-learning with implicit
