@@ -59,9 +59,9 @@ def objectives(data):
     return inner, outer
 
 
-def ours(data, steps):
+def ours(data, steps, eps=1e-8):
     inner, outer = objectives(data)
-    response = nx.best_response(inner, optax.adam(1e-3, eps_root=1e-8), steps)
+    response = nx.best_response(inner, optax.adam(1e-3, eps=eps, eps_root=1e-8), steps)
     return jax.jit(jax.grad(lambda slow: outer(response(slow, slow["init"]))))
 
 
@@ -119,7 +119,8 @@ def unroll(steps: int) -> None:
     """The worker of `long`: prints its measurements."""
     slow, _, data = network((128, 256, 256, 1), 8)
     before = peak()
-    compiled = ours(data, steps).lower(slow).compile()
+    # With its usual eps Adam never settles on so few samples, and the gradient overflows.
+    compiled = ours(data, steps, eps=0.1).lower(slow).compile()
     began = time.perf_counter()
     found = flat(compiled(slow))
     print(
