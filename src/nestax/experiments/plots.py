@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
 from ..levels import FlowComparison, LevelTable
@@ -103,10 +103,9 @@ def draw(path: Path, panels: Sequence[Panel], title: str, caption: str) -> Pictu
             axes.set_title(panel.title, loc="left")
             axes.set_xlabel(panel.x)
             axes.set_ylabel(panel.y)
-            if "x" in panel.log:
-                axes.set_xscale("log")
-            if "y" in panel.log:
-                axes.set_yscale("log")
+            for letter in panel.log:
+                axes.set(**{f"{letter}scale": "log"})
+                _label_logarithmic(getattr(axes, f"{letter}axis"))
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_axis_off()
         if labels:
@@ -117,6 +116,15 @@ def draw(path: Path, panels: Sequence[Panel], title: str, caption: str) -> Pictu
             )  # fmt: skip
         save(figure, path)
     return Picture(path, caption, title)
+
+
+def _label_logarithmic(axis: Any) -> None:
+    """Plain numbers where powers of ten alone would leave an axis almost without labels."""
+    low, high = axis.get_view_interval()
+    if high < 300 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_line(axes: Any, line: Line, place: int) -> Any:
