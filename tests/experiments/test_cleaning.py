@@ -1,6 +1,5 @@
 """Data hyper-cleaning: the task, the trusts' gradient, a whole small run, verdicts."""
 
-import dataclasses
 import json
 
 import jax
@@ -9,21 +8,10 @@ import pytest
 
 from nestax.experiments import cleaning
 from nestax.experiments._images import Pool
-from nestax.runs import RunFolder, SettingsError
+from nestax.runs import SettingsError
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = {"data": "digits", "images": 60, "validation": 40, "steps": 10, "seeds": 2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compilation is most of the time here, and speed of what is compiled does not matter."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def folder(path, settings):
-    return RunFolder.create(path, "cleaning", json.loads(json.dumps(dataclasses.asdict(settings))))
 
 
 def numbered(count):
@@ -52,7 +40,7 @@ def test_validation_distrusts_wrong_labels():
         assert one[bad].mean() > 0 > one[~bad].mean()
 
 
-def test_a_run_is_complete_and_a_half_finished_one_goes_on(tmp_path, monkeypatch):
+def test_a_run_is_complete_and_a_half_finished_one_goes_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cleaning, "_DECAYS", (1e-2,))
     settings = cleaning.Settings(arms=("unroll",), **TINY)
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -1,6 +1,5 @@
 """Dataset distillation: the nest, how images are judged, a whole small run, verdicts."""
 
-import dataclasses
 import json
 
 import jax
@@ -10,17 +9,10 @@ import pytest
 
 from nestax.experiments import distillation
 from nestax.experiments._images import Pool
-from nestax.runs import RunFolder, SettingsError
+from nestax.runs import SettingsError
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = {"data": ("digits",), "steps": 20, "batch_size": 20, "images": 600, "seeds": 2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compilation is most of the time here, and speed of what is compiled does not matter."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -28,11 +20,6 @@ def few(monkeypatch):
     """Fewer draws, fresh networks and updates of them."""
     for name, value in {"_DRAWS": 3, "_FRESH": 2, "_FIT": 20, "_TRIED": [(0.1, 1e-2)]}.items():
         monkeypatch.setattr(distillation, name, value)
-
-
-def folder(path, settings):
-    asked = json.loads(json.dumps(dataclasses.asdict(settings)))
-    return RunFolder.create(path, "distillation", asked)
 
 
 def squares(count):
@@ -78,7 +65,7 @@ def test_real_images_are_of_their_classes(few):
     assert np.shape(drawn["linear"]["test"]) == (3, 2)
 
 
-def test_a_run_is_complete_and_a_half_finished_one_goes_on(tmp_path, few, monkeypatch):
+def test_a_run_is_complete_and_a_half_finished_one_goes_on(folder, tmp_path, few, monkeypatch):
     arms = {arm: distillation._ARMS[arm] for arm in ("identity", "unroll")}
     monkeypatch.setattr(distillation, "_ARMS", arms)
     settings = distillation.Settings(**TINY)

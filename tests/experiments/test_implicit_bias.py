@@ -1,6 +1,5 @@
 """Warm and cold starts: the known solution, a whole small run, verdicts."""
 
-import dataclasses
 import json
 
 import jax
@@ -9,17 +8,10 @@ import numpy as np
 import pytest
 
 from nestax.experiments import implicit_bias as bias
-from nestax.runs import RunFolder, SettingsError
+from nestax.runs import SettingsError
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = {"steps": 10, "features": 12, "hidden": 4, "seeds": 2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compilation is most of the time here, and speed of what is compiled does not matter."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -27,11 +19,6 @@ def few(monkeypatch):
     """Curves of fewer points, weights trained anew for less long."""
     monkeypatch.setattr(bias, "_POINTS", 5)
     monkeypatch.setattr(bias, "_AGAIN", 50)
-
-
-def folder(path, settings):
-    asked = json.loads(json.dumps(dataclasses.asdict(settings)))
-    return RunFolder.create(path, "implicit-bias", asked)
 
 
 def test_descent_from_the_start_finds_the_solution_nearest_to_it(few):
@@ -62,7 +49,7 @@ def test_digits_are_read(few):
     assert np.shape(record["outer"]) == (5, 2) and np.shape(record["end"]["accuracy"]) == (2,)
 
 
-def test_a_run_is_complete_and_a_half_finished_one_goes_on(tmp_path, few, monkeypatch):
+def test_a_run_is_complete_and_a_half_finished_one_goes_on(folder, tmp_path, few, monkeypatch):
     monkeypatch.setattr(bias, "_PROBLEMS", {"curve": bias.curve})
     monkeypatch.setattr(bias, "_FLOWS", ("implicit",))
     settings = bias.Settings(**TINY)

@@ -15,7 +15,7 @@ from nestax.experiments.maml import tasks
 from nestax.experiments.maml.findings import interval, verdicts
 from nestax.flows import CG, Implicit
 from nestax.levels import DivergenceError
-from nestax.runs import RunFolder, SettingsError
+from nestax.runs import SettingsError
 
 TINY = {"steps": 12, "seeds": 2, "tasks": 3, "width": 4, "inner_steps": 2, "test_steps": 3}
 RATES = {"inner": 0.05, "outer": 1e-3, "pull": 2.0, "steps": 10.0}
@@ -25,10 +25,6 @@ RATES = {"inner": 0.05, "outer": 1e-3, "pull": 2.0, "steps": 10.0}
 def few(monkeypatch):
     """Fewer fresh tasks."""
     monkeypatch.setattr(maml, "TESTED", 8)
-
-
-def folder(path, settings):
-    return RunFolder.create(path, "maml", json.loads(json.dumps(dataclasses.asdict(settings))))
 
 
 # The nest
@@ -165,7 +161,7 @@ def test_the_network_normalizes_with_the_batch_itself():
 # Whole runs
 
 
-def test_a_run_is_complete_and_an_interrupted_one_goes_on(tmp_path, few, monkeypatch):
+def test_a_run_is_complete_and_an_interrupted_one_goes_on(folder, tmp_path, few, monkeypatch):
     settings = maml.Settings(arms=("first-order", "joint"), tune=False, **TINY)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     with folder(whole, settings) as opened:

@@ -1,6 +1,5 @@
 """Three levels: update rules, the nest against a loop, a whole small run, verdicts."""
 
-import dataclasses
 import json
 
 import jax
@@ -11,17 +10,10 @@ import pytest
 
 from nestax.experiments import three_level as three
 from nestax.experiments._images import Pool, cross_entropy
-from nestax.runs import RunFolder, SettingsError
+from nestax.runs import SettingsError
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = {"images": 20, "validation": 30, "runs": 3, "seeds": 2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compilation is most of the time here, and speed of what is compiled does not matter."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -29,11 +21,6 @@ def short(monkeypatch):
     """Runs of six updates of the weights."""
     for name, value in {"_INNER": 2, "_MIDDLE": 3, "_RUN": 6}.items():
         monkeypatch.setattr(three, name, value)
-
-
-def folder(path, settings):
-    asked = json.loads(json.dumps(dataclasses.asdict(settings)))
-    return RunFolder.create(path, "three-level", asked)
 
 
 def test_no_image_is_in_two_parts():
@@ -106,7 +93,7 @@ def test_the_gradient_with_decays_taken_as_constants_is_that_of_a_loop(short, x6
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-14)
 
 
-def test_a_run_is_complete_and_a_half_finished_one_goes_on(tmp_path, short, monkeypatch):
+def test_a_run_is_complete_and_a_half_finished_one_goes_on(folder, tmp_path, short, monkeypatch):
     arms = {arm: three.LABELS[arm] for arm in ("each", "tuned")}
     monkeypatch.setattr(three, "LABELS", arms)
     settings = three.Settings(**TINY)

@@ -1,6 +1,5 @@
 """Weight decays: solvers against a dense Hessian, a whole small run, verdicts, settings."""
 
-import dataclasses
 import json
 
 import jax
@@ -13,7 +12,7 @@ from nestax import models
 from nestax.experiments import weight_decay as study
 from nestax.experiments._images import cross_entropy
 from nestax.experiments.weight_decay import solvers
-from nestax.runs import RunFolder, SettingsError
+from nestax.runs import SettingsError
 
 TINY = {
     "data": "digits", "images": 10, "hidden": 3, "seeds": 2, "steps": 20,
@@ -28,11 +27,6 @@ def short(monkeypatch):
     monkeypatch.setattr(study, "_ARMS", {arm: study._ARMS[arm] for arm in ("one", "each")})
     monkeypatch.setattr(solvers, "_NOISY", 10)
     monkeypatch.setattr(solvers, "_SETTLED", 60)
-
-
-def folder(path, settings):
-    asked = json.loads(json.dumps(dataclasses.asdict(settings)))
-    return RunFolder.create(path, "weight-decay", asked)
 
 
 def test_curvature_is_the_largest_eigenvalue(x64):
@@ -58,7 +52,7 @@ def test_enough_products_find_the_direction_of_the_exact_hypergradient(monkeypat
     assert np.all(np.abs(record["settled"]["identity"]) <= 1 + 1e-9)
 
 
-def test_a_run_is_complete_and_an_interrupted_one_goes_on(tmp_path, short):
+def test_a_run_is_complete_and_an_interrupted_one_goes_on(folder, tmp_path, short):
     settings = study.Settings(**TINY)
     with folder(tmp_path / "whole", settings) as opened:
         study.STUDY.run(settings, opened)
