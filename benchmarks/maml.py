@@ -25,6 +25,8 @@ TOLERANCE = 1e-3  # float32 through ten ReLU steps
 ENTRIES = [
     Entry("nestax, step", "", "maml_nestax.py"),
     Entry("nestax, run", "", "maml_nestax.py", "run", "20 steps a call, reports on the host"),
+    Entry("nestax, step, no norms", "", "maml_nestax.py", "step bare", "`Nest(norms=False)`"),
+    Entry("nestax, run, no norms", "", "maml_nestax.py", "run bare", "`Nest(norms=False)`"),
     Entry("JAX by hand", "", "maml_jax.py"),
     Entry("torch.compile by hand", "torch", "maml_torch.py", "compile"),
     Entry("torch.func by hand", "torch", "maml_torch.py", "eager"),

@@ -1,4 +1,4 @@
-"""MAML as a nest: `Nest.step`, or twenty steps of `Nest.run`."""
+"""MAML as a nest: `Nest.step`, or twenty steps of `Nest.run`; `bare`: without gradient norms."""
 
 import jax
 import numpy as np
@@ -21,13 +21,15 @@ def make(data, variant):
         "init", loss, optax.adam(META_RATE), lambda task, key: task["query"],
         every=STEPS, flow=nx.Unroll(),
     )  # fmt: skip
-    nest = nx.Nest([w, init], task=drawer(data), copies=TASKS)
+    bare = variant.endswith("bare")  # what it is raced against reports none either
+    nest = nx.Nest([w, init], task=drawer(data), copies=TASKS, norms=not bare)
     start = nest.init({"init": weights(data)}, jax.random.key(0))
     held = [start]
-    count = 20 if variant == "run" else 1
+    runs = variant.startswith("run")
+    count = 20 if runs else 1
 
     def step():
-        if variant == "run":
+        if runs:
             held[0], info = nest.run(held[0], count)
         else:
             held[0], info = nest.step(held[0])

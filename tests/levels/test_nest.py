@@ -285,3 +285,30 @@ def test_staggered_episodes_begin_at_different_ticks():
         [-((t + c) % 4 + 1) if t + c >= 4 else -(t + 1) for c in range(4)] for t in range(6)
     ]
     np.testing.assert_array_equal(np.stack(seen), expected)
+
+
+def test_norms_are_left_out_on_request_and_nothing_else_changes():
+    def build(norms):
+        def loss(values, batch):
+            return jnp.sum((values["w"] - batch) ** 2)
+
+        def outer(values, batch):
+            return jnp.sum(values["w"] ** 2) + values["init"] ** 2
+
+        w = nx.Level(
+            "w", loss, optax.sgd(0.1), lambda task, key: jax.random.normal(key), start=_from_init
+        )
+        init = nx.Level("init", outer, optax.adam(0.1), every=3, flow=nx.Unroll())
+        nest = nx.Nest([w, init], copies=2, norms=norms)
+        return nest.run(nest.init({"init": 0.5}, jax.random.key(0)), steps=2)
+
+    (state, info), (bare, less) = build(True), build(False)
+    jax.tree.map(np.testing.assert_array_equal, state, bare)
+    for name in ("w", "init"):
+        np.testing.assert_array_equal(info[name].loss, less[name].loss)
+        assert np.all(info[name].gradient_norm > 0)
+        assert less[name].gradient_norm is None
+
+
+def _from_init(values, task, key):
+    return values["init"]

@@ -156,7 +156,8 @@ def _with_flow(nest: Nest, name: str, flow: Any, change: Any = lambda level: lev
         )
         for group in nest.groups
     ]
-    return Nest(groups, nest.task, nest.copies, nest.order, nest.stagger, nest.mesh)  # type: ignore
+    options = (nest.copies, nest.order, nest.stagger, nest.mesh, nest.norms)
+    return Nest(groups, nest.task, *options)  # type: ignore
 
 
 def _exact_gradients(nest: Nest, name: str, exact: Any, states: list[State]) -> list[np.ndarray]:

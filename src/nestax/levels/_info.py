@@ -17,7 +17,8 @@ class LevelInfo:
     Attributes:
         loss: the loss that was differentiated; for a level shared by copies the mean over them, for
             an accumulating level the mean or sum over its period.
-        gradient_norm: Euclidean norm of the gradient handed to the optimizer.
+        gradient_norm: Euclidean norm of the gradient handed to the optimizer; None if the nest was
+            made with `norms=False`.
         user: what the objective returned beside its loss; None for accumulating levels.
         inner_gradient: under Implicit, the norm of the inner levels' gradients, 0 where the
             implicit function theorem holds.
@@ -27,7 +28,7 @@ class LevelInfo:
     """
 
     loss: Any
-    gradient_norm: Any
+    gradient_norm: Any = None
     user: Any = None
     inner_gradient: Any = None
     residual: Any = None

@@ -31,10 +31,12 @@ class Program(Episodes):
         due: for each clock the peers that are due when it ticks, group after group.
         rerun: levels whose last period some outer flow runs again.
         captured: the level whose gradient is reported as well.
+        norms: whether the norms of gradients are reported.
     """
 
-    def __init__(self, declaration: Declaration, mesh: Any):
+    def __init__(self, declaration: Declaration, mesh: Any, norms: bool = True):
         super().__init__(declaration, mesh)
+        self.norms = norms
         self.due = [
             [
                 peers
@@ -301,11 +303,10 @@ class Program(Episodes):
         name = level.name
         parts, state = self.update(level, point, found.gradient, found.losses, view)
         own = view if self.copied[name] else View()
-        norm = self.lift(_norm, own, 0)(found.gradient)
         shared = not self.copied[name]
         report = LevelInfo(
             loss=jnp.mean(found.losses) if shared else found.losses,
-            gradient_norm=norm,
+            gradient_norm=self.lift(_norm, own, 0)(found.gradient) if self.norms else None,
             user=found.user,
             gradient=found.gradient if self.captured == name else None,
             **(found.diagnostics or {}),
