@@ -20,16 +20,44 @@ OPTIMIZERS = {
     "deep_momentum, l2": lambda r: optim.deep_momentum(r, objective="l2"),
     "deep_momentum, gradient": lambda r: optim.deep_momentum(r, memory_input="gradient"),
     "deep_momentum, shared": lambda r: optim.deep_momentum(r, shared=True),
+    "deep_momentum, update": lambda r: optim.deep_momentum(r, normalize="update"),
     "deep_momentum, two layers": lambda r: optim.deep_momentum(r, hidden=(6, 4)),
     "deep_momentum, constant": lambda r: optim.deep_momentum(
         r, memory_input="constant", hidden=(), skip=False, inner_learning_rate=0.1
     ),
+    "associative_momentum, muon": lambda r: optim.associative_momentum(
+        r, readout=optim.newton_schulz
+    ),
+    "associative_momentum, features": lambda r: optim.associative_momentum(
+        r, features=jnp.tanh, objective=lambda m, k, s: jnp.sum((m + s) ** 2) / 2
+    ),
+    "preconditioned_momentum": lambda r: optim.preconditioned_momentum(r, 0.5),
+    "preconditioned_momentum, kronecker": lambda r: optim.preconditioned_momentum(
+        r,
+        0.5,
+        "kronecker",
+        eps=1e-3,  # in float32 the roots of a rank-deficient factor are noise
+    ),
+    "preconditioned_momentum, adam": lambda r: optim.preconditioned_momentum(
+        r, 0.5, optax.scale_by_adam()
+    ),
+    "delta_momentum": optim.delta_momentum,
+    "delta_momentum, blocks": lambda r: optim.delta_momentum(r, block=2),
+    "muon": optim.muon,
+    "m3": lambda r: optim.m3(r, period=5),
+    "m3, literal": lambda r: optim.m3(
+        r, period=5, fast=0.1, slow=0.1, literal=True, second=1.0, eps=1e-2
+    ),
     "published": lambda r: ARMS["published"].make(r, 0),
     "optax.adamw": optax.adamw,
+    "optax.contrib.muon": optax.contrib.muon,
 }
+CONTROLS = ("published", "optax.adamw", "optax.contrib.muon")
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
-PARAMS = {"w": np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3), "b": np.ones(3, np.float32)}
+# Of full rank: Newton-Schulz enlarges the rounding of a direction that is not there.
+WEIGHTS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+PARAMS = {"w": WEIGHTS / np.abs(WEIGHTS).max(), "b": np.ones(3, np.float32)}
 
 
 def params():
@@ -48,9 +76,9 @@ def described(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
-@every_optimizer
-def test_descends_on_a_quadratic(make):
-    tx, p = make(optax.cosine_decay_schedule(0.05, 300)), params()
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_descends_on_a_quadratic(name):
+    tx, p = OPTIMIZERS[name](optax.cosine_decay_schedule(0.05, 300)), params()
 
     @jax.jit
     def run(p):
@@ -63,7 +91,8 @@ def test_descends_on_a_quadratic(make):
 
     (p, _), losses = run(p)
     assert losses[1] < losses[0]
-    assert loss(p) < 0.01 * losses[0]
+    # As printed M3 forgets nothing: it swings about the minimum, less only as V grows.
+    assert loss(p) < (0.1 if name == "m3, literal" else 0.01) * losses[0]
 
 
 @every_optimizer
@@ -93,9 +122,7 @@ def test_extra_arguments_are_ignored(make):
     same(tx.update(g, tx.init(p), p, value=1.0, unheard_of=3), tx.update(g, tx.init(p), p))
 
 
-@pytest.mark.parametrize(
-    "make", [v for k, v in OPTIMIZERS.items() if k not in ("published", "optax.adamw")]
-)
+@pytest.mark.parametrize("make", [v for k, v in OPTIMIZERS.items() if k not in CONTROLS])
 def test_extra_arguments_are_accepted_as_they_are(make):
     assert isinstance(make(0.1), optax.GradientTransformationExtraArgs)
 
@@ -109,10 +136,18 @@ def test_updates_keep_the_dtype(make, dtype):
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(u))
 
 
-def test_statistics_of_half_precision_parameters_are_single_precision():
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in CONTROLS])
+def test_half_precision_parameters_train_with_single_precision_state(name):
     p = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params())
-    state = optim.deep_momentum(0.1).init(p)
-    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
+    tx = OPTIMIZERS[name](0.02)
+    update, state = jax.jit(tx.update), tx.init(p)
+    before = loss(p)
+    for _ in range(20):
+        u, state = update(jax.grad(loss)(p), state, p)
+        p = optax.apply_updates(p, u)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(state)} - {jnp.dtype(jnp.int32)}
+    assert kinds <= {jnp.dtype(jnp.float32)}
+    assert loss(p) < before
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if "shared" not in name])
@@ -176,7 +211,9 @@ def test_sharded_parameters_keep_their_sharding_and_values(make):
     for name in shardings:
         assert sharded[name].sharding.is_equivalent_to(shardings[name], sharded[name].ndim)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), sharded, two_steps(params())
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        sharded,
+        two_steps(params()),
     )
 
 
@@ -242,3 +279,55 @@ def test_published_update_has_no_memory_and_is_a_sign_with_step_3e_3():
     )  # exactly g / (|g| + 3.16e-7)
     exact = -1e-3 * np.sqrt(10) * g["w"] / (np.abs(g["w"]) + 1e-8 / np.sqrt(1e-3))
     np.testing.assert_allclose(first["w"], exact, rtol=1e-6)
+
+
+# What a step becomes when the loss is multiplied by c: the same, c times as large, or else.
+KEEP = {
+    "sign_descent", "ema_sign", "normalized_descent", "associative_momentum, muon",
+    "preconditioned_momentum", "preconditioned_momentum, kronecker",
+    "preconditioned_momentum, adam", "muon", "m3", "optax.adamw", "optax.contrib.muon",
+    "published",
+    "deep_momentum, update",
+}  # fmt: skip
+NONE = {"associative_momentum, features", "m3, literal"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_what_the_scale_of_the_loss_does_to_steps(name, scale):
+    tx, rng = OPTIMIZERS[name](0.1), np.random.default_rng(0)
+    stream = [
+        {k: jnp.asarray(rng.normal(size=v.shape), v.dtype) for k, v in PARAMS.items()}
+        for _ in range(7)
+    ]
+    update = jax.jit(tx.update)
+
+    def last(c):
+        state = tx.init(params())
+        for g in stream:
+            u, state = update(jax.tree.map(lambda x: c * x, g), state, params())
+        return u
+
+    plain, scaled = last(1.0), last(scale)
+    factor = 1.0 if name in KEEP else scale
+    size = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(plain))
+    far = max(
+        float(jnp.max(jnp.abs(b / factor - a))) / size
+        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(scaled), strict=True)
+    )
+    # eps, which is 1e-6 or less beside gradients of 1e-4, is all that may be seen of the scale.
+    assert (far > 0.1) if name in NONE else (far < 0.03)
+
+
+@every_optimizer
+def test_state_is_stored_and_restored_bit_for_bit(make, tmp_path):
+    tx, p = make(0.1), params()
+    update, state = jax.jit(tx.update), tx.init(p)
+    g = jax.grad(loss)(p)
+    for _ in range(3):
+        _, state = update(g, state, p)
+    leaves, structure = jax.tree.flatten(state)
+    np.savez(tmp_path / "state.npz", **{str(i): np.asarray(a) for i, a in enumerate(leaves)})
+    with np.load(tmp_path / "state.npz") as stored:
+        restored = structure.unflatten([jnp.asarray(stored[str(i)]) for i in range(len(leaves))])
+    same(update(g, restored, p), update(g, state, p))

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from ._precision import widened
+
 
 def gradient_descent(
     learning_rate: optax.ScalarOrSchedule,
 ) -> optax.GradientTransformationExtraArgs:
     """W <- W - learning_rate g; no memory (`optax.sgd`)."""
-    return optax.with_extra_args_support(optax.sgd(learning_rate))
+    return widened(optax.sgd(learning_rate))
 
 
 def momentum(
@@ -31,14 +33,14 @@ def momentum(
         learning_rate: float or schedule.
         decay: in [0, 1).
     """
-    return optax.with_extra_args_support(optax.sgd(learning_rate, momentum=decay))
+    return widened(optax.sgd(learning_rate, momentum=decay))
 
 
 def sign_descent(
     learning_rate: optax.ScalarOrSchedule,
 ) -> optax.GradientTransformationExtraArgs:
     """W <- W - learning_rate sign(g); no memory (`optax.sign_sgd`)."""
-    return optax.with_extra_args_support(optax.sign_sgd(learning_rate))
+    return widened(optax.sign_sgd(learning_rate))
 
 
 def ema_sign(
@@ -52,9 +54,7 @@ def ema_sign(
         learning_rate: float or schedule; the size of every coordinate's step.
         decay: of the average, in [0, 1).
     """
-    return optax.with_extra_args_support(
-        optax.lion(learning_rate, b1=decay, b2=decay, weight_decay=0.0)
-    )
+    return widened(optax.lion(learning_rate, b1=decay, b2=decay, weight_decay=0.0))
 
 
 def normalized_descent(

@@ -1,0 +1,263 @@
+"""Optimizers as associative memories: one memory for each tensor, which learns while it is used.
+
+An optimizer is a memory of the stream of gradients. It has a state m, an inner objective that says
+what m should store of the gradient that came, an inner step, and a read-out that says how m moves
+the weights. For a tensor with gradient G, seen as a matrix (out, in) whose rows are keys:
+
+    K = phi(G)                                              keys
+    S = P K                                                 what is to be written
+    m <- decay m - eta grad_m L(m; K, S)                    the inner step
+    W <- W + learning_rate sigma(m)                         the read-out
+
+The decay is the gradient step on (1 - decay) / (2 eta) |m|^2. With L = <m, S> this is momentum,
+with a P preconditioned momentum; with L = |m K' + P|^2 / 2 it is delta momentum, whose memory first
+forgets what it would have said for the keys it is about to write; phi gives feature maps, and
+Newton-Schulz as sigma gives Muon.
+
+Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (33-34) and (46-52).
+Two errors in print are corrected: the step size stands on the Gram term of (49) as well, and the
+target is -P, so that the weights descend.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from ._matrices import Layout, as_matrix, check_layout, from_matrix, largest_eigenvalue
+from ._precision import widened
+
+Scalar = float | int | Array
+Objective = Callable[[Array, Array, Array], Array]
+Map = Callable[[Array], Array]
+
+
+class AssociativeState(NamedTuple):
+    """One memory per tensor, and what the preconditioner keeps."""
+
+    memory: PyTree  # shaped like the parameters, or like phi's matrices if those differ
+    preconditioner: Any
+
+
+def associative_momentum(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    objective: str | Objective = "dot",
+    features: Map | None = None,
+    preconditioner: Map | optax.GradientTransformation | None = None,
+    readout: Map | None = None,
+    decay: Scalar = 0.9,
+    inner_learning_rate: Scalar = 1.0,
+    normalize: str = "none",
+    block: int | None = None,
+    layout: Layout = "out_in",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Momentum from parts: an inner objective, keys, a preconditioner, a read-out.
+
+        K = phi(G),  S = P K,  m <- decay m - eta grad_m L(m; K, S),  W <- W + rate sigma(m)
+
+    Tensors are seen as matrices (out, in): trailing axes are flattened, and biases are one column,
+    the weights of a constant input.
+
+    Args:
+        learning_rate: float or schedule.
+        objective: L. `"dot"`: <m, S>. `"l2"`: |m K'|^2 / 2 + <m, S>, up to a constant
+            |m K' + P|^2 / 2. Or a function (memory, keys, written) -> scalar of matrices, which is
+            differentiated; it is called once for each tensor.
+        features: phi, from the gradient's matrix to the keys (out, key); None: the gradient itself.
+        preconditioner: P, a function of the matrix of keys, applied from the left or not; or an
+            optax transformation of the tree of keys, whose state is kept; None: the identity.
+        readout: sigma, from the memory's matrix to one of the shape of W; None: the memory itself.
+        decay: alpha, 0 to 1; 1 forgets nothing but what `"l2"` erases.
+        inner_learning_rate: eta, 0 or more.
+        normalize: for `"l2"`: `"spectral"` divides the keys that erase by their spectral norm, or a
+            bound on it (`|K|^2 <= . <= 1.14 |K|^2` for 64 rows), so that no eigenvalue of the step
+            exceeds one for eta up to 1 + decay. `"none"` is stable only where eta |K|^2 is at most
+            1 + decay. What is written is not normalized: steps scale with the gradient in both.
+        block: for `"l2"`: where both sides are larger, every so many rows of a tensor are a memory
+            of their own. A step costs 4 min(out, in, block) operations per weight; None: one memory
+            for each tensor.
+        layout: `"out_in"` for W x (equinox), `"in_out"` for x W (flax).
+
+    Returns:
+        A transformation; state: `AssociativeState`, float32 at least.
+
+    Raises:
+        ValueError: an argument outside the ranges above.
+
+    Source: Nested Learning (2025), eq. (33-34), (46-49), (51), (52).
+    """
+    memory = scale_by_memory(
+        objective, features, preconditioner, readout, decay, inner_learning_rate, normalize, block,
+        layout,
+    )  # fmt: skip
+    return widened(optax.chain(memory, optax.scale_by_learning_rate(learning_rate)))
+
+
+def scale_by_memory(
+    objective: str | Objective,
+    features: Map | None,
+    preconditioner: Map | optax.GradientTransformation | None,
+    readout: Map | None,
+    decay: Scalar,
+    inner_learning_rate: Scalar,
+    normalize: str,
+    block: int | None,
+    layout: Layout,
+) -> optax.GradientTransformationExtraArgs:
+    """What `associative_momentum` does before the learning rate; negated, as gradients are."""
+    _check(objective, decay, inner_learning_rate, normalize, block, layout)
+    stateful = isinstance(preconditioner, optax.GradientTransformation)
+    transformation = optax.with_extra_args_support(preconditioner if stateful else optax.identity())
+
+    def keys_of(g: Array) -> Array:
+        """phi(G), in the shape of G where that fits, so that its sharding stays."""
+        if features is None:
+            return g
+        keys = features(as_matrix(g, layout))
+        fits = keys.shape == as_matrix(g, layout).shape
+        return from_matrix(keys, g, layout) if fits else keys
+
+    def on_matrix(function: Map, a: Array, g: Any) -> Array:
+        """The function of `a`'s matrix: laid out like the parameter, or a matrix already."""
+        if a.shape != g.shape:
+            return function(a)
+        return from_matrix(function(as_matrix(a, layout)), a, layout)
+
+    def init(params: PyTree) -> AssociativeState:
+        shapes = jax.tree.map(lambda p: jax.eval_shape(keys_of, p), params)
+        zeros = (
+            jax.tree.map(jnp.zeros_like, params)
+            if features is None
+            else jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        )
+        return AssociativeState(zeros, transformation.init(zeros))
+
+    def gradient(m: Array, k: Array, s: Array, g: Array) -> Array:
+        """grad_m L."""
+        if objective == "dot":
+            return s
+        if objective == "l2":
+            if k.shape != g.shape:
+                return s + erasure(m, k, normalize, block)
+            flat = erasure(as_matrix(m, layout), as_matrix(k, layout), normalize, block)
+            return s + from_matrix(flat, m, layout)
+        assert callable(objective)
+        if k.shape != g.shape:
+            return jax.grad(objective)(m, k, s)
+        flat = jax.grad(objective)(*(as_matrix(a, layout) for a in (m, k, s)))
+        return from_matrix(flat, m, layout)
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, AssociativeState]:
+        keys = jax.tree.map(keys_of, updates)
+        given = params if features is None else None
+        written, kept = transformation.update(keys, state.preconditioner, given, **extra)
+        if not stateful and preconditioner is not None:
+            written = jax.tree.map(
+                lambda k, g: on_matrix(preconditioner, k, g),  # type: ignore
+                keys,
+                updates,
+            )
+        memory = jax.tree.map(
+            lambda m, k, s, g: decay * m - inner_learning_rate * gradient(m, k, s, g),
+            state.memory,
+            keys,
+            written,
+            updates,
+        )
+        said = jax.tree.map(lambda m, g: _read(readout, m, g, layout), memory, updates)
+        return jax.tree.map(jnp.negative, said), AssociativeState(memory, kept)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _read(readout: Map | None, memory: Array, g: Any, layout: Layout) -> Array:
+    if readout is None and memory.shape == g.shape:
+        return memory
+    matrix = as_matrix(memory, layout) if memory.shape == g.shape else memory
+    said = matrix if readout is None else readout(matrix)
+    if said.size != g.size:
+        raise ValueError(
+            f"associative_momentum: what is read from a memory {matrix.shape} is {said.shape}; it "
+            f"moves a tensor {g.shape} and has to have as many numbers as the tensor"
+        )
+    return from_matrix(said, g, layout)
+
+
+def erasure(
+    memory: Float[Array, "out key"],
+    keys: Float[Array, "out key"],
+    normalize: str,
+    block: int | None,
+) -> Float[Array, "out key"]:
+    """m K'K, what delta momentum takes away: what the memory says for the keys, written back."""
+    rows, columns = memory.shape
+    if block is None or min(rows, columns) <= block:
+        return _erasure(memory, keys, normalize)
+    if block == 1:  # no matrix products left
+        return _row_erasure(memory, keys, normalize)
+    missing = -rows % block  # rows of zeros have no effect on the others
+
+    def blocks(a: Array) -> Array:
+        return jnp.pad(a, ((0, missing), (0, 0))).reshape(-1, block, columns)
+
+    def one(m: Array, k: Array) -> Array:
+        return _erasure(m, k, normalize)
+
+    return jax.vmap(one)(blocks(memory), blocks(keys)).reshape(-1, columns)[:rows]
+
+
+def _erasure(m: Array, k: Array, normalize: str) -> Array:
+    wide = m.shape[0] <= m.shape[1]
+    if normalize == "none":
+        return (m @ k.T) @ k if wide else m @ (k.T @ k)
+    # Squares of small gradients underflow: the largest entry is taken out first.
+    top = jnp.max(jnp.abs(k), initial=0)
+    k = k / jnp.where(top > 0, top, 1)
+    gram = k @ k.T if wide else k.T @ k
+    largest = largest_eigenvalue(gram)
+    found = (m @ k.T) @ k if wide else m @ gram
+    return found / jnp.where(largest > 0, largest, 1)
+
+
+def _row_erasure(m: Array, k: Array, normalize: str) -> Array:
+    if normalize == "none":
+        return jnp.sum(m * k, axis=1, keepdims=True) * k
+    top = jnp.max(jnp.abs(k), axis=1, keepdims=True)
+    k = k / jnp.where(top > 0, top, 1)
+    square = jnp.sum(jnp.square(k), axis=1, keepdims=True)
+    return jnp.sum(m * k, axis=1, keepdims=True) / jnp.where(square > 0, square, 1) * k
+
+
+def _check(
+    objective: Any,
+    decay: Scalar,
+    inner_learning_rate: Scalar,
+    normalize: str,
+    block: int | None,
+    layout: str,
+) -> None:
+    name = "associative_momentum"
+    if not callable(objective) and objective not in ("dot", "l2"):
+        raise ValueError(
+            f'{name}: objective must be "dot", "l2" or a function (memory, keys, written) -> '
+            f"scalar, got {objective!r}"
+        )
+    if normalize not in ("none", "spectral"):
+        raise ValueError(f'{name}: normalize must be "none" or "spectral", got {normalize!r}')
+    if block is not None and block < 1:
+        raise ValueError(f"{name}: block must be at least 1, or None for one memory, got {block}")
+    check_range(name, "decay", decay, 0, 1)
+    check_range(name, "inner_learning_rate", inner_learning_rate, 0, float("inf"))
+    check_layout(name, layout)
+
+
+def check_range(name: str, argument: str, value: Any, low: Any, high: Any) -> None:
+    """Only of numbers: under inject_hyperparams or vmap values are traced."""
+    if isinstance(value, (int, float)) and not low <= value <= high:
+        raise ValueError(f"{name}: {argument} must be in [{low}, {high}], got {value}")

@@ -1,0 +1,141 @@
+"""M3: momentum on two clocks, both read through Newton-Schulz.
+
+Source: Behrouz et al., "Nested Learning" (2025), Algorithm 1 (Multi-scale Momentum Muon). As
+printed its memories never decay and its step is a direction of fixed size divided by the root of a
+growing sum of squared gradients: steps shrink as the gradient's scale grows and the other way
+round. `literal=True` is that form; by default memories are averages and what is divided by is the
+root mean square of the direction itself (as in AdaMuon, Si et al. 2025).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ._associative import Scalar, check_range
+from ._matrices import Layout, as_matrix, check_layout, check_newton_schulz, from_matrix
+from ._matrices import newton_schulz as _newton_schulz
+from ._precision import widened
+
+
+class M3State(NamedTuple):
+    """Six buffers per tensor, shaped like the parameters."""
+
+    count: Array  # updates done, int32
+    fast: PyTree  # M1
+    slow: PyTree  # M2
+    second: PyTree  # V
+    gathered: PyTree  # the sum of the present chunk's gradients
+    slow_direction: PyTree  # O2
+
+
+def m3(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    fast: Scalar = 0.9,
+    slow: Scalar = 0.9,
+    second: Scalar = 0.99,
+    slow_weight: Scalar = 0.5,
+    period: int = 32,
+    steps: int = 5,
+    coefficients: str | tuple[float, float, float] = "quintic",
+    eps: float = 1e-8,
+    literal: bool = False,
+    layout: Layout = "out_in",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Multi-scale momentum with orthogonalised read-outs.
+
+        M1 <- b1 M1 + (1 - b1) G                              every update
+        M2 <- b3 M2 + (1 - b3) mean of the last chunk's G     every `period` updates
+        U  =  NS(M1) + slow_weight NS(M2)
+        V  <- b2 V + (1 - b2) U^2
+        W  <- W - learning_rate U / (sqrt(V / (1 - b2^t)) + eps)
+
+    Steps have a root mean square of about `learning_rate`, whatever the scale of the loss. The slow
+    memory is first used after `period` updates. With `literal=True`, as printed: nothing decays,
+    the rates b are those at which gradients are added, and steps grow without bound as gradients
+    shrink:
+
+        M1 += b1 G,  M2 += b3 sum of the last chunk's G,  V += b2 G^2
+        W  <- W - learning_rate (NS(M1) + slow_weight NS(M2)) / sqrt(V + eps)
+
+    Tensors are seen as matrices (out, in), trailing axes flattened; biases are one column, whose
+    Newton-Schulz is division by the norm.
+
+    Args:
+        learning_rate: float or schedule.
+        fast, slow, second: b1, b3 and b2, in [0, 1); in the literal form any number from 0 on.
+        slow_weight: alpha of the printed algorithm, at least 0.
+        period: updates in a chunk, at least 1.
+        steps: of Newton-Schulz; 0 reads the memories as they are.
+        coefficients: of Newton-Schulz, see `newton_schulz`; the paper's is `"cubic"`.
+        eps: added to the root, in the literal form under it.
+        literal: the printed form.
+        layout: `"out_in"` (W x) or `"in_out"` (x W).
+
+    Returns:
+        A transformation; state: `M3State`, float32 at least. Under `vmap` the slow memory's
+        Newton-Schulz runs at every update.
+
+    Raises:
+        ValueError: an argument outside the ranges above.
+
+    Source: Nested Learning (2025), Algorithm 1. Its inclusive sums, of period + 1 gradients, are
+    read as the chunk's `period` gradients.
+    """
+    for name, value in (("fast", fast), ("slow", slow), ("second", second)):
+        check_range("m3", name, value, 0, float("inf") if literal else 1)
+        if not literal and isinstance(value, (int, float)) and value == 1:
+            raise ValueError(f"m3: {name}=1 averages nothing; use less than 1")
+    check_range("m3", "slow_weight", slow_weight, 0, float("inf"))
+    if period < 1:
+        raise ValueError(f"m3: period must be at least 1, got {period}")
+    check_newton_schulz("m3", steps, coefficients)
+    check_layout("m3", layout)
+
+    def read(memory: Array) -> Array:
+        if steps == 0:
+            return memory
+        found = _newton_schulz(as_matrix(memory, layout), steps, coefficients)
+        return from_matrix(found, memory, layout)
+
+    def kept(rate: Scalar, old: Array, new: Array) -> Array:
+        return old + rate * new if literal else rate * old + (1 - rate) * new
+
+    def init(params: PyTree) -> M3State:
+        zeros = [jax.tree.map(jnp.zeros_like, params) for _ in range(5)]
+        return M3State(jnp.zeros((), jnp.int32), *zeros)
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, M3State]:
+        del params
+        share = 1 if literal else 1 / period
+
+        def turn(slow_state: Any) -> Any:
+            """A new chunk begins: the last one is stored in the slow memory."""
+            memory, gathered, _ = slow_state
+            memory = jax.tree.map(lambda m, s: kept(slow, m, share * s), memory, gathered)
+            return memory, jax.tree.map(jnp.zeros_like, gathered), jax.tree.map(read, memory)
+
+        slow_state = (state.slow, state.gathered, state.slow_direction)
+        due = (state.count > 0) & (state.count % period == 0)
+        memory, gathered, slow_direction = jax.lax.cond(due, turn, lambda s: s, slow_state)
+        gathered = jax.tree.map(jnp.add, gathered, updates)
+        momentum = jax.tree.map(lambda m, g: kept(fast, m, g), state.fast, updates)
+        direction = jax.tree.map(lambda m, o: read(m) + slow_weight * o, momentum, slow_direction)
+        squared = updates if literal else direction
+        moment = jax.tree.map(lambda v, u: kept(second, v, jnp.square(u)), state.second, squared)
+        count = state.count + 1
+        if literal:
+            said = jax.tree.map(lambda u, v: u / jnp.sqrt(v + eps), direction, moment)
+        else:
+            said = jax.tree.map(
+                lambda u, v: u / (jnp.sqrt(v / (1 - second ** count.astype(v.dtype))) + eps),
+                direction,
+                moment,
+            )
+        return said, M3State(count, momentum, memory, moment, gathered, slow_direction)
+
+    core = optax.GradientTransformation(init, update)
+    return widened(optax.chain(core, optax.scale_by_learning_rate(learning_rate)))
