@@ -1,5 +1,7 @@
 """What every optimizer keeps to; optax's own as controls of the tests."""
 
+import cmath
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,10 @@ OPTIMIZERS = {
     "m3, literal": lambda r: optim.m3(
         r, period=5, fast=0.1, slow=0.1, literal=True, second=1.0, eps=1e-2
     ),
+    "complex_momentum": lambda r: optim.complex_momentum(r, 0.9 * cmath.exp(0.125j * cmath.pi)),
+    "complex_momentum, pair": lambda r: optim.complex_momentum(r, (0.9, 0.4), phase=0.1),
+    "complex_adam": lambda r: optim.complex_adam(r, 0.8 * cmath.exp(0.125j * cmath.pi)),
+    "multi_timescale": lambda r: optim.multi_timescale(r, {"w": 2, "": 1}),
     "published": lambda r: ARMS["published"].make(r, 0),
     "optax.adamw": optax.adamw,
     "optax.contrib.muon": optax.contrib.muon,
@@ -288,6 +294,7 @@ KEEP = {
     "preconditioned_momentum, adam", "muon", "m3", "optax.adamw", "optax.contrib.muon",
     "published",
     "deep_momentum, update",
+    "complex_adam",
 }  # fmt: skip
 NONE = {"associative_momentum, features", "m3, literal"}
 

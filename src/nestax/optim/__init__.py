@@ -5,6 +5,10 @@ Each tensor has its own state. What optax has is optax's under the field's name.
 
 from ._associative import AssociativeState as AssociativeState
 from ._associative import associative_momentum as associative_momentum
+from ._complex import ComplexAdamState as ComplexAdamState
+from ._complex import ComplexMomentumState as ComplexMomentumState
+from ._complex import complex_adam as complex_adam
+from ._complex import complex_momentum as complex_momentum
 from ._deep_momentum import DeepMomentumState as DeepMomentumState
 from ._deep_momentum import deep_momentum as deep_momentum
 from ._descent import ema_sign as ema_sign
@@ -12,6 +16,7 @@ from ._descent import gradient_descent as gradient_descent
 from ._descent import momentum as momentum
 from ._descent import normalized_descent as normalized_descent
 from ._descent import sign_descent as sign_descent
+from ._influence import influence as influence
 from ._m3 import M3State as M3State
 from ._m3 import m3 as m3
 from ._matrices import newton_schulz as newton_schulz
@@ -19,3 +24,5 @@ from ._momenta import KroneckerState as KroneckerState
 from ._momenta import delta_momentum as delta_momentum
 from ._momenta import muon as muon
 from ._momenta import preconditioned_momentum as preconditioned_momentum
+from ._timescales import GatheredState as GatheredState
+from ._timescales import multi_timescale as multi_timescale

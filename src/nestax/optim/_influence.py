@@ -1,0 +1,128 @@
+"""What an optimizer remembers, measured: how much a past gradient still moves the weights.
+
+An optimizer is a memory of its gradient stream (Nested Learning, 2025, section 4). Momentum's
+memory is written in its decay, which forgets all but 1 % of a gradient within 44 steps at 0.9. What
+others remember is not to be read off their hyperparameters, but can be asked of any of them.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+
+def influence(
+    tx: optax.GradientTransformation,
+    gradients: PyTree,
+    params: PyTree | None = None,
+    method: str = "derivative",
+    *,
+    per_leaf: bool = False,
+    batch_size: int = 32,
+) -> PyTree:
+    r"""How much each gradient of a stream still moves the last update.
+
+    The stream g_1, ..., g_T is handed to `tx` with the parameters held fixed, and u_T is the last
+    update. For each s in 1, ..., T, with Euclidean norms over all parameters together,
+
+        |(d u_T / d g_s) g_s| / |g_s|                       (`method="derivative"`)
+        |u_T - (u_T where g_s is zero)| / |g_s|             (`method="removal"`)
+
+    which is the gain along the gradient itself, in units of the learning rate: `beta^(T - s)` for
+    `optax.sgd(1.0, momentum=beta)`, whatever the stream. Divide by the sum for profiles that can be
+    compared across learning rates and scales. Where the update is linear in the stream the methods
+    agree. Removal is defined for every optimizer, and the one to take where the derivative along
+    the gradient vanishes though the gradient matters: signs, normalized steps, the first of Adam's.
+
+    Args:
+        tx: a transformation. One that needs further arguments (`value_fn`) cannot be asked.
+        gradients: the stream, like the parameters with a leading axis T in every leaf.
+        params: what `tx` is initialized and updated with; None: zeros.
+        method: "derivative" or "removal".
+        per_leaf: whether to take both norms within each leaf.
+        batch_size: how many s are computed side by side; memory is that of as many optimizers'
+            states. The cost is T runs over the stream.
+
+    Returns:
+        Array (T,), float32 at least; with `per_leaf` a pytree of them like the parameters. Zero
+        where g_s is zero. The derivative is not finite where that of `tx` is not, as Adam's is
+        where a coordinate has only been zero: use `eps_root`, or "removal".
+
+    Raises:
+        ValueError: no gradients, other than floating-point leaves or different lengths of them,
+            another `method`, a `batch_size` below 1.
+    """
+    if method not in ("derivative", "removal"):
+        raise ValueError(f'influence: method must be "derivative" or "removal", got {method!r}')
+    if isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"influence: batch_size must be an int of at least 1, got {batch_size!r}")
+    leaves = jax.tree_util.tree_leaves_with_path(gradients)
+    lengths = {}
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"influence: gradients must be floating-point arrays, {name!r} is of "
+                f"{jnp.result_type(leaf)}"
+            )
+        lengths[name] = jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0
+    if len(set(lengths.values())) != 1 or not all(lengths.values()):
+        raise ValueError(
+            "influence: every leaf of gradients must have the same leading axis, one entry per "
+            f"step and at least one, got {lengths or 'no leaves'}"
+        )
+    gradients = jax.tree.map(jnp.asarray, gradients)
+    if params is None:
+        params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), gradients)
+    return _influence(tx, gradients, params, method, per_leaf, batch_size)
+
+
+# Compiled once for each optimizer and shape of the stream, not for each stream.
+@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _influence(
+    tx: Any, gradients: PyTree, params: PyTree, method: str, per_leaf: bool, batch_size: int
+) -> PyTree:
+    steps = len(jax.tree.leaves(gradients)[0])
+    dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(gradients)), jnp.float32)
+
+    def last(amounts: Float[Array, " T"]) -> PyTree:
+        """u_T where every g_t is (1 + amount_t) g_t: all that is varied is one number a step."""
+
+        def step(carry: Any, at: Any) -> Any:
+            state, _ = carry
+            g, amount = at
+            g = jax.tree.map(lambda x: x * (1 + amount).astype(x.dtype), g)
+            updates, state = tx.update(g, state, params)
+            return (state, updates), None
+
+        state = tx.init(params)
+        first = jax.tree.map(lambda g: g[0], gradients)
+        shapes = jax.eval_shape(lambda: tx.update(first, state, params)[0])
+        nothing = jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), shapes)
+        (_, updates), _ = jax.lax.scan(step, (state, nothing), (gradients, amounts))
+        return updates
+
+    def moved(s: Array) -> PyTree:
+        """Squares of each leaf's change."""
+        chosen = (jnp.arange(steps) == s).astype(dtype)
+        still = jnp.zeros(steps, dtype)
+        if method == "derivative":
+            change = jax.jvp(last, (still,), (chosen,))[1]
+        else:
+            change = jax.tree.map(jnp.subtract, last(still), last(-chosen))
+        return jax.tree.map(lambda x: jnp.sum(jnp.square(x.astype(dtype))), change)
+
+    changes = jax.lax.map(moved, jnp.arange(steps), batch_size=min(batch_size, steps))
+    sizes = jax.tree.map(
+        lambda g: jnp.sum(jnp.square(g.astype(dtype)).reshape(steps, -1), axis=1), gradients
+    )
+    if not per_leaf:
+        changes, sizes = (sum(jax.tree.leaves(tree)) for tree in (changes, sizes))
+
+    def ratio(change: Array, size: Array) -> Array:
+        return jnp.where(size > 0, jnp.sqrt(change) / jnp.sqrt(jnp.where(size > 0, size, 1)), 0)
+
+    return jax.tree.map(ratio, changes, sizes)
