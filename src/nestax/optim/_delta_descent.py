@@ -1,0 +1,328 @@
+r"""Delta gradient descent: the proximal step on a layer's output, its decay keyed by its input.
+
+Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (56-57), appendix C,
+
+    W+ = argmin_W  1/2 |W x - u|^2 + 1/(2 eta) |W - W_t|_F^2,    u = -delta = -dL/dy,  y = W_t x
+       = W_t - eta (W_t x + delta) x' / (1 + eta |x|^2).
+
+Equation (57) prints eta / (1 + eta) for eta / (1 + eta |x|^2), which holds for |x| = 1 only. The
+step of the conference version, W (I - x x') - eta delta x', is the explicit one with its decay not
+multiplied by eta; its pull diverges for |x|^2 > 2. The implicit step above shrinks W along x by
+1 / (1 + eta |x|^2), which lies in (0, 1) for every input.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from ._local_gradient import Params, local_linear
+
+Scalar = float | int | Array
+
+
+def delta_gradient_descent(
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """W <- W - learning_rate g, for the gradients of `delta_linear` and `delta_layers`.
+
+    The rule of delta gradient descent lies in those gradients: they are (W_t - W+) / rate, so this
+    lands on the minimiser W+ exactly if `learning_rate` is the layers' `rate`. A smaller one
+    stops on the way to it, a larger one overshoots. Anything else of optax may be chained instead
+    (momentum, Adam, clipping); the step then is no longer the minimiser. Parameters outside such
+    layers have ordinary gradients and take the ordinary step.
+
+    Source: Nested Learning (2025), eq. (57).
+    """
+    return optax.with_extra_args_support(optax.sgd(learning_rate))
+
+
+def delta_gradient(
+    weight: Float[Array, "..."],
+    inputs: Float[Array, "..."],
+    errors: Float[Array, "..."],
+    rate: Scalar,
+    decay: Scalar = 1.0,
+    reduction: str = "mean",
+    explicit: bool = False,
+) -> Float[Array, "..."]:
+    r"""The gradient g with which W - rate g is delta gradient descent's step on a batch, exactly.
+
+    With n rows X = `inputs`, D = `errors` = dL/d(X W') and lambda = `decay` / n (`"mean"`) or
+    `decay` (`"sum"`),
+
+        W+ = argmin_W  <W X', D'> + (lambda / 2) |W X'|_F^2 + 1/(2 rate) |W - W_t|_F^2
+           = W_t - rate g,    g = (lambda W_t X' + D') (I + rate lambda X X')^-1 X
+
+    by Cholesky on the smaller side: n x n, or in x in as (..) X (I + rate lambda X' X)^-1. With
+    `decay=0` or `rate` -> 0, g is D' X or D' X + lambda W_t X' X. The paper's rule is one row,
+    `decay=1`. Everything is differentiable, `rate` and `decay` too.
+
+    Where inputs are so large that I is lost in the rounding of the matrix above (rate lambda
+    |X|_F^2 beyond 800 in float32 if there are more rows than inputs, beyond 2e6 otherwise), the
+    step is the minimiser's for a smaller rate, whose I is not lost.
+
+    The pull to zero shrinks outputs by factors in (0, 1) for every |x| and rate. Descent as a whole
+    rests where lambda W x + delta = 0, not at the loss's own minimum (1/2 |W x - t|^2 is fit to
+    t / 2 with `decay=1`), and is stable for every |x| if the loss's curvature by the outputs is at
+    most lambda; `delta` is frozen during the step.
+
+    Args:
+        weight: W_t, (out, in).
+        inputs: what the layer saw, (..., in); leading axes are rows.
+        errors: gradients of the loss by the layer's outputs, (..., out).
+        rate: eta > 0, the step of the descent that follows; may be traced.
+        decay: lambda >= 0, how much outputs are pulled to zero; may be traced.
+        reduction: `"mean"` if the loss is a mean over these rows, so that `errors` contain 1/n
+            and the decay has to as well; `"sum"` if it is their sum.
+        explicit: the explicit step instead, g = (lambda W_t X' + D') X: no solve, but W grows
+            without bound once rate lambda |X|_2^2 > 2.
+
+    Returns:
+        (out, in), in the weight's dtype; computed in float32 at least.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown reduction, a negative rate or decay.
+
+    Source: Nested Learning (2025), eq. (56-57) and appendix C; the batch form is its proximal
+    objective with n rows.
+    """
+    _check("delta_gradient", weight, inputs, rate, decay, reduction)
+    if errors.shape != (*inputs.shape[:-1], weight.shape[0]):
+        raise ValueError(
+            f"delta_gradient: errors must have the shape of the layer's outputs, "
+            f"{(*inputs.shape[:-1], weight.shape[0])}, got {errors.shape}"
+        )
+    wide = jnp.promote_types(jnp.result_type(weight, inputs, errors), jnp.float32)
+    w = weight.astype(wide)
+    x = inputs.astype(wide).reshape(-1, weight.shape[1])
+    d = errors.astype(wide).reshape(-1, weight.shape[0])
+    rows, features = x.shape
+    if rows == 0:
+        return jnp.zeros_like(weight)
+    each = jnp.asarray(decay, wide) / (rows if reduction == "mean" else 1)
+    shrinkage = jnp.asarray(rate, wide) * each
+    if explicit or features == 0:
+        found = _product(each * _product(w, x.T) + d.T, x)
+    elif rows <= features:
+        pull = each * _product(w, x.T) + d.T
+        # Multiplied by x last, rounding cannot leave the span of the inputs, however ill the solve.
+        found = _product(_divided(pull, shrinkage * _product(x, x.T), 0.25), x)
+    else:
+        gram = _product(x.T, x)
+        pull = each * _product(w, gram) + _product(d.T, x)
+        found = _divided(pull, shrinkage * gram, 1e-4)
+    return found.astype(weight.dtype)
+
+
+def delta_linear(
+    weight: Float[Array, "..."],
+    x: Float[Array, "..."],
+    rate: Scalar,
+    decay: Scalar = 1.0,
+    reduction: str = "mean",
+    explicit: bool = False,
+) -> Float[Array, "..."]:
+    """y = x W' whose gradient by W is `delta_gradient`, and whose gradient by x is the true one.
+
+    Call it on a batch, or on single rows under `jax.vmap` with the weight not batched, to any
+    depth: the rule sees all rows at once either way. Weights batched along with the inputs are
+    copies of the layer, each with its own rows, and so are gradients taken inside the `vmap` (per
+    example, or per task from shared weights). A weight used in several places (a scan over time, a
+    `lax.map` over examples) gets the sum of the rules' answers there, not one joint answer; the
+    same holds for the shards of `jax.shard_map`. Under `jax.jit` with sharded arrays the batch is
+    one.
+
+    The answer is not linear in the loss: a loss multiplied by c or summed in parts, or averaged
+    over microbatches, does not multiply or add up the answers. Forward mode is the true derivative.
+    The first reverse derivative of the layer is the rule; derivatives of that one, in either mode,
+    are exact: through inner steps, to `rate` and `decay` too. An outer loss that uses this layer
+    outside the inner gradient takes the rule as *its* gradient; use a plain x W' there for the true
+    one.
+
+    Args:
+        weight: W, (out, in). A bias added outside keeps its ordinary gradient.
+        x: inputs, (..., in); leading axes are rows.
+        rate: eta, the learning rate of the descent that follows; may be traced (a schedule's
+            value). Its own first derivative is zero.
+        decay: lambda, 1 in the paper; 0 is the ordinary gradient.
+        reduction: `"mean"` if the loss is a mean over all rows that the layer sees, else `"sum"`.
+        explicit: the explicit step, see `delta_gradient`.
+
+    Returns:
+        (..., out), in the dtype of x W'.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown reduction, a negative rate or decay.
+
+    Source: Nested Learning (2025), eq. (56-57).
+    """
+    _check("delta_linear", weight, x, rate, decay, reduction)
+    rows = x.reshape(-1, x.shape[-1])
+    y = delta_layer(weight, rows, rate, decay, DeltaRule(reduction, explicit))
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def delta_layers(
+    model: PyTree,
+    rate: Scalar,
+    decay: Scalar = 1.0,
+    where: Any = None,
+    reduction: str = "mean",
+    explicit: bool = False,
+) -> PyTree:
+    """An equinox model whose linear and convolutional layers have delta gradients.
+
+    `equinox.nn.Linear` and `Conv` (any number of dimensions, all paddings, strides and dilations;
+    groups=1) become subclasses of themselves with the same weights at the same paths that compute
+    the same outputs. Their biases, and every other layer, keep the ordinary gradient; of these
+    layers with matrices of their own, `ConvTranspose` and the recurrent cells stay as they are.
+
+    The rows of a convolution are its patches, at every position of every example, so `"mean"`
+    divides the decay by examples x positions; patches exist in the backward pass only.
+
+    A schedule's rate, or any array, belongs into the loss, where the model stays as it was:
+
+        loss = lambda model, rate, batch: mse(delta_layers(model, rate), batch)
+
+    With Python numbers the model may also be transformed once, for good: they become static, and
+    the model has no new leaves. An array given then is one, which an optimizer might take for a
+    parameter.
+
+    Args:
+        model: a pytree with equinox layers in it.
+        rate: the learning rate of the descent that follows.
+        decay: lambda, 1 in the paper.
+        where: `model -> layer`, or a sequence of layers, as in `equinox.tree_at`; None: all.
+        reduction, explicit: as in `delta_linear`.
+
+    Returns:
+        The model, sharing its arrays.
+
+    Raises:
+        ImportError: equinox is not installed.
+        ValueError: a convolution in groups; a subclass with a forward pass of its own; `where`
+            names something else than a linear or convolutional layer; arguments as in
+            `delta_linear`.
+
+    Source: Nested Learning (2025), eq. (56-57), per layer.
+    """
+    check_numbers("delta_layers", rate, decay, reduction)
+    try:
+        from ._delta_layers import converted
+    except ImportError as error:
+        raise ImportError(
+            "delta_layers: equinox, whose models it transforms, is not installed; "
+            "`pip install equinox`, or call delta_linear in your own layers"
+        ) from error
+    return converted(model, rate, decay, where, reduction, explicit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """The geometry of y = W * x: x (examples, in, ...), W (out, in, ...)."""
+
+    strides: tuple[int, ...]
+    padding: str | tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+    def apply(self, weight: Array, x: Array) -> Array:
+        """The convolution."""
+        return jax.lax.conv_general_dilated(
+            x, weight, self.strides, self.padding, rhs_dilation=self.dilation
+        )
+
+    def patches(self, weight: Array, x: Array) -> Float[Array, "rows in"]:
+        """What every output position saw, in the order of the weight's own axes."""
+        found = jax.lax.conv_general_dilated_patches(
+            x,
+            weight.shape[2:],
+            self.strides,
+            self.padding,
+            rhs_dilation=self.dilation,
+            precision=jax.lax.Precision.HIGHEST,  # copies, not products
+        )
+        return _channels_last(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaRule:
+    """Parameters: weight, rate, decay."""
+
+    reduction: str
+    explicit: bool = False
+    convolution: Convolution | None = None
+
+    @property
+    def trainable(self) -> int:
+        """The weight."""
+        return 1
+
+    def apply(self, params: Params, x: Array) -> Array:
+        """x W', or the convolution."""
+        if self.convolution is not None:
+            return self.convolution.apply(params[0], x)
+        return x @ params[0].T
+
+    def gradients(self, params: Params, x: Array, errors: Array) -> list[Array]:
+        """The delta gradient."""
+        weight, rate, decay = params
+        matrix = weight.reshape(weight.shape[0], -1)
+        if self.convolution is not None:
+            x, errors = self.convolution.patches(weight, x), _channels_last(errors)
+        found = delta_gradient(matrix, x, errors, rate, decay, self.reduction, self.explicit)
+        return [found.reshape(weight.shape)]
+
+
+def delta_layer(weight: Array, x: Array, rate: Scalar, decay: Scalar, rule: DeltaRule) -> Array:
+    """The layer on inputs with a leading axis of examples."""
+    wide = jnp.promote_types(weight.dtype, jnp.float32)
+    params = [weight, jnp.asarray(rate, wide), jnp.asarray(decay, wide)]
+    return local_linear(rule, params, x)
+
+
+def _channels_last(a: Array) -> Array:
+    return jnp.moveaxis(a, 1, -1).reshape(-1, a.shape[1])
+
+
+def _product(a: Array, b: Array) -> Array:
+    # A Gram matrix in a GPU's or TPU's fast precision need not be positive.
+    return jnp.matmul(a, b, precision="highest")
+
+
+def _divided(
+    a: Float[Array, "rows k"], gram: Float[Array, "k k"], tolerance: float
+) -> Float[Array, "rows k"]:
+    """a (I + gram)^-1; gram is symmetric and positive up to rounding.
+
+    Where gram is so large that rounding in it exceeds `tolerance`, in units of I, I is enlarged
+    until it does not: the minimiser for a smaller rate, approached by a shorter step.
+    """
+    k = gram.shape[0]
+    if k == 1:
+        return a / (1 + gram)
+    rounding = jnp.finfo(gram.dtype).eps * jnp.trace(gram)
+    unit = jnp.maximum(rounding / tolerance, 1)
+    factor = jax.scipy.linalg.cho_factor(gram + unit * jnp.eye(k, dtype=gram.dtype))
+    return jax.scipy.linalg.cho_solve(factor, a.T).T
+
+
+def _check(name: str, weight: Array, x: Array, rate: Scalar, decay: Scalar, reduction: str) -> None:
+    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{name}: a weight (out, in) and inputs (..., in) are expected, got {weight.shape} "
+            f"and {x.shape}; a kernel (in, out) is passed transposed"
+        )
+    check_numbers(name, rate, decay, reduction)
+
+
+def check_numbers(name: str, rate: Scalar, decay: Scalar, reduction: str) -> None:
+    """Ranges of Python numbers; traced ones have no value to look at."""
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f'{name}: reduction must be "mean" or "sum", got {reduction!r}')
+    for what, value in (("rate", rate), ("decay", decay)):
+        if isinstance(value, (int, float)) and not value >= 0:
+            raise ValueError(f"{name}: {what} must not be negative, got {value}")

@@ -1,0 +1,188 @@
+r"""Generalized gradient descent: a linearised loss, and retention of several past weights.
+
+Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (59-60),
+
+    W+ = argmin_W  L(W; x, u) + Ret(W, {W_i}_{i = t-c+1 .. t}),    u = f_{W_t}(x),
+
+which names no loss and no retention. As printed it is not well defined: a loss that is not convex
+has several minimisers or none, and most pairs have no closed form. Here the loss is linearised,
+as in gradient descent, and retention is a weighted sum of Bregman divergences: then the minimiser
+exists, is unique and closed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+Map = Callable[[Any], Any]
+
+
+class GeneralizedState(NamedTuple):
+    """The schedule's clock, and the iterates before the present one, newest first."""
+
+    count: Any
+    past: tuple[PyTree, ...]
+
+
+def generalized_gradient_descent(
+    learning_rate: optax.ScalarOrSchedule,
+    retention: Sequence[float | int] = (1.0,),
+    mirror: str | tuple[Map, Map] | None = None,
+    scale: float = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The weights nearest to the last c ones, in a geometry of choice, that descend the gradient.
+
+        W+ = argmin_W  <W, g_t> + (1/eta) sum_{i<c} gamma_i D_psi(W, W_{t-i})
+
+        grad psi(W+) = [sum_i gamma_i grad psi(W_{t-i}) - eta g_t] / sum_i gamma_i
+
+    with the Bregman divergence D_psi(A, B) = psi(A) - psi(B) - <grad psi(B), A - B>. Before the
+    first step all past weights are the initial ones.
+
+    The objective is strictly convex whenever sum_i gamma_i > 0, whatever the single signs, and
+    negative ones are of use: without a mirror, (1, -b / (1 + b)) is *exactly* heavy-ball momentum
+    b at the rate (1 + b) eta, so momentum is retention that is repelled by the weights before the
+    last. Positive ones damp: (1, b / (1 - b)) is heavy-ball with -b, at the rate (1 - b) eta.
+    (1,) is gradient descent.
+
+    Mirrors, coordinatewise:
+
+    * None: psi = W^2 / 2, Euclidean distance.
+    * `"entropy"`: psi = W log W - W, the generalised Kullback-Leibler divergence, for positive
+      parameters: exponentiated gradient, W+ = W exp(-eta g) for (1,). A weight that reaches zero
+      counts as the smallest positive number.
+    * `"hypentropy"`: grad psi = arcsinh(W / scale), for either sign: multiplicative where
+      |W| >> scale, additive (at the rate eta scale) where |W| << scale.
+    * `(dual, primal)`: grad psi and its inverse, of one tensor each.
+
+    Not offered of (59): a loss that is not linearised, self-generated values u included (for one
+    layer's squared error that is `delta_gradient_descent`), and retention that is no Bregman
+    divergence, as both have no minimiser in closed form. Equation (60), the same for a momentum
+    term, is this on that term's objective.
+
+    Args:
+        learning_rate: eta, a float or a schedule. It acts inside the mirror, so scaling the
+            returned update afterwards is another algorithm.
+        retention: gamma_0 (the present weights), gamma_1 (the ones before), ...; a positive sum.
+        mirror: the geometry, see above.
+        scale: of `"hypentropy"`, positive.
+
+    Returns:
+        A transformation that needs the parameters: `update(gradients, state, params)`. State:
+        `GeneralizedState`, the c - 1 weights before the present ones, float32 at least.
+
+    Raises:
+        ValueError: retention is empty or does not sum to a positive number; an unknown mirror;
+            a scale that is not positive; at init, parameters that are not positive under
+            `"entropy"` (if their values are known); at update, no params.
+
+    Source: Nested Learning (2025), eq. (59-60). Exponentiated gradient: Kivinen and Warmuth (1997);
+    hypentropy: Ghai, Hazan and Singer (2020).
+    """
+    _check(retention, mirror, scale)
+    weights = [gamma / sum(retention) for gamma in retention]
+    dual, stepped = _geometry(mirror, scale)
+
+    def init(params: PyTree) -> GeneralizedState:
+        if mirror == "entropy":
+            _refuse_nonpositive(params)
+        # One copy per slot: buffers may be donated.
+        past = tuple(jax.tree.map(lambda p: jnp.copy(_wide(p)), params) for _ in weights[1:])
+        return GeneralizedState(jnp.zeros((), jnp.int32), past)
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, GeneralizedState]:
+        del extra
+        if params is None:
+            raise ValueError(
+                "generalized_gradient_descent: the weights are part of the objective; call "
+                "update(gradients, state, params)"
+            )
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+
+        def move(g: Array, w: Array, *past: Array) -> Array:
+            wide = _wide(w)
+            shift = -(jnp.asarray(rate, wide.dtype) / sum(retention)) * g.astype(wide.dtype)
+            for gamma, old in zip(weights[1:], past, strict=True):
+                shift = shift + gamma * (dual(old) - dual(wide))
+            return stepped(wide, shift).astype(g.dtype)
+
+        moved = jax.tree.map(move, updates, params, *state.past)
+        past = state.past
+        if past:
+            past = (jax.tree.map(_wide, params), *past[:-1])
+        return moved, GeneralizedState(optax.safe_increment(state.count), past)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _geometry(mirror: Any, scale: Any) -> tuple[Map, Callable[[Any, Any], Array]]:
+    """grad psi, and (W, s) -> (grad psi)^-1(grad psi(W) + s) - W without cancellation."""
+    if mirror is None:
+        return lambda w: w, lambda w, s: s
+    if mirror == "entropy":
+
+        def multiplied(w: Array, s: Array) -> Array:
+            return _floored(w) * jnp.expm1(s) + (_floored(w) - w)
+
+        return lambda w: jnp.log(_floored(w)), multiplied
+    if mirror == "hypentropy":
+
+        def stepped(w: Array, s: Array) -> Array:
+            b = jnp.asarray(scale, w.dtype)
+            return 2 * w * jnp.square(jnp.sinh(s / 2)) + jnp.hypot(w, b) * jnp.sinh(s)
+
+        return lambda w: jnp.arcsinh(w / scale), stepped
+    forward, backward = mirror
+    return forward, lambda w, s: backward(forward(w) + s) - w
+
+
+def _floored(w: Array) -> Array:
+    # A zero would stay one for ever, and its logarithm spoil what is averaged with it; what is
+    # truly negative is left to become nan.
+    tiny = jnp.finfo(w.dtype).tiny
+    return jnp.where(jnp.abs(w) < tiny, tiny, w)
+
+
+def _wide(a: Any) -> Array:
+    a = jnp.asarray(a)
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+
+
+def _refuse_nonpositive(params: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, Tracer) or bool(jnp.all(jnp.asarray(leaf) > 0)):
+            continue
+        raise ValueError(
+            'generalized_gradient_descent: mirror="entropy" is for positive parameters, and '
+            f"params{jax.tree_util.keystr(path)} has others; use "
+            '"hypentropy", or optax.masked'
+        )
+
+
+def _check(retention: Sequence[float | int], mirror: Any, scale: float) -> None:
+    name = "generalized_gradient_descent"
+    if len(retention) == 0 or not all(isinstance(gamma, (int, float)) for gamma in retention):
+        raise ValueError(
+            f"{name}: retention must hold one number per remembered iterate, the present one "
+            f"first, got {retention!r}"
+        )
+    if not 0 < sum(retention) < float("inf"):
+        raise ValueError(
+            f"{name}: the weights of retention must sum to a positive number, or the objective "
+            f"has no minimiser; got {tuple(retention)}"
+        )
+    pair = isinstance(mirror, tuple) and len(mirror) == 2 and all(map(callable, mirror))
+    if not (mirror is None or mirror in ("entropy", "hypentropy") or pair):
+        raise ValueError(
+            f'{name}: mirror must be None, "entropy", "hypentropy" or a pair of functions (grad '
+            f"psi and its inverse), got {mirror!r}"
+        )
+    if isinstance(scale, (int, float)) and not scale > 0:
+        raise ValueError(f"{name}: scale must be positive, got {scale}")
