@@ -1,7 +1,7 @@
-"""Runs the Python snippets of a Markdown file, each in a process of its own; what a comment says is
+"""Runs the Python snippets of Markdown files, each in a process of its own; what a comment says is
 printed must be printed.
 
-    python tests/readme.py README.md
+    python tests/readme.py README.md docs/optimizers.md
 
 A line `print(...)  # 1.25` must print 1.25; only comments on print lines are compared.
 """
@@ -33,4 +33,4 @@ def main(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(bool(main(Path(sys.argv[1]))))
+    sys.exit(sum(main(Path(name)) for name in sys.argv[1:]) > 0)
