@@ -8,6 +8,7 @@ import pytest
 from references.deep_momentum import naive_deep_momentum
 
 from nestax import optim
+from nestax.optim._matrices import newton_schulz
 
 SHAPES = {"weight": (5, 7), "bias": (3,), "scalar": ()}
 
@@ -33,9 +34,18 @@ def trajectory(tx, stream):
 @pytest.mark.parametrize("memory_input", ["gradient", "average"])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("normalize", ["memory", "update", "none"])
-def test_first_step_is_plain_or_normalized_descent(x64, objective, memory_input, shared, normalize):
+@pytest.mark.parametrize("memory", ["coordinates", "rows"])
+def test_first_step_is_plain_or_normalized_descent(
+    x64, objective, memory_input, shared, normalize, memory
+):
     tx = optim.deep_momentum(
-        0.3, objective=objective, memory_input=memory_input, shared=shared, normalize=normalize
+        0.3,
+        objective=objective,
+        memory=memory,
+        memory_input=memory_input,
+        shared=shared and memory == "coordinates",
+        normalize=normalize,
+        features=None if shared else jnp.cos,
     )
     stream = gradients(1)
     (update,), _ = trajectory(tx, stream)
@@ -78,37 +88,179 @@ def test_linear_memory_keyed_by_the_gradient_is_quadratic_in_it_not_heavy_ball(x
     np.testing.assert_allclose(twice[1]["w"], 8 * once[1]["w"], rtol=1e-10)
 
 
+def compare_with_the_naive_loop(shapes, layout="out_in", blank=None, **options):
+    """Along a stream in which, for a while, one tensor's second row has no gradient."""
+    options = dict(retention=0.9, inner_learning_rate=0.2, average_decay=0.8) | options
+    tx = optim.deep_momentum(0.1, readout=0.4, layout=layout, **options)
+    stream, names = gradients(6, shapes=shapes), sorted(shapes)
+    for g in stream[2:4]:
+        if blank is not None:
+            g[blank] = g[blank].at[1].set(0.0)
+    updates, _ = trajectory(tx, stream)
+    initial = tx.init(stream[0])[0].initial
+    memories = [initial if options.get("shared") else initial[name] for name in names]
+
+    def turned(a):
+        return np.moveaxis(a, -1, 0) if layout == "in_out" and a.ndim > 1 else np.asarray(a)
+
+    rows = options.pop("memory", "coordinates") == "rows"
+    expected = naive_deep_momentum(
+        [[turned(g[name]) for name in names] for g in stream],
+        [[np.asarray(layer) for layer in memory] for memory in memories],
+        learning_rate=0.1,
+        rows=rows,
+        **{key: value for key, value in options.items() if key != "hidden"},
+    )
+    for update, reference in zip(updates, expected, strict=True):
+        for name, value in zip(names, reference, strict=True):
+            np.testing.assert_allclose(turned(update[name]), value, rtol=1e-9, atol=1e-13)
+
+
 @pytest.mark.parametrize("objective", ["dot", "l2"])
 @pytest.mark.parametrize("memory_input", ["gradient", "average"])
 @pytest.mark.parametrize("hidden", [(), (3,), (4, 2)])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("normalize", ["memory", "update", "none"])
 def test_equals_the_naive_loop(x64, objective, memory_input, hidden, shared, normalize):
-    options = dict(
+    compare_with_the_naive_loop(
+        SHAPES,
         objective=objective,
         memory_input=memory_input,
         hidden=hidden,
         shared=shared,
-        retention=0.9,
-        inner_learning_rate=0.2,
-        average_decay=0.8,
         normalize=normalize,
-        readout=0.4,
     )
-    tx = optim.deep_momentum(0.1, **options)
-    stream = gradients(6)
-    updates, _ = trajectory(tx, stream)
-    initial = tx.init(stream[0])[0].initial
-    memories = [initial] * 3 if shared else [initial[name] for name in sorted(SHAPES)]
-    expected = naive_deep_momentum(
-        [[np.asarray(g[name]) for name in sorted(SHAPES)] for g in stream],
-        [[np.asarray(layer) for layer in memory] for memory in memories],
-        learning_rate=0.1,
-        **{k: v for k, v in options.items() if k not in ("hidden", "readout")},
+
+
+ROWS = {"weight": (5, 7), "kernel": (3, 2, 2, 3), "row": (1, 4), "bias": (3,), "scalar": ()}
+
+
+@pytest.mark.parametrize("objective", ["dot", "l2"])
+@pytest.mark.parametrize("memory_input", ["gradient", "average"])
+@pytest.mark.parametrize("hidden", [(), (3,), (4, 2)])
+@pytest.mark.parametrize("layout", ["out_in", "in_out"])
+def test_rows_equal_the_naive_loop(x64, objective, memory_input, hidden, layout):
+    compare_with_the_naive_loop(
+        ROWS,
+        layout=layout,
+        memory="rows",
+        objective=objective,
+        memory_input=memory_input,
+        hidden=hidden,
     )
-    for update, reference in zip(updates, expected, strict=True):
-        for name, value in zip(sorted(SHAPES), reference, strict=True):
-            np.testing.assert_allclose(update[name], value, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("memory", ["coordinates", "rows"])
+@pytest.mark.parametrize("memory_input", ["gradient", "average"])
+def test_features_and_output_equal_the_naive_loop(x64, memory, memory_input):
+    """phi changes the length of a key and is not zero at zero; sigma sees the matrix."""
+    compare_with_the_naive_loop(
+        ROWS,
+        memory=memory,
+        memory_input=memory_input,
+        hidden=(3,),
+        features=lambda key: jnp.concatenate([jnp.cos(key), key**2, key[:1]]),
+        output=lambda said: 3 * jnp.cumsum(said, axis=0),
+        blank="weight",
+    )
+
+
+def rows_of(stream, name="w"):
+    return [np.asarray(g[name]) for g in stream]
+
+
+@pytest.mark.parametrize("out", [1, 4])
+def test_a_linear_memory_of_rows_is_the_delta_rule(x64, out):
+    """m <- m (alpha I - eta k k') - eta P k', with the last gradient as key and this one as value;
+    several rows are written at once, and eta is per coordinate."""
+    alpha, eta, width = 0.9, 0.3, 5
+    tx = optim.deep_momentum(
+        0.1,
+        memory="rows",
+        objective="l2",
+        memory_input="gradient",
+        hidden=(),
+        skip=False,
+        normalize="none",
+        retention=alpha,
+        inner_learning_rate=eta,
+    )
+    stream = gradients(6, shapes={"w": (out, width)})
+    updates, state = trajectory(tx, stream)
+    m, key = np.zeros((width, width)), np.zeros((out, width))
+    for g, update in zip(rows_of(stream), updates, strict=True):
+        share = eta / g.size
+        m = m @ (alpha * np.eye(width) - share * key.T @ key) - share * g.T @ key
+        key = g
+        np.testing.assert_allclose(update["w"], 0.1 * key @ m.T, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(state[0].memory["w"][0], m, rtol=1e-10)
+
+
+def test_rows_of_length_one_are_coordinates(x64):
+    shapes = {"column": (6, 1), "bias": (3,), "scalar": ()}
+    stream = gradients(5, shapes=shapes)
+    one, other = (
+        trajectory(optim.deep_momentum(0.1, memory=memory, inner_learning_rate=0.1), stream)[0]
+        for memory in ("coordinates", "rows")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), one, other)
+
+
+def test_rows_learn_alike_at_every_width(x64):
+    """A row with all its coordinates repeated learns what the row does, and says it as often."""
+    stream = gradients(8, shapes={"w": (4, 3)})
+    wide = [{"w": jnp.tile(g["w"], (1, 5))} for g in stream]
+    options = dict(memory="rows", hidden=(), memory_input="gradient", inner_learning_rate=0.1)
+    narrow, _ = trajectory(optim.deep_momentum(1.0, **options), stream)
+    repeated, _ = trajectory(optim.deep_momentum(1.0, **options), wide)
+    for a, b in zip(narrow, repeated, strict=True):
+        np.testing.assert_allclose(np.tile(a["w"], (1, 5)), b["w"], rtol=1e-10)
+
+
+def test_rows_mix_coordinates_and_coordinates_do_not():
+    """Shuffled along one column, coordinates are the same keys, but belong to other rows."""
+    stream, other = gradients(4, shapes={"w": (3, 6)}), gradients(4, shapes={"w": (3, 6)})
+    for g in other:
+        g["w"] = g["w"].at[:, 0].set(jnp.roll(g["w"][:, 0], 1))
+    for memory in ("coordinates", "rows"):
+        tx = optim.deep_momentum(0.1, memory=memory, hidden=(), inner_learning_rate=0.5)
+        a, b = (trajectory(tx, s)[0][-1]["w"][:, 1:] for s in (stream, other))
+        assert np.allclose(a, b, rtol=1e-4) is (memory == "coordinates")
+
+
+def test_orthogonalised_heavy_ball_is_muon(x64):
+    """Eq. (52) with the linear memory of a constant key: sigma(m)."""
+    tx = optim.deep_momentum(
+        1.0,
+        memory_input="constant",
+        hidden=(),
+        skip=False,
+        normalize="none",
+        inner_learning_rate=1.0,
+        retention=0.95,
+        output=newton_schulz,
+    )
+    muon = optax.contrib.scale_by_muon(beta=0.95, nesterov=False, eps=0.0)
+    stream = [g["w"] for g in gradients(5, shapes={"w": (4, 6)})]
+    (ours, _), (theirs, _) = trajectory(tx, stream), trajectory(muon, stream)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, -b, rtol=1e-9)
+
+
+@pytest.mark.parametrize("layout", ["out_in", "in_out"])
+def test_orthogonal_output_has_equal_singular_values_and_the_gradients_rms(x64, layout):
+    """Up to what five quintic steps leave: singular values between 0.68 and 1.2 of the same."""
+    tx = optim.deep_momentum(1.0, output="orthogonal", layout=layout)
+    stream = gradients(1, shapes={"w": (5, 3, 4), "b": (6,)})
+    (update,), _ = trajectory(tx, stream)
+    g = stream[0]
+    matrix = np.asarray(update["w"]).reshape((5, 12) if layout == "out_in" else (15, 4))
+    values = np.linalg.svd(matrix, compute_uv=False)
+    assert values.max() / values.min() < 1.8
+    for name in g:
+        size = np.sqrt(np.mean(update[name] ** 2) / np.mean(g[name] ** 2))
+        assert 0.68 < size < 1.2
+        assert np.sum(update[name] * g[name]) < 0
 
 
 def test_the_memory_is_trained_on_what_it_can_learn(x64):
@@ -225,8 +377,22 @@ def test_a_zero_gradient_is_answered_by_zero():
         ({"retention": 1.1}, "retention must be in"),
         ({"inner_learning_rate": -1.0}, "inner_learning_rate must be in"),
         ({"average_decay": 2.0}, "average_decay must be in"),
+        ({"memory": "columns"}, "memory must be one of"),
+        ({"memory": "rows", "shared": True}, "rows of different tensors differ in length"),
+        (
+            {"memory": "rows", "memory_input": "constant", "hidden": (), "skip": False},
+            "reads no rows and no features",
+        ),
+        ({"output": "sigma"}, 'output must be "orthogonal", a function or None'),
+        ({"layout": "rows"}, "layout must be"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         optim.deep_momentum(0.1, **options)
+
+
+def test_features_of_another_shape_are_refused():
+    tx = optim.deep_momentum(0.1, features=lambda key: jnp.outer(key, key))
+    with pytest.raises(ValueError, match="features must map a key of shape \\(2,\\) to one axis"):
+        tx.init(jnp.zeros(3))

@@ -1,4 +1,4 @@
-"""Deep momentum written out in numpy, gradients of the memory by hand, one coordinate at a time."""
+"""Deep momentum written out in numpy, gradients of the memory by hand, one key at a time."""
 
 import numpy as np
 
@@ -8,13 +8,16 @@ def naive_deep_momentum(
     memories,
     *,
     learning_rate,
-    objective,
-    memory_input,
     retention,
     inner_learning_rate,
     average_decay,
-    normalize,
-    shared,
+    objective="dot",
+    memory_input="average",
+    normalize="memory",
+    shared=False,
+    rows=False,
+    features=None,
+    output=None,
 ):
     """Updates of a list of tensors along a stream of lists of gradients."""
     initial = [[layer.copy() for layer in memory] for memory in memories]
@@ -26,14 +29,16 @@ def naive_deep_momentum(
         rms = [np.sqrt(np.mean(g**2)) for g in gradients]
         values = gradients
         if normalize != "none":
-            values = [g / (r + 1e-12) for g, r in zip(gradients, rms, strict=True)]
+            values = [g / (r or 1) for g, r in zip(gradients, rms, strict=True)]
         slopes, sizes = [], []
         for memory, u, c, value in zip(memories, last, average, values, strict=True):
             slope = [np.zeros_like(layer) for layer in memory]
-            for z, target in zip(keys(u, c, memory_input), value.ravel(), strict=True):
-                y, activations = forward(memory, z)
-                y -= z[0]
-                delta = np.array([target if objective == "dot" else y + target])
+            asked = zip(pieces(u, rows), keys(u, c, memory_input, rows, features), strict=True)
+            for (own, key), target in zip(asked, pieces(value, rows), strict=True):
+                root = np.sqrt(len(own))
+                y, activations = forward(memory, key)
+                y = root * y - own
+                delta = root * (target if objective == "dot" else y + target)
                 for index in reversed(range(len(memory))):
                     slope[index] += np.outer(delta, activations[index])
                     delta = memory[index].T @ delta * (1 - activations[index] ** 2)
@@ -58,18 +63,37 @@ def naive_deep_momentum(
         last = values
         step = []
         for memory, u, c, r in zip(memories, last, average, rms, strict=True):
-            said = [forward(memory, z)[0] - z[0] for z in keys(u, c, memory_input)]
+            said = np.array(
+                [
+                    np.sqrt(len(own)) * forward(memory, key)[0] - own
+                    for own, key in zip(
+                        pieces(u, rows), keys(u, c, memory_input, rows, features), strict=True
+                    )
+                ]
+            )
+            if output is not None:
+                said = output(said.reshape(len(pieces(u, True)), -1))
             scale = r if normalize == "memory" else 1
             step.append(learning_rate * scale * np.reshape(said, u.shape))
         out.append(step)
     return out
 
 
-def keys(u, c, memory_input):
-    columns = [u.ravel()]
-    if memory_input == "average":
-        columns.append(c.ravel() / (np.sqrt(np.mean(c**2)) + 1e-12))
-    return np.stack(columns, 1)
+def pieces(tensor, rows):
+    """What is a key each: the rows of the matrix, or the coordinates; of vectors both are one."""
+    if rows and tensor.ndim > 1:
+        return tensor.reshape(len(tensor), -1)
+    return tensor.reshape(-1, 1)
+
+
+def keys(u, c, memory_input, rows=False, features=None):
+    made = []
+    slow = c / (np.sqrt(np.mean(c**2)) or 1)
+    for own, past in zip(pieces(u, rows), pieces(slow, rows), strict=True):
+        key = np.concatenate([own, past]) if memory_input == "average" else own
+        key = key / np.sqrt(len(own))
+        made.append(key if features is None else features(key) * np.any(key))
+    return made
 
 
 def forward(memory, z):
@@ -77,4 +101,4 @@ def forward(memory, z):
     activations = [z]
     for layer in memory[:-1]:
         activations.append(np.tanh(layer @ activations[-1]))
-    return float((memory[-1] @ activations[-1])[0]), activations
+    return memory[-1] @ activations[-1], activations

@@ -20,6 +20,10 @@ OPTIMIZERS = {
     "deep_momentum, shared": lambda r: optim.deep_momentum(r, shared=True),
     "deep_momentum, update": lambda r: optim.deep_momentum(r, normalize="update"),
     "deep_momentum, two layers": lambda r: optim.deep_momentum(r, hidden=(6, 4)),
+    "deep_momentum, rows": lambda r: optim.deep_momentum(r, memory="rows"),
+    "deep_momentum, features": lambda r: optim.deep_momentum(
+        r, features=lambda key: jnp.concatenate([key, jnp.sin(key)]), output="orthogonal"
+    ),
     "deep_momentum, constant": lambda r: optim.deep_momentum(
         r, memory_input="constant", hidden=(), skip=False, inner_learning_rate=0.1
     ),

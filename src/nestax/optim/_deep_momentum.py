@@ -6,9 +6,18 @@ Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), equat
     m_{t+1} = alpha m_t - eta grad_m L2(m_t; u_t),
 
 with `m` now the weights of an MLP. The paper leaves the inner objective `L2` open ("needs to be
-designed carefully"). Three readings of it fail: `<m(u), 1>` has no target; `|m(u_t) + u_t|^2` has
-the optimum `m(u) = -u`, which remembers nothing; and decaying *all* weights of an MLP to zero kills
-its hidden units for good. This file therefore fixes the three open points as follows.
+designed carefully"), and what one key is. The readings offered here, by what has to be passed:
+
+* `objective="dot"`: an MLP R -> R for every coordinate, aligned with descent (reading R2);
+* `objective="l2"`: the same, predicting the next gradient (R3);
+* `memory="rows"`: a matrix memory, an MLP R^b -> R^b on the rows of (out, b) (R4), whose linear
+  form with the squared error is the delta rule `m <- m (alpha I - eta k k') - eta P k'`.
+
+A memory keyed by the inputs of a layer rather than by gradients (R5) is `delta_gradient_descent`.
+
+Three simpler objectives fail: `<m(u), 1>` has no target; `|m(u_t) + u_t|^2` has the optimum
+`m(u) = -u`, which remembers nothing; and decaying *all* weights of an MLP to zero kills its hidden
+units for good. This file therefore fixes the three open points as follows.
 
 * **Keys are of the past, values of the present.** What the memory said for the last gradient is
   compared with the gradient that came: the pair written at step t is (key of step t-1, u_t). With
@@ -19,7 +28,8 @@ its hidden units for good. This file therefore fixes the three open points as fo
 * **Retention is toward the initial memory**, `m0 + alpha (m - m0)`, which is the printed `alpha m`
   wherever the initial memory is zero (the read-out; a linear memory).
 * **The memory is odd** (no biases, tanh), so no direction is preferred, a zero gradient is answered
-  by zero, and the first write, whose key is zero, changes nothing.
+  by zero, and the first write, whose key is zero, changes nothing. A feature map (eq. 51) is never
+  asked about a key of zeros.
 
 What the memory sees is normalized, so that it learns alike at every scale of the loss; what it
 says is by default scaled back by the gradient's root mean square, so that steps vanish where the
@@ -28,19 +38,17 @@ but never settle: without a decaying learning rate weights grow until units satu
 """
 
 import operator
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ._deep_memory import Features, Memory, Reading, Scalar, check, orthogonal
 from ._descent import over_rms, root_mean_square
-
-Scalar = float | int | Array
-Memory = tuple[Float[Array, "..."], ...]
+from ._matrices import Layout, as_matrix, check_layout, from_matrix
 
 
 class DeepMomentumState(NamedTuple):
@@ -52,35 +60,11 @@ class DeepMomentumState(NamedTuple):
     average: PyTree  # its exponential moving average; None unless the keys contain it
 
 
-def _initial_memory(
-    key: Array, features: int, hidden: Sequence[int], readout: float, dtype: Any
-) -> Memory:
-    """Layers (out, in): hidden ones LeCun normal, the read-out normal with std `readout`."""
-    sizes = (features, *hidden, 1)
-    layers = []
-    for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-        last = index == len(sizes) - 2
-        if last and readout == 0.0:
-            layers.append(jnp.zeros((fan_out, fan_in), dtype))
-            continue
-        scale = readout if last else fan_in**-0.5
-        layer_key = jax.random.fold_in(key, index)
-        layers.append(scale * jax.random.normal(layer_key, (fan_out, fan_in), dtype))
-    return tuple(layers)
-
-
-def _read(memory: Memory, key: Float[Array, "features n"]) -> Float[Array, " n"]:
-    """The MLP applied to every coordinate; coordinates stay the contiguous axis throughout."""
-    *layers, readout = memory
-    for layer in layers:
-        key = jnp.tanh(layer @ key)
-    return (readout @ key)[0]
-
-
 def deep_momentum(
     learning_rate: optax.ScalarOrSchedule,
     *,
     objective: str = "dot",
+    memory: str = "coordinates",
     memory_input: str = "average",
     retention: Scalar = 0.99,
     inner_learning_rate: Scalar = 0.0025,
@@ -90,11 +74,15 @@ def deep_momentum(
     normalize: str = "memory",
     skip: bool = True,
     readout: float = 0.0,
+    features: Features | None = None,
+    output: Callable[[Array], Array] | str | None = None,
+    layout: Layout = "out_in",
     key: Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum as an MLP per tensor that is trained, one step per update, on the gradient stream.
 
-    For a tensor with gradient `g_t`, all coordinates j treated alike:
+    For a tensor with gradient `g_t` and coordinates j, all of which, or all of whose rows, are
+    treated alike:
 
         u_t   = g_t / rms(g_t)
         L2_t  = mean_j y_j u_tj                                 (`objective="dot"`)
@@ -104,7 +92,9 @@ def deep_momentum(
         c_t   = beta c_{t-1} + (1 - beta) u_t
         W_t+1 = W_t + learning_rate rms(g_t) m_t+1(key_t)       (the read)
 
-    where `m(key) = -u + MLP(key)` with `skip`. At its defaults the read-out starts at zero, so the
+    where `m(key) = -u + MLP(key)` with `skip`, and with `memory="rows"` the MLP maps rows in units
+    of the root of their length, `sqrt(b) MLP(key / sqrt(b))`, which makes learning alike at every
+    width. At its defaults the read-out starts at zero, so the
     first step is exactly gradient descent, and with `"dot"` the write is bounded: no read-out
     weight leaves `[-eta / (1 - alpha), eta / (1 - alpha)]`. By default that lets eight hidden units
     at most triple the root mean square of a step. `"l2"` learns the more the nearer alpha is to 1,
@@ -116,16 +106,26 @@ def deep_momentum(
     hidden=(), skip=False, normalize="none", inner_learning_rate=1, retention=beta` equals
     `optax.sgd(learning_rate, momentum=beta)` exactly.
 
+    A linear memory of rows with `"l2"` and `readout=0` is the delta rule: with the rows of the last
+    u as k and those of this one as P, `m <- m (alpha I - (eta / n) k'k) - (eta / n) P'k` for n
+    coordinates. It is stable while eta times the largest eigenvalue of `k'k / n`, at most 1 for
+    normalized keys of the gradient alone, is below 1 + alpha.
+
     Args:
         learning_rate: step of the weights per update; a float or an optax schedule.
         objective: inner objective; `"dot"` aligns the answer with descent (linear in the read-out,
             bounded by `retention`), `"l2"` predicts the next gradient.
+        memory: what a key is. `"coordinates"`: each coordinate of a tensor, one MLP R -> R for all.
+            `"rows"`: each row of the matrix (out, b), an MLP R^b -> R^b; trailing axes of (out, in,
+            height, width) are flattened. Vectors and scalars have rows of length one: there both
+            are the same.
         memory_input: the key. `"gradient"`: (u,); `"average"`: (u, c / rms(c)), which lets the
             memory see the past; `"constant"`: 1, a linear memory with one slot per coordinate.
         retention: alpha in [0, 1], per update.
         inner_learning_rate: eta >= 0, one gradient step per update; 0 freezes the memory.
         hidden: sizes of the hidden tanh layers; `()` is a linear memory.
-        shared: one memory for all tensors instead of one per tensor. Buffers stay per tensor.
+        shared: one memory for all tensors instead of one per tensor, for coordinates only. Buffers
+            stay per tensor.
         average_decay: beta in [0, 1) of the slow average c.
         normalize: what is divided by each tensor's root mean square. `"memory"`: what the memory
             sees; its answer is scaled back. `"update"`: the update too, whose first one has rms
@@ -133,6 +133,13 @@ def deep_momentum(
             learns as fast as the square of the gradient's scale.
         skip: add -u to what the memory says.
         readout: std of the initial read-out; 0 makes the first step plain (normalized) descent.
+        features: phi of eq. (51), from one key (k,) to (d,), with k = 1 or b, doubled by the
+            average; the memory reads phi(key). A key of zeros is answered by zero nevertheless.
+        output: sigma of eq. (52), from what the memory says, as a matrix (out, b), to another one;
+            vectors are (n, 1). `"orthogonal"`: Newton-Schulz, scaled to a root mean square of about
+            one. `newton_schulz` itself with the constant key above is Muon without Nesterov.
+        layout: where a tensor of several axes has its outputs: `"out_in"`, first, or `"in_out"`,
+            last, as flax's kernels.
         key: seed or typed PRNG key of the hidden layers; tensors draw from it independently.
 
     Returns:
@@ -141,10 +148,11 @@ def deep_momentum(
     Raises:
         ValueError: an argument outside the ranges above.
 
-    Source: Nested Learning (2025), eq. (50); the module's docstring says what was left open there.
+    Source: Nested Learning (2025), eq. (50-52); the module's docstring says what was left open.
     """
-    _check(
+    check(
         objective,
+        memory,
         memory_input,
         normalize,
         retention,
@@ -152,20 +160,24 @@ def deep_momentum(
         hidden,
         skip,
         average_decay,
+        shared,
+        features,
+        output,
     )
+    check_layout("deep_momentum", layout)
     constant = memory_input == "constant"
-    features = 2 if memory_input == "average" else 1
-
-    def key_of(u: Array, c: Array | None) -> Array:
-        if memory_input == "gradient":
-            return u.reshape(1, -1)
-        assert c is not None
-        return jnp.stack([u.ravel(), over_rms(c, root_mean_square(c)).ravel()])
+    sigma: Any = orthogonal if output == "orthogonal" else output
+    reading = Reading(memory == "rows", layout, memory_input == "average", features)
 
     def answer(memory: Any, u: Array, c: Array | None) -> Array:
         """m(key): the direction in which the weights move."""
-        said = memory if constant else _read(memory, key_of(u, c)).reshape(u.shape)
+        said = memory if constant else reading.said(memory, u, c)
         return said - u if skip else said
+
+    def through(y: Array) -> Array:
+        if sigma is None:
+            return y
+        return from_matrix(sigma(as_matrix(y, layout)), y, layout)
 
     def loss(memory: Any, u: Array, c: Array | None, value: Array) -> Any:
         y = answer(memory, u, c)
@@ -179,17 +191,15 @@ def deep_momentum(
         zeros = [jnp.zeros_like(leaf, dtype=d) for leaf, d in zip(leaves, dtypes, strict=True)]
         root = key if isinstance(key, jax.Array) else jax.random.key(operator.index(key))
 
-        def fresh(index: int, dtype: Any) -> Memory:
-            return _initial_memory(
-                jax.random.fold_in(root, index), features, hidden, readout, dtype
-            )
+        def fresh(index: int, shape: tuple[int, ...], dtype: Any) -> Memory:
+            return reading.initial(jax.random.fold_in(root, index), shape, hidden, readout, dtype)
 
         if constant:
             memory = treedef.unflatten(zeros)
         elif shared:
-            memory = fresh(0, jnp.result_type(jnp.float32, *dtypes))
+            memory = fresh(0, (), jnp.result_type(jnp.float32, *dtypes))
         else:
-            memory = treedef.unflatten([fresh(i, d) for i, d in enumerate(dtypes)])
+            memory = treedef.unflatten([fresh(i, z.shape, z.dtype) for i, z in enumerate(zeros)])
         average = jax.tree.map(jnp.zeros_like, treedef.unflatten(zeros))
         return DeepMomentumState(
             memory=memory,
@@ -252,7 +262,7 @@ def deep_momentum(
         ]
         # Negated: the learning rate's transformation turns gradients into steps.
         said = [
-            -scale * answer(m, u, c)
+            -scale * through(answer(m, u, c))
             for scale, m, u, c in zip(scales, memories, values, average, strict=True)
         ]
         said = [y.astype(g.dtype) for y, g in zip(said, leaves, strict=True)]
@@ -263,41 +273,5 @@ def deep_momentum(
             average=None if state.average is None else treedef.unflatten(average),
         )
 
-    memory = optax.GradientTransformationExtraArgs(init, update)
-    return optax.chain(memory, optax.scale_by_learning_rate(learning_rate))
-
-
-def _check(
-    objective: str,
-    memory_input: str,
-    normalize: str,
-    retention: Scalar,
-    inner_learning_rate: Scalar,
-    hidden: Sequence[int],
-    skip: bool,
-    average_decay: Scalar,
-) -> None:
-    for name, value, known in (
-        ("objective", objective, ("dot", "l2")),
-        ("memory_input", memory_input, ("gradient", "average", "constant")),
-        ("normalize", normalize, ("memory", "update", "none")),
-    ):
-        if value not in known:
-            raise ValueError(f"deep_momentum: {name} must be one of {known}, got {value!r}")
-    if memory_input == "constant" and (hidden or skip):
-        raise ValueError(
-            'deep_momentum: memory_input="constant" is a linear memory read without the gradient; '
-            f"pass hidden=() and skip=False, got hidden={tuple(hidden)} and skip={skip}"
-        )
-    if any(size < 1 for size in hidden):
-        raise ValueError(f"deep_momentum: hidden sizes must be at least 1, got {tuple(hidden)}")
-    for name, value, low, high in (
-        ("retention", retention, 0, 1),
-        ("inner_learning_rate", inner_learning_rate, 0, float("inf")),
-        ("average_decay", average_decay, 0, 1),
-    ):
-        # Under inject_hyperparams or vmap these are traced and have no value to look at.
-        if isinstance(value, (int, float)) and not low <= value <= high:
-            raise ValueError(f"deep_momentum: {name} must be in [{low}, {high}], got {value}")
-    if isinstance(average_decay, (int, float)) and average_decay == 1:
-        raise ValueError("deep_momentum: an average_decay of 1 averages nothing; use less than 1")
+    transformation = optax.GradientTransformationExtraArgs(init, update)
+    return optax.chain(transformation, optax.scale_by_learning_rate(learning_rate))
