@@ -12,3 +12,11 @@ def x64():
     """Everything in the test is computed in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def compile_quickly():
+    """Compilation is most of the time here, and speed of what is compiled does not matter."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -3,18 +3,9 @@
 import dataclasses
 import json
 
-import jax
 import pytest
 
 from nestax.runs import RunFolder
-
-
-@pytest.fixture(scope="module")
-def compile_quickly():
-    """Compilation is most of the time here, and speed of what is compiled does not matter."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
