@@ -8,6 +8,7 @@ import pytest
 import scipy.optimize
 
 from nestax import optim
+from nestax.optim._matrices import largest_eigenvalue
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -240,8 +241,6 @@ def test_published_delta_momentum_blows_up_on_large_gradients():
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64])
 def test_bound_on_the_largest_eigenvalue(x64, n):
-    from nestax.optim._matrices import largest_eigenvalue
-
     a = draw(n, n + 3)
     gram = a @ a.T
     top = float(jnp.linalg.eigvalsh(gram)[-1])

@@ -64,6 +64,8 @@ def test_every_optimizer_is_in_the_table():
     made = {
         name
         for name in dir(nx.optim)
-        if re.search("momentum|descent|sign|muon|m3|adam|timescale", name) and name[0] != "_" and name.islower()
+        if re.search("momentum|descent|sign|muon|m3|adam|timescale", name)
+        and name[0] != "_"
+        and name.islower()
     }
     assert made - named == {"associative_momentum"}

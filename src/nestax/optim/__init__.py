@@ -11,10 +11,6 @@ from ._complex import complex_adam as complex_adam
 from ._complex import complex_momentum as complex_momentum
 from ._deep_momentum import DeepMomentumState as DeepMomentumState
 from ._deep_momentum import deep_momentum as deep_momentum
-from ._delta_descent import delta_gradient as delta_gradient
-from ._delta_descent import delta_gradient_descent as delta_gradient_descent
-from ._delta_descent import delta_layers as delta_layers
-from ._delta_descent import delta_linear as delta_linear
 from ._descent import ema_sign as ema_sign
 from ._descent import gradient_descent as gradient_descent
 from ._descent import momentum as momentum
@@ -26,10 +22,14 @@ from ._influence import influence as influence
 from ._m3 import M3State as M3State
 from ._m3 import m3 as m3
 from ._matrices import newton_schulz as newton_schulz
-from ._memory_linear import memory_linear as memory_linear
 from ._momenta import KroneckerState as KroneckerState
 from ._momenta import delta_momentum as delta_momentum
 from ._momenta import muon as muon
 from ._momenta import preconditioned_momentum as preconditioned_momentum
 from ._timescales import GatheredState as GatheredState
 from ._timescales import multi_timescale as multi_timescale
+from .layers import delta_gradient as delta_gradient
+from .layers import delta_gradient_descent as delta_gradient_descent
+from .layers import delta_layers as delta_layers
+from .layers import delta_linear as delta_linear
+from .layers import memory_linear as memory_linear

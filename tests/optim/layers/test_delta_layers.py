@@ -236,6 +236,6 @@ def test_what_cannot_be_replaced_is_refused_by_name():
 
 def test_equinox_is_asked_for_only_here(monkeypatch):
     monkeypatch.setitem(sys.modules, "equinox", None)
-    monkeypatch.delitem(sys.modules, "nestax.optim._delta_layers", raising=False)
+    monkeypatch.delitem(sys.modules, "nestax.optim.layers._delta_layers", raising=False)
     with pytest.raises(ImportError, match="pip install equinox"):
         delta_layers({}, 0.1)
