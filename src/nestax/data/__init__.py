@@ -7,6 +7,7 @@
     mnist.train.inputs                      # float32 (60000, 784) in [0, 1]
     mnist.train.labels                      # int32 (60000,)
     omniglot = data.omniglot()              # 964 + 659 characters, 20 drawings each of 28x28
+    text = data.tiny_shakespeare()          # 1,003,854 + 111,540 characters of 65 kinds
 
 Files are looked for in `$NESTAX_DATA/<name>/`, then in the user's cache, and else downloaded
 into the cache. Whatever is read is checked in full first: container, format and checksum.
@@ -25,4 +26,6 @@ from ._load import locate as locate
 from ._load import names as names
 from ._load import omniglot as omniglot
 from ._load import status as status
+from ._load import tiny_shakespeare as tiny_shakespeare
 from ._omniglot import Omniglot as Omniglot
+from ._text import Text as Text

@@ -9,6 +9,8 @@ Sources:
         benchmarking machine learning algorithms, arXiv:1708.07747, 2017.
     omniglot: B. M. Lake, R. Salakhutdinov and J. B. Tenenbaum, Human-level concept learning through
         probabilistic program induction, Science 350(6266), 2015.
+    tinyshakespeare: A. Karpathy, char-rnn, github.com/karpathy/char-rnn, 2015; from the works of
+        W. Shakespeare.
 """
 
 from dataclasses import dataclass
@@ -54,16 +56,31 @@ class Drawings:
 
 
 @dataclass(frozen=True)
+class TextFile:
+    """One file of plain text.
+
+    Attributes:
+        name: File name, the same on every mirror.
+        size: Number of its bytes, one for each character.
+        archive: md5 of the file, of a download and of what is read alike.
+    """
+
+    name: str
+    size: int
+    archive: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """A data set as the catalogue knows it.
 
     Attributes:
         name: What `load` calls it; also the name of its folder.
-        train: Number of training images.
-        test: Number of test images.
-        image: (height, width) in pixels, as loaded.
-        classes: Number of classes.
-        scale: Largest grey level.
+        train: Number of training images, or characters of a text.
+        test: Number of test images or characters.
+        image: (height, width) in pixels, as loaded; empty for a text.
+        classes: Number of classes, or of different characters.
+        scale: Largest grey level; 0 for a text.
         licence: As stated by its publishers.
         source: Authors and year.
         files: Training images, training labels, test images, test labels; of omniglot background
@@ -74,12 +91,12 @@ class Entry:
     name: str
     train: int
     test: int
-    image: tuple[int, int]
+    image: tuple[int, ...]
     classes: int
     scale: int
     licence: str
     source: str
-    files: tuple[IdxFile | Drawings, ...] = ()
+    files: tuple[IdxFile | Drawings | TextFile, ...] = ()
     mirrors: tuple[str, ...] = ()
 
 
@@ -171,6 +188,21 @@ _ENTRIES = (
         mirrors=(
             "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",
             "https://github.com/brendenlake/omniglot/raw/master/python/",
+        ),
+    ),
+    Entry(
+        name="tinyshakespeare",
+        train=1_003_854,
+        test=111_540,
+        image=(),
+        classes=65,
+        scale=0,
+        licence="public domain; as a file MIT",
+        source="Karpathy 2015 (char-rnn), from Shakespeare",
+        files=(TextFile("input.txt", 1_115_394, "6fb458f1232090904fb40fe944165e91"),),
+        mirrors=(
+            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",
+            "https://github.com/karpathy/char-rnn/raw/master/data/tinyshakespeare/",
         ),
     ),
 )

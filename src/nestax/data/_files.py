@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import _idx, _omniglot
-from ._catalogue import Drawings, Entry, IdxFile
+from . import _idx, _omniglot, _text
+from ._catalogue import Drawings, Entry, IdxFile, TextFile
 from ._errors import DataError, optional
 
 VARIABLE = "NESTAX_DATA"
@@ -81,11 +81,13 @@ def read(entry: Entry, folder: Path) -> list[np.ndarray]:
     return [_read(entry, file, folder / file.name) for file in entry.files]
 
 
-def _read(entry: Entry, file: IdxFile | Drawings, path: Path) -> np.ndarray:
+def _read(entry: Entry, file: IdxFile | Drawings | TextFile, path: Path) -> np.ndarray:
     try:
         data = path.read_bytes()
         if isinstance(file, Drawings):
             return _omniglot.read(data, file)
+        if isinstance(file, TextFile):
+            return _text.read(data, file)
         content = _idx.decompress(data, _idx.limit(file.shape))
         array = _idx.parse(content, file.shape)
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -127,7 +129,7 @@ def download(entry: Entry, progress: bool = True) -> Path:
     return folder
 
 
-def _sound(entry: Entry, file: IdxFile | Drawings, path: Path) -> bool:
+def _sound(entry: Entry, file: IdxFile | Drawings | TextFile, path: Path) -> bool:
     try:
         _read(entry, file, path)
     except DataError:
@@ -135,7 +137,9 @@ def _sound(entry: Entry, file: IdxFile | Drawings, path: Path) -> bool:
     return True
 
 
-def _retrieve(pooch, entry: Entry, file: IdxFile | Drawings, folder: Path, progress: bool) -> None:
+def _retrieve(
+    pooch, entry: Entry, file: IdxFile | Drawings | TextFile, folder: Path, progress: bool
+) -> None:
     """Downloads one file from the first mirror that gives it with the published checksum."""
     failures = []
     for mirror in entry.mirrors:

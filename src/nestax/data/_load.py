@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import _digits, _files, _omniglot
-from ._catalogue import CATALOGUE, Drawings, Entry, entry
+from . import _digits, _files, _omniglot, _text
+from ._catalogue import CATALOGUE, Drawings, Entry, TextFile, entry
 from ._dataset import Dataset, Split
 from ._errors import DataError
 from ._omniglot import Omniglot
+from ._text import Text
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,10 @@ class Status:
 
     Attributes:
         name: As given to `load`.
-        train: Number of training images.
-        test: Number of test images.
-        image: (height, width) in pixels.
-        classes: Number of classes.
+        train: Number of training images, or characters of a text.
+        test: Number of test images or characters.
+        image: (height, width) in pixels; empty for a text.
+        classes: Number of classes, or of different characters.
         licence: As stated by its publishers.
         source: Authors and year.
         where: Where its files lie; None if they are not on this machine.
@@ -31,7 +32,7 @@ class Status:
     name: str
     train: int
     test: int
-    image: tuple[int, int]
+    image: tuple[int, ...]
     classes: int
     licence: str
     source: str
@@ -49,7 +50,8 @@ def load(name: str, download: bool = True, progress: bool = True) -> Dataset:
     Every file is decompressed whole and checked, format and checksum, before anything is returned.
 
     Args:
-        name: One of `names()`, but for omniglot, which has a function of its own.
+        name: One of `names()`, but for omniglot and tinyshakespeare, which have functions of their
+            own.
         download: Whether to download what is not on this machine into the user's cache.
         progress: Whether to show a progress bar while downloading, on stderr.
 
@@ -69,6 +71,8 @@ def load(name: str, download: bool = True, progress: bool = True) -> Dataset:
             f"{name} is made of characters and their drawings, not of labelled images in two "
             f"splits; load it with nestax.data.omniglot()"
         )
+    if isinstance(which.files[0], TextFile):
+        raise DataError(f"{name} is a text; load it with nestax.data.tiny_shakespeare()")
     arrays = _files.read(which, _folder(which, download, progress))
     train, test = (
         Split(images, labels.astype(np.int32), which.scale)
@@ -108,6 +112,26 @@ def _omniglot_in(folder: Path) -> Omniglot:
         if isinstance(file, Drawings)
     ]
     return Omniglot(*pictures, *alphabets)
+
+
+def tiny_shakespeare(download: bool = True, progress: bool = True) -> Text:
+    """Loads tiny Shakespeare: from `$NESTAX_DATA`, the user's cache, or the network.
+
+    Args:
+        download: Whether to download what is not on this machine into the user's cache.
+        progress: Whether to show a progress bar while downloading, on stderr.
+
+    Returns:
+        The text as numbers of its 65 characters, the last tenth of it to judge by.
+
+    Raises:
+        DataError: If the data set cannot be had, or the file is damaged or is not what it should
+            be.
+        ImportError: If an optional package is needed and missing.
+    """
+    which = entry("tinyshakespeare")
+    (codes,) = _files.read(which, _folder(which, download, progress))
+    return _text.split(codes, which)
 
 
 def _folder(which: Entry, download: bool, progress: bool) -> Path:

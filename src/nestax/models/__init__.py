@@ -12,3 +12,9 @@ from ._mlp import (
 from ._mlp import (
     mlp_layers as mlp_layers,
 )
+from ._transformer import Block as Block
+from ._transformer import Linear as Linear
+from ._transformer import Transformer as Transformer
+from ._transformer import apply_linear as apply_linear
+from ._transformer import transformer as transformer
+from ._transformer import transformer_init as transformer_init

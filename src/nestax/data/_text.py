@@ -1,0 +1,69 @@
+"""A text as a sequence of small numbers, one for each character.
+
+The text known here is tiny Shakespeare: A. Karpathy, char-rnn, github.com/karpathy/char-rnn, 2015.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._catalogue import Entry, TextFile
+from ._errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A text in two parts, in its order. The arrays are read-only.
+
+    Attributes:
+        characters: all that occur, in the order of their codes; number i stands for
+            `characters[i]`.
+        train: the first nine tenths; uint8 of shape (n,), numbers of characters.
+        test: the rest, to judge by; uint8 of shape (m,).
+    """
+
+    characters: str
+    train: np.ndarray
+    test: np.ndarray
+
+    def decode(self, numbers: np.ndarray) -> str:
+        """The text that numbers stand for."""
+        return "".join(self.characters[number] for number in np.asarray(numbers).tolist())
+
+
+def read(data: bytes, file: TextFile) -> np.ndarray:
+    """Checks the bytes of a file.
+
+    Returns:
+        uint8 of shape (size,), read-only: codes of characters.
+
+    Raises:
+        ValueError: they are not exactly that file.
+    """
+    if len(data) != file.size:
+        raise ValueError(f"expected {file.size} bytes of text, found {len(data)}")
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != file.archive:
+        raise ValueError(
+            f"expected a text with md5 {file.archive}, found md5 {found}: of the right length, but "
+            f"not {file.name}"
+        )
+    return np.frombuffer(data, np.uint8)
+
+
+def split(codes: np.ndarray, entry: Entry) -> Text:
+    """Numbers the characters, and splits the text by position.
+
+    Raises:
+        DataError: it has another number of characters than the catalogue says.
+    """
+    kinds, numbers = np.unique(codes, return_inverse=True)
+    if (len(kinds), len(codes)) != (entry.classes, entry.train + entry.test):
+        raise DataError(
+            f"{entry.name}: expected {entry.train + entry.test} characters of {entry.classes} "
+            f"kinds, found {len(codes)} of {len(kinds)}"
+        )
+    numbers = numbers.astype(np.uint8)
+    numbers.flags.writeable = False
+    return Text(bytes(kinds).decode("ascii"), numbers[: entry.train], numbers[entry.train :])
