@@ -19,6 +19,7 @@ from .runs import RunError, RunFolder, SettingsError, refusals
 from .runs.machine import machine
 
 _CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+DataName = Literal["digits", "mnist", "fashion-mnist", "omniglot", "tinyshakespeare"]
 _console = Console(highlight=False, soft_wrap=True)
 
 
@@ -242,16 +243,18 @@ def data_() -> None:
 def data_list() -> None:
     """List the data sets, their sizes and whether they are here."""
     for status in data.status():
-        height, width = status.image
+        what = f"images of {'x'.join(map(str, status.image))}, {status.classes} classes"
+        if not status.image:
+            what = f"characters of {status.classes} kinds"
         _console.print(
-            f"{status.name:14} {status.train:6} + {status.test:5} images of {height}x{width}, "
-            f"{status.classes} classes, {status.licence}\n{'':14} {status.where or 'not here yet'}",
+            f"{status.name:15} {status.train:7} + {status.test:5} {what}, {status.licence}\n"
+            f"{'':15} {status.where or 'not here yet'}",
             markup=False,
         )
 
 
 def data_path(
-    name: tyro.conf.Positional[Literal["digits", "mnist", "fashion-mnist", "omniglot"]],
+    name: tyro.conf.Positional[DataName],
 ) -> None:
     """Print the folder in which a data set is, or would be put.
 
@@ -262,7 +265,7 @@ def data_path(
 
 
 def data_fetch(
-    name: tyro.conf.Positional[Literal["digits", "mnist", "fashion-mnist", "omniglot"]],
+    name: tyro.conf.Positional[DataName],
 ) -> None:
     """Download a data set into the user's cache and check it.
 

@@ -21,6 +21,7 @@ OPTIMIZERS = {
     "deep_momentum, update": lambda r: optim.deep_momentum(r, normalize="update"),
     "deep_momentum, two layers": lambda r: optim.deep_momentum(r, hidden=(6, 4)),
     "deep_momentum, rows": lambda r: optim.deep_momentum(r, memory="rows"),
+    "deep_momentum, orthogonal": lambda r: optim.deep_momentum(r, output="orthogonal"),
     "deep_momentum, features": lambda r: optim.deep_momentum(
         r, features=lambda key: jnp.concatenate([key, jnp.sin(key)]), output="orthogonal"
     ),

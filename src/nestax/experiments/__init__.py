@@ -10,6 +10,7 @@ from . import distillation as _distillation
 from . import implicit_bias as _implicit_bias
 from . import information_plane as _information_plane
 from . import maml as _maml
+from . import optimizers as _optimizers
 from . import three_level as _three_level
 from . import weight_decay as _weight_decay
 from .study import Example, Study
@@ -77,5 +78,10 @@ EXPERIMENTS = {
         "Warm or cold starts: where does an overparameterised inner problem end?",
         _implicit_bias.Settings,
         _implicit_bias.STUDY,
+    ),
+    "optimizers": _study(
+        "Are optimizers that are memories better ones? All tuned alike, on four tasks.",
+        _optimizers.Settings,
+        _optimizers.STUDY,
     ),
 }

@@ -105,7 +105,7 @@ def draw(path: Path, panels: Sequence[Panel], title: str, caption: str) -> Pictu
             axes.set_ylabel(panel.y)
             for letter in panel.log:
                 axes.set(**{f"{letter}scale": "log"})
-                _label_logarithmic(getattr(axes, f"{letter}axis"))
+                label_logarithmic(getattr(axes, f"{letter}axis"))
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_axis_off()
         if labels:
@@ -118,7 +118,7 @@ def draw(path: Path, panels: Sequence[Panel], title: str, caption: str) -> Pictu
     return Picture(path, caption, title)
 
 
-def _label_logarithmic(axis: Any) -> None:
+def label_logarithmic(axis: Any) -> None:
     """Plain numbers where powers of ten alone would leave an axis almost without labels."""
     low, high = axis.get_view_interval()
     if high < 300 * low:
