@@ -12,6 +12,7 @@ from . import information_plane as _information_plane
 from . import maml as _maml
 from . import optimizers as _optimizers
 from . import three_level as _three_level
+from . import timescales as _timescales
 from . import weight_decay as _weight_decay
 from .study import Example, Study
 
@@ -83,5 +84,10 @@ EXPERIMENTS = {
         "Are optimizers that are memories better ones? All tuned alike, on four tasks.",
         _optimizers.Settings,
         _optimizers.STUDY,
+    ),
+    "timescales": _study(
+        "Do slow clocks forget less? Parts of a network on several clocks, task after task.",
+        _timescales.Settings,
+        _timescales.STUDY,
     ),
 }
