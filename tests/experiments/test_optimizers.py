@@ -327,7 +327,7 @@ def test_a_run_is_complete_and_an_interrupted_one_goes_on(folder, tmp_path, shor
         lines = study.STUDY.report(settings, opened)
         records = opened.metrics()
     assert [record["stage"] for record in records] == list(study.stages(settings))
-    assert len(records) == 12 and len(lines) == 18
+    assert len(records) == 13 and len(lines) == 18
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["complete"] and set(summary["tasks"]) == set(settings.tasks)
     kept = summary["tasks"]["network"]["adamw"]

@@ -18,6 +18,7 @@ from ... import models, optim
 from ...levels import Level, Nest
 from ...runs import SettingsError
 from ..study import Example, Study
+from . import remembered
 from .arms import ARMS
 from .figures import draw_all
 from .findings import find
@@ -122,7 +123,8 @@ def stages(settings: Settings) -> dict[str, Any]:
             say,
         )
 
-    return {
+    memory = {remembered.STAGE: lambda say: remembered.measure(settings.optimizers)}
+    return memory | {
         f"{task} {arm}": stage(task, arm)
         for task in settings.tasks
         for arm in settings.optimizers

@@ -13,6 +13,7 @@ from ..plots import COLOURS, RC, Line, Panel, draw, label_logarithmic, save
 from ..study import Records
 from .arms import ARMS, FAMILIES
 from .findings import OUTCOMES, TITLES, lasting
+from .remembered import STAGE, draw_remembered
 from .small import valley
 from .training import CAP
 
@@ -32,6 +33,8 @@ def draw_all(settings: Any, records: Records, directory: Path) -> list[Picture]:
     for family, words in FAMILIES.items():
         if picture := _family(settings, records, directory, family, words):
             pictures.append(picture)
+    if STAGE in records and (seen := draw_remembered(records[STAGE], directory / "memory.png")):
+        pictures.append(seen)
     if paths := _paths(records, directory / "paths.png"):
         pictures.append(paths)
     return pictures
