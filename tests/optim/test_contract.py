@@ -9,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from references.optimizers import ARMS, CONTROLS, KEEP, NONE, OPTIMIZERS
 
 from nestax import optim
+from nestax.optim._matrices import check_static
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
@@ -277,3 +278,90 @@ def test_state_is_stored_and_restored_bit_for_bit(make, tmp_path):
     with np.load(tmp_path / "state.npz") as stored:
         restored = structure.unflatten([jnp.asarray(stored[str(i)]) for i in range(len(leaves))])
     same(update(g, restored, p), update(g, state, p))
+
+
+# Where the square root of a second moment is taken, which has no derivative at zero, as in Adam.
+ROOTS = {
+    "preconditioned_momentum", "preconditioned_momentum, kronecker", "complex_adam", "m3",
+    "preconditioned_momentum, adam", "muon", *CONTROLS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ROOTS])
+def test_updates_are_differentiable_where_a_gradient_is_zero(name):
+    """A last layer that begins at zero gives the one before it a gradient of zero."""
+    tx = OPTIMIZERS[name](0.1)
+
+    def outer(a):
+        p = {"w": a * WEIGHTS, "z": jnp.zeros((2, 4))}
+        state = tx.init(p)
+        for _ in range(2):
+            g = jax.grad(lambda p: jnp.sum((p["z"] @ jnp.tanh(p["w"]) - 1) ** 2))(p)
+            u, state = tx.update(g, state, p)
+            p = optax.apply_updates(p, u)
+        return jnp.sum((p["z"] @ jnp.tanh(p["w"]) - 1) ** 2)
+
+    assert np.isfinite(jax.grad(outer)(1.0))
+
+
+INJECTED = {
+    "delta_momentum": (optim.delta_momentum, ("block",)),
+    "preconditioned_momentum": (optim.preconditioned_momentum, ("period", "largest")),
+    "m3": (optim.m3, ("period", "steps")),
+    "deep_momentum": (optim.deep_momentum, ("key", "readout")),
+    "associative_momentum": (optim.associative_momentum, ("block",)),
+    "complex_adam": (lambda learning_rate, beta2: optim.complex_adam(
+        learning_rate, 0.5j, beta2), ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_all_numbers_that_are_not_structure_are_hyperparameters(name):
+    make, static = INJECTED[name]
+    given = {"learning_rate": 0.1, **({"beta2": 0.9} if name == "complex_adam" else {})}
+    tx = optax.inject_hyperparams(make, static_args=static)(**given)
+    p = params()
+    g = jax.grad(loss)(p)
+    u, _ = jax.jit(tx.update)(g, tx.init(p), p)
+    plain = make(**given)
+    v, _ = plain.update(g, plain.init(p), p)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), u, v)
+
+
+def test_structure_that_is_no_plain_number_is_refused():
+    check_static("m3", "period", 4)
+    with pytest.raises(TypeError, match=r'm3: period .* static_args=\("period", ...\)'):
+        check_static("m3", "period", jnp.asarray(4))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: optim.associative_momentum(0.1, decay=d),
+        lambda d: optim.delta_momentum(0.1, d, d),
+        lambda d: optim.preconditioned_momentum(0.1, d, "kronecker", statistics_decay=d),
+        lambda d: optim.m3(0.1, fast=d, slow=d, second=d, slow_weight=d, period=2),
+        lambda d: optim.deep_momentum(0.1, retention=d, inner_learning_rate=d, average_decay=d),
+    ],
+    ids=["associative", "delta", "kronecker", "m3", "deep"],
+)
+def test_hyperparameters_of_a_wider_dtype_do_not_widen_the_state(x64, make):
+    tx = make(jnp.linspace(0.5, 0.9, 3)[1])
+    p = jax.tree.map(lambda x: x.astype(jnp.float32), params())
+    state = tx.init(p)
+    for _ in range(3):
+        u, new = tx.update(p, state, p)
+        assert described(new) == described(state) and described(u) == described(p)
+        state = new
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in (*CONTROLS, "muon")])
+def test_tensors_without_elements_do_no_harm(name):
+    tx, p = OPTIMIZERS[name](0.1), params() | {"none": jnp.zeros((0, 3))}
+    g = jax.tree.map(jnp.ones_like, p)
+    u, _ = tx.update(g, tx.init(p), p)
+    alone, _ = tx.update({k: g[k] for k in PARAMS}, tx.init(params()), params())
+    assert u["none"].shape == (0, 3)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), {k: u[k] for k in PARAMS}, alone
+    )

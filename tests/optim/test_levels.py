@@ -54,8 +54,9 @@ def test_the_table_of_optimizers_is_true(name):
     tx = OPTIMIZERS[name](0.1)
     assert said == levels(tx)
     assert scale == ("same" if name in KEEP else "other" if name in NONE else "c")
-    state = jax.tree.leaves(tx.init({"w": WEIGHTS}))
-    assert held == str(sum(a.shape == WEIGHTS.shape for a in state))
+    square = jnp.ones((64, 64))
+    state = jax.tree.leaves(tx.init({"w": square}))
+    assert held == str(sum(a.size for a in state) // square.size)
 
 
 def test_every_optimizer_is_in_the_table():

@@ -48,7 +48,8 @@ from jaxtyping import Array, PyTree
 
 from ._deep_memory import Features, Memory, Reading, Scalar, check, orthogonal
 from ._descent import over_rms, root_mean_square
-from ._matrices import Layout, as_matrix, check_layout, from_matrix
+from ._matrices import Layout, as_matrix, check_layout, check_static, from_matrix
+from ._precision import as_before
 
 
 class DeepMomentumState(NamedTuple):
@@ -165,6 +166,8 @@ def deep_momentum(
         output,
     )
     check_layout("deep_momentum", layout)
+    if isinstance(key, jax.Array) and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        check_static("deep_momentum", "key", key)
     constant = memory_input == "constant"
     sigma: Any = orthogonal if output == "orthogonal" else output
     reading = Reading(memory == "rows", layout, memory_input == "average", features)
@@ -226,14 +229,14 @@ def deep_momentum(
 
         def write(memory: Any, gradient: Any, initial: Any) -> Any:
             return jax.tree.map(
-                lambda m, g, m0: m0 + retention * (m - m0) - inner_learning_rate * g,
+                lambda m, g, m0: as_before(m0 + retention * (m - m0) - inner_learning_rate * g, m),
                 memory,
                 gradient,
                 initial,
             )
 
         if shared:
-            size = sum(u.size for u in values)
+            size = max(sum(u.size for u in values), 1)
 
             def total(memory: Any) -> Any:
                 keyed = zip(last, old, values, strict=True)
@@ -251,13 +254,13 @@ def deep_momentum(
                 values,
                 strict=True,
             ):
-                size = 1 if constant else u.size
+                size = 1 if constant else max(u.size, 1)
                 gradient = jax.grad(lambda m, u=u, c=c, v=v, n=size: loss(m, u, c, v) / n)(m)
                 memories.append(write(m, gradient, m0))
             memory = treedef.unflatten(memories)
 
         average = [
-            None if c is None else average_decay * c + (1 - average_decay) * u
+            None if c is None else as_before(average_decay * c + (1 - average_decay) * u, c)
             for c, u in zip(old, values, strict=True)
         ]
         # Negated: the learning rate's transformation turns gradients into steps.

@@ -24,10 +24,11 @@ def gradient_descent(
 def momentum(
     learning_rate: optax.ScalarOrSchedule, decay: float = 0.9
 ) -> optax.GradientTransformationExtraArgs:
-    """Heavy-ball momentum (GDM), m <- decay m + g; W <- W - learning_rate m (`optax.sgd`).
+    """Heavy-ball momentum (GDM), m <- decay m - g; W <- W + learning_rate m (`optax.sgd`).
 
     The memory `m` is the gradient step on <m, g> + (1 - decay)/2 |m|^2 with step 1 (Nested
-    Learning, eq. 33-34); a constant gradient is amplified by 1 / (1 - decay).
+    Learning, eq. 33-34), kept negated as optax does; a constant gradient is amplified by
+    1 / (1 - decay).
 
     Args:
         learning_rate: float or schedule.
@@ -79,9 +80,12 @@ def normalized_descent(
 
 def root_mean_square(u: jax.Array) -> jax.Array:
     """Of all coordinates of a tensor, scaled so that squares of small ones do not underflow."""
+    if u.size == 0:
+        return jnp.zeros((), u.dtype)
     top = jnp.max(jnp.abs(u))
     safe = jnp.where(top > 0, top, 1)
-    return top * jnp.sqrt(jnp.mean(jnp.square(u / safe)))
+    # No root of zero: its derivative is not finite, and optimizers are differentiated.
+    return top * jnp.sqrt(jnp.where(top > 0, jnp.mean(jnp.square(u / safe)), 1))
 
 
 def over_rms(u: jax.Array, rms: jax.Array) -> jax.Array:

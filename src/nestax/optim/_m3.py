@@ -15,13 +15,20 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ._associative import Scalar, check_range
-from ._matrices import Layout, as_matrix, check_layout, check_newton_schulz, from_matrix
+from ._matrices import (
+    Layout,
+    as_matrix,
+    check_layout,
+    check_newton_schulz,
+    check_static,
+    from_matrix,
+)
 from ._matrices import newton_schulz as _newton_schulz
-from ._precision import widened
+from ._precision import as_before, widened
 
 
 class M3State(NamedTuple):
-    """Six buffers per tensor, shaped like the parameters."""
+    """Five buffers per tensor, shaped like the parameters."""
 
     count: Array  # updates done, int32
     fast: PyTree  # M1
@@ -41,7 +48,7 @@ def m3(
     period: int = 32,
     steps: int = 5,
     coefficients: str | tuple[float, float, float] = "quintic",
-    eps: float = 1e-8,
+    eps: Scalar = 1e-8,
     literal: bool = False,
     layout: Layout = "out_in",
 ) -> optax.GradientTransformationExtraArgs:
@@ -68,7 +75,7 @@ def m3(
         learning_rate: float or schedule.
         fast, slow, second: b1, b3 and b2, in [0, 1); in the literal form any number from 0 on.
         slow_weight: alpha of the printed algorithm, at least 0.
-        period: updates in a chunk, at least 1.
+        period: updates in a chunk, at least 1; a static number, as is `steps`.
         steps: of Newton-Schulz; 0 reads the memories as they are.
         coefficients: of Newton-Schulz, see `newton_schulz`; the paper's is `"cubic"`.
         eps: added to the root, in the literal form under it.
@@ -90,6 +97,7 @@ def m3(
         if not literal and isinstance(value, (int, float)) and value == 1:
             raise ValueError(f"m3: {name}=1 averages nothing; use less than 1")
     check_range("m3", "slow_weight", slow_weight, 0, float("inf"))
+    check_static("m3", "period", period)
     if period < 1:
         raise ValueError(f"m3: period must be at least 1, got {period}")
     check_newton_schulz("m3", steps, coefficients)
@@ -102,7 +110,8 @@ def m3(
         return from_matrix(found, memory, layout)
 
     def kept(rate: Scalar, old: Array, new: Array) -> Array:
-        return old + rate * new if literal else rate * old + (1 - rate) * new
+        found = old + rate * new if literal else rate * old + (1 - rate) * new
+        return as_before(found, old)
 
     def init(params: PyTree) -> M3State:
         zeros = [jax.tree.map(jnp.zeros_like, params) for _ in range(5)]
@@ -116,7 +125,11 @@ def m3(
             """A new chunk begins: the last one is stored in the slow memory."""
             memory, gathered, _ = slow_state
             memory = jax.tree.map(lambda m, s: kept(slow, m, share * s), memory, gathered)
-            return memory, jax.tree.map(jnp.zeros_like, gathered), jax.tree.map(read, memory)
+            return (
+                memory,
+                jax.tree.map(jnp.zeros_like, gathered),
+                jax.tree.map(read, memory),
+            )
 
         slow_state = (state.slow, state.gathered, state.slow_direction)
         due = (state.count > 0) & (state.count % period == 0)

@@ -20,10 +20,17 @@ def widened(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
         updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, Any]:
         given = None if params is None else wide(params)
-        found, state = inner.update(wide(updates), state, given, **extra)
-        return jax.tree.map(lambda u, g: u.astype(jnp.asarray(g).dtype), found, updates), state
+        found, new = inner.update(wide(updates), state, given, **extra)
+        said = jax.tree.map(lambda u, g: u.astype(jnp.asarray(g).dtype), found, updates)
+        return said, jax.tree.map(as_before, new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def as_before(new: Any, old: Any) -> Any:
+    """In the dtype that it had: a hyperparameter of a wider one must not change the state's."""
+    floats = isinstance(new, jax.Array) and jnp.issubdtype(new.dtype, jnp.floating)
+    return new.astype(old.dtype) if floats else new
 
 
 def wide(tree: PyTree) -> PyTree:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
@@ -78,7 +79,7 @@ def multi_timescale(
     if not periods:
         raise ValueError("multi_timescale: periods must give at least one label its period, got {}")
     for label, period in periods.items():
-        if isinstance(period, bool) or not isinstance(period, int) or period < 1:
+        if isinstance(period, bool) or not isinstance(period, (int, np.integer)) or period < 1:
             raise ValueError(
                 f"multi_timescale: the period of {label!r} must be a number of ticks, an int of at "
                 f"least 1, got {period!r}"
