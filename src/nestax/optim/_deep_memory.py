@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._associative import Scalar, check_range
 from ._descent import over_rms, root_mean_square
 from ._matrices import Layout, as_matrix, from_matrix, newton_schulz
 
-Scalar = float | int | Array
 Memory = tuple[Float[Array, "..."], ...]
 Features = Callable[[Array], Array]
 
@@ -185,8 +185,6 @@ def check(
         ("inner_learning_rate", inner_learning_rate, 0, float("inf")),
         ("average_decay", average_decay, 0, 1),
     ):
-        # Under inject_hyperparams or vmap these are traced and have no value to look at.
-        if isinstance(value, (int, float)) and not low <= value <= high:
-            raise ValueError(f"deep_momentum: {name} must be in [{low}, {high}], got {value}")
+        check_range("deep_momentum", name, value, low, high)
     if isinstance(average_decay, (int, float)) and average_decay == 1:
         raise ValueError("deep_momentum: an average_decay of 1 averages nothing; use less than 1")
