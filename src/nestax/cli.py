@@ -19,7 +19,7 @@ from .runs import RunError, RunFolder, SettingsError, refusals
 from .runs.machine import machine
 
 _CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-DataName = Literal["digits", "mnist", "fashion-mnist", "omniglot", "tinyshakespeare"]
+DataName = Literal["digits", "mnist", "fashion-mnist", "omniglot", "tinyshakespeare", "wikitext2"]
 _console = Console(highlight=False, soft_wrap=True)
 
 

@@ -25,7 +25,8 @@ def real(name):
 
 
 def test_names_and_unknown_names():
-    assert data.names() == ("digits", "mnist", "fashion-mnist", "omniglot", "tinyshakespeare")
+    images = ("digits", "mnist", "fashion-mnist", "omniglot")
+    assert data.names() == (*images, "tinyshakespeare", "wikitext2")
     for call in (data.load, data.fetch, data.locate, data.describe):
         with pytest.raises(DataError, match="no data set 'mnits'; there are: digits, mnist"):
             call("mnits")
@@ -40,9 +41,10 @@ def test_status_lists_every_data_set_without_reading_any(monkeypatch):
     rows = data.status()
     assert tuple(row.name for row in rows) == data.names()
     sizes = [(1437, 360), *2 * [(60_000, 10_000)], (19_280, 13_180), (1_003_854, 111_540)]
+    sizes += [(1_120_192, 1_255_018)]
     assert [(row.train, row.test) for row in rows] == sizes
-    assert [row.image for row in rows] == [(8, 8), *3 * [(28, 28)], ()]
-    assert [row.classes for row in rows] == [10, 10, 10, 1623, 65]
+    assert [row.image for row in rows] == [(8, 8), *3 * [(28, 28)], (), ()]
+    assert [row.classes for row in rows] == [10, 10, 10, 1623, 65, 137]
     assert all(row.licence and row.source for row in rows)
 
 

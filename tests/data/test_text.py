@@ -1,4 +1,4 @@
-"""Texts: read, refused and numbered, and the real tiny Shakespeare if given."""
+"""Texts: read, refused and numbered, and the real ones if given."""
 
 import hashlib
 import os
@@ -64,6 +64,35 @@ def test_a_text_that_is_not_what_the_catalogue_says_is_refused(tiny, monkeypatch
         data.tiny_shakespeare()
 
 
+@pytest.fixture
+def articles(tmp_path, monkeypatch) -> Path:
+    """Two files with characters of two and three bytes in place of WikiText-2; their folder."""
+    parts = {"valid.txt": "naïve — né".encode(), "test.txt": "é — e".encode()}
+    files = tuple(
+        TextFile(name, len(part), hashlib.md5(part).hexdigest()) for name, part in parts.items()
+    )
+    entry = Entry("wikitext2", 10, 5, (), 8, 0, "none", "made up", files)
+    monkeypatch.setitem(_catalogue.CATALOGUE, "wikitext2", entry)
+    monkeypatch.setenv("NESTAX_DATA", str(tmp_path))
+    folder = tmp_path / "wikitext2"
+    folder.mkdir()
+    for name, part in parts.items():
+        (folder / name).write_bytes(part)
+    return folder
+
+
+def test_two_files_share_their_characters(articles):
+    text = data.wikitext2(download=False)
+    assert text.characters == "".join(sorted(set("naïve — né — e")))
+    assert text.train.dtype == text.test.dtype == np.uint8
+    assert (text.decode(text.train), text.decode(text.test)) == ("naïve — né", "é — e")
+    (articles / "test.txt").write_bytes("é — f".encode())
+    with pytest.raises(DataError, match=r"test\.txt: expected a text with md5"):
+        data.wikitext2(download=False)
+    with pytest.raises(DataError, match=r"nestax\.data\.wikitext2\(\)"):
+        data.load("wikitext2")
+
+
 def test_it_is_no_set_of_labelled_images(tiny):
     with pytest.raises(DataError, match=r"nestax\.data\.tiny_shakespeare\(\)"):
         data.load("tinyshakespeare")
@@ -77,3 +106,13 @@ def test_the_real_text(monkeypatch):
     assert (len(text.characters), len(text.train), len(text.test)) == (65, 1_003_854, 111_540)
     assert text.decode(text.train[:14]) == "First Citizen:"
     assert data.describe("tinyshakespeare").where == _GIVEN / "tinyshakespeare"
+
+
+def test_the_real_articles(monkeypatch):
+    if not (_GIVEN / "wikitext2" / "test.txt").is_file():
+        pytest.skip("NESTAX_DATA does not hold wikitext2")
+    monkeypatch.setenv("NESTAX_DATA", str(_GIVEN))
+    text = data.wikitext2(download=False)
+    assert (len(text.characters), len(text.train), len(text.test)) == (137, 1_120_192, 1_255_018)
+    assert text.decode(text.train[:24]) == " \n = Homarus gammarus = "
+    assert text.decode(text.test[:19]) == " \n = Robert <unk> ="

@@ -8,6 +8,8 @@
     mnist.train.labels                      # int32 (60000,)
     omniglot = data.omniglot()              # 964 + 659 characters, 20 drawings each of 28x28
     text = data.tiny_shakespeare()          # 1,003,854 + 111,540 characters of 65 kinds
+    text = data.wikitext2()                 # 1,120,192 + 1,255,018 characters of 137 kinds
+    data.ByteTokenizer().encode("any text") # numbers of its bytes, below 256
 
 Files are looked for in `$NESTAX_DATA/<name>/`, then in the user's cache, and else downloaded
 into the cache. Whatever is read is checked in full first: container, format and checksum.
@@ -27,5 +29,8 @@ from ._load import names as names
 from ._load import omniglot as omniglot
 from ._load import status as status
 from ._load import tiny_shakespeare as tiny_shakespeare
+from ._load import wikitext2 as wikitext2
 from ._omniglot import Omniglot as Omniglot
 from ._text import Text as Text
+from ._tokenizers import ByteTokenizer as ByteTokenizer
+from ._tokenizers import CharacterTokenizer as CharacterTokenizer

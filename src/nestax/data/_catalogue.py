@@ -11,6 +11,8 @@ Sources:
         probabilistic program induction, Science 350(6266), 2015.
     tinyshakespeare: A. Karpathy, char-rnn, github.com/karpathy/char-rnn, 2015; from the works of
         W. Shakespeare.
+    wikitext2: S. Merity, C. Xiong, J. Bradbury and R. Socher, Pointer sentinel mixture models,
+        ICLR 2017; the copy in github.com/pytorch/examples.
 """
 
 from dataclasses import dataclass
@@ -57,11 +59,11 @@ class Drawings:
 
 @dataclass(frozen=True)
 class TextFile:
-    """One file of plain text.
+    """One file of plain text, in UTF-8.
 
     Attributes:
         name: File name, the same on every mirror.
-        size: Number of its bytes, one for each character.
+        size: Number of its bytes.
         archive: md5 of the file, of a download and of what is read alike.
     """
 
@@ -203,6 +205,24 @@ _ENTRIES = (
         mirrors=(
             "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",
             "https://github.com/karpathy/char-rnn/raw/master/data/tinyshakespeare/",
+        ),
+    ),
+    Entry(
+        name="wikitext2",
+        train=1_120_192,
+        test=1_255_018,
+        image=(),
+        classes=137,
+        scale=0,
+        licence="CC BY-SA 3.0 (as generally stated)",
+        source="Merity et al. 2017 (validation and test), from Wikipedia",
+        files=(
+            TextFile("valid.txt", 1_121_681, "d756d22ab2310e7e60c094bea5c5a8eb"),
+            TextFile("test.txt", 1_256_449, "781c9418ab9414bd09e4aad825aae752"),
+        ),
+        mirrors=(
+            "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/",
+            "https://github.com/pytorch/examples/raw/main/word_language_model/data/wikitext-2/",
         ),
     ),
 )

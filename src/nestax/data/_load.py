@@ -50,8 +50,8 @@ def load(name: str, download: bool = True, progress: bool = True) -> Dataset:
     Every file is decompressed whole and checked, format and checksum, before anything is returned.
 
     Args:
-        name: One of `names()`, but for omniglot and tinyshakespeare, which have functions of their
-            own.
+        name: One of `names()`, but for omniglot and the texts tinyshakespeare and wikitext2, which
+            have functions of their own.
         download: Whether to download what is not on this machine into the user's cache.
         progress: Whether to show a progress bar while downloading, on stderr.
 
@@ -72,7 +72,8 @@ def load(name: str, download: bool = True, progress: bool = True) -> Dataset:
             f"splits; load it with nestax.data.omniglot()"
         )
     if isinstance(which.files[0], TextFile):
-        raise DataError(f"{name} is a text; load it with nestax.data.tiny_shakespeare()")
+        function = {"tinyshakespeare": "tiny_shakespeare"}.get(name, name)
+        raise DataError(f"{name} is a text; load it with nestax.data.{function}()")
     arrays = _files.read(which, _folder(which, download, progress))
     train, test = (
         Split(images, labels.astype(np.int32), which.scale)
@@ -130,8 +131,28 @@ def tiny_shakespeare(download: bool = True, progress: bool = True) -> Text:
         ImportError: If an optional package is needed and missing.
     """
     which = entry("tinyshakespeare")
-    (codes,) = _files.read(which, _folder(which, download, progress))
-    return _text.split(codes, which)
+    return _text.split(_files.read(which, _folder(which, download, progress)), which)
+
+
+def wikitext2(download: bool = True, progress: bool = True) -> Text:
+    """Loads WikiText-2's validation and test articles: small enough to train on the former.
+
+    The text is as published: words and punctuation between spaces, rare words as `<unk>`. The
+    training articles are not part of it, so results do not compare with those of the benchmark.
+
+    Args:
+        download: Whether to download what is not on this machine into the user's cache.
+        progress: Whether to show a progress bar while downloading, on stderr.
+
+    Returns:
+        The text as numbers of its 137 characters; the validation articles as `train`.
+
+    Raises:
+        DataError: If the data set cannot be had, or a file is damaged or is not what it should be.
+        ImportError: If an optional package is needed and missing.
+    """
+    which = entry("wikitext2")
+    return _text.split(_files.read(which, _folder(which, download, progress)), which)
 
 
 def _folder(which: Entry, download: bool, progress: bool) -> Path:

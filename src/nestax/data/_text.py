@@ -1,6 +1,8 @@
 """A text as a sequence of small numbers, one for each character.
 
-The text known here is tiny Shakespeare: A. Karpathy, char-rnn, github.com/karpathy/char-rnn, 2015.
+Known here are tiny Shakespeare (A. Karpathy, char-rnn, github.com/karpathy/char-rnn, 2015), and the
+validation and test articles of WikiText-2 (S. Merity, C. Xiong, J. Bradbury and R. Socher, Pointer
+sentinel mixture models, ICLR 2017).
 """
 
 import hashlib
@@ -19,8 +21,9 @@ class Text:
     Attributes:
         characters: all that occur, in the order of their codes; number i stands for
             `characters[i]`.
-        train: the first nine tenths; uint8 of shape (n,), numbers of characters.
-        test: the rest, to judge by; uint8 of shape (m,).
+        train: uint8 of shape (n,), numbers of characters; of tiny Shakespeare the first nine
+            tenths, of WikiText-2 the validation articles.
+        test: what to judge by; uint8 of shape (m,).
     """
 
     characters: str
@@ -36,7 +39,7 @@ def read(data: bytes, file: TextFile) -> np.ndarray:
     """Checks the bytes of a file.
 
     Returns:
-        uint8 of shape (size,), read-only: codes of characters.
+        uint8 of shape (size,), read-only: the bytes.
 
     Raises:
         ValueError: they are not exactly that file.
@@ -52,12 +55,14 @@ def read(data: bytes, file: TextFile) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
 
 
-def split(codes: np.ndarray, entry: Entry) -> Text:
-    """Numbers the characters, and splits the text by position.
+def split(files: list[np.ndarray], entry: Entry) -> Text:
+    """Numbers the characters of one or two files, and splits the text by position.
 
     Raises:
         DataError: it has another number of characters than the catalogue says.
     """
+    text = "".join(bytes(file).decode("utf-8") for file in files)
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     kinds, numbers = np.unique(codes, return_inverse=True)
     if (len(kinds), len(codes)) != (entry.classes, entry.train + entry.test):
         raise DataError(
@@ -66,4 +71,5 @@ def split(codes: np.ndarray, entry: Entry) -> Text:
         )
     numbers = numbers.astype(np.uint8)
     numbers.flags.writeable = False
-    return Text(bytes(kinds).decode("ascii"), numbers[: entry.train], numbers[entry.train :])
+    characters = "".join(chr(kind) for kind in kinds)
+    return Text(characters, numbers[: entry.train], numbers[entry.train :])
