@@ -12,7 +12,8 @@ import jax
 began = time.perf_counter()
 import nestax
 took = time.perf_counter() - began
-heavy = {"matplotlib", "rich", "tyro", "orbax", "pooch", "tqdm", "sklearn", "scipy", "PIL"}
+heavy = {"PIL", "equinox", "matplotlib", "orbax", "pooch", "rich", "scipy", "sklearn", "tqdm"}
+heavy |= {"tyro"}
 print(took, sorted(heavy & set(sys.modules) - before))
 """
 
@@ -35,7 +36,8 @@ def test_type_information_is_shipped():
 
 
 def test_every_public_name_is_documented():
-    for package in (nx, nx.data, nx.flows, nx.information, nx.levels, nx.models, nx.optim):
+    rooms = ("data", "flows", "information", "levels", "memory", "models", "optim")
+    for package in (nx, *(getattr(nx, room) for room in rooms)):
         for name, value in vars(package).items():
             if not name.startswith("_") and getattr(value, "__module__", "").startswith("nestax"):
                 assert value.__doc__, f"{package.__name__}.{name}"

@@ -4,7 +4,10 @@ A learning system is a set of optimization problems, each with its own objective
 rule and update frequency. `import nestax as nx`.
 """
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from . import data as data
 from . import flows as flows
@@ -39,4 +42,14 @@ from .levels import level_table as level_table
 from .levels import saba as saba
 from .levels import soba as soba
 
+if _TYPE_CHECKING:
+    from . import memory as memory
+
 __version__ = _version("nestax")
+
+
+def __getattr__(name: str) -> _Any:
+    # equinox, which its layers need, would more than double the time that importing nestax takes.
+    if name == "memory":
+        return _import_module(".memory", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

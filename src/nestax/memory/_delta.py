@@ -1,0 +1,155 @@
+r"""Linear memories under their own names: linear attention, the delta rule, Titans.
+
+Each is one setting of the recurrence of `memory_scan`, chosen such that one write is one gradient
+step on the memory's own objective: the Hebbian one, -<M k, v>, the delta rule's and Titans',
+1/2 |M k - v|^2.
+"""
+
+from typing import Any
+
+from jaxtyping import Array, Bool, Float
+
+from ._scan import memory_scan
+
+Rates = Float[Array, " time"]
+Valid = Bool[Array, " time"] | None
+
+
+def linear_attention(
+    q: Float[Array, "time key"],
+    k: Float[Array, "time key"],
+    v: Float[Array, "time value"],
+    rate: Rates | None = None,
+    alpha: Rates | None = None,
+    state: Float[Array, "value key"] | None = None,
+    chunk: int = 64,
+    implementation: str | None = None,
+    read: str = "after",
+    valid: Valid = None,
+) -> tuple[Float[Array, "time value"], Float[Array, "value key"]]:
+    r"""Hebbian writes, the memory of linear attention.
+
+        M_t = alpha_t M_{t-1} + rate_t v_t k_t',    o_t = M_t q_t
+
+    With alpha = 1 a write is one step of gradient descent on -<M k, v>.
+
+    Args:
+        q, k: (time, key), queries and keys, used as they are given.
+        v: (time, value).
+        rate: (time,), step sizes; None: 1.
+        alpha: (time,), what is retained at each token, in [0, 1]; None: 1.
+        state: M_0 (value, key), None: zeros.
+        chunk, implementation, valid: as in `memory_scan`.
+        read: `"after"` reads M_t, `"before"` M_{t-1}.
+
+    Returns:
+        (outputs (time, value), M after the last token).
+
+    Raises:
+        ValueError: as `memory_scan`.
+
+    Source: Katharopoulos et al., "Transformers are RNNs" (2020); with alpha: Sun et al., "Retentive
+    network" (2023). As a memory: Nested Learning (2025), eq. (64).
+    """
+    u = v if rate is None else _times("linear_attention", "rate", rate, v)
+    return memory_scan(q, k, u, None, alpha, None, None, state, chunk, implementation, read, valid)
+
+
+def delta_rule(
+    q: Float[Array, "time key"],
+    k: Float[Array, "time key"],
+    v: Float[Array, "time value"],
+    beta: Rates,
+    alpha: Rates | None = None,
+    state: Float[Array, "value key"] | None = None,
+    chunk: int = 64,
+    implementation: str | None = None,
+    read: str = "after",
+    valid: Valid = None,
+) -> tuple[Float[Array, "time value"], Float[Array, "value key"]]:
+    r"""The delta rule, gated if alpha is given.
+
+        M_t = alpha_t M_{t-1} (I - beta_t k_t k_t') + beta_t v_t k_t',    o_t = M_t q_t
+
+    With alpha = 1 a write is one step of gradient descent, of size beta, on 1/2 |M k - v|^2. Along
+    k the memory is multiplied by alpha (1 - beta |k|^2): with keys of unit length it is stable for
+    beta in [0, 2], and beta > 1 makes that factor negative, without which no linear memory can
+    count modulo two (Grazzi et al., 2025).
+
+    Args:
+        q, k: (time, key), queries and keys, used as they are given; normalise k.
+        v: (time, value).
+        beta: (time,), step sizes.
+        alpha: (time,), what is retained at each token, in [0, 1]; None: 1.
+        state: M_0 (value, key), None: zeros.
+        chunk, implementation, valid: as in `memory_scan`.
+        read: `"after"` reads M_t, `"before"` M_{t-1}.
+
+    Returns:
+        (outputs (time, value), M after the last token).
+
+    Raises:
+        ValueError: as `memory_scan`.
+
+    Source: Schlag et al., "Linear transformers are secretly fast weight programmers" (2021); Yang
+    et al., "Gated delta networks" (2024). As a memory: Nested Learning (2025), eq. (65), where the
+    factor I - beta k k' is printed on the left of M.
+    """
+    u = _times("delta_rule", "beta", beta, v)
+    erase = beta if alpha is None else alpha * beta
+    return memory_scan(q, k, u, erase, alpha, None, None, state, chunk, implementation, read, valid)
+
+
+def titans(
+    q: Float[Array, "time key"],
+    k: Float[Array, "time key"],
+    v: Float[Array, "time value"],
+    rate: Rates,
+    momentum: Rates,
+    retain: Rates | None = None,
+    state: tuple[Float[Array, "value key"], Float[Array, "value key"]] | None = None,
+    chunk: int = 64,
+    implementation: str | None = None,
+    read: str = "before",
+    valid: Valid = None,
+) -> tuple[Float[Array, "time value"], Any]:
+    r"""Titans' memory, linear and exact: every gradient is taken where the memory stands.
+
+        S_t = momentum_t S_{t-1} - rate_t (M_{t-1} k_t - v_t) k_t'
+        M_t = retain_t M_{t-1} + S_t,    o_t = M_{t-1} q_t
+
+    Titans' own chunks take the gradients of a chunk at its beginning; for linear memories that
+    approximation is not needed.
+
+    Args:
+        q, k: (time, key), queries and keys, used as they are given; normalise k.
+        v: (time, value).
+        rate: (time,), theta of the paper; its loss |M k - v|^2 makes that half of this one.
+        momentum: (time,), eta of the paper, how much of the past surprise is carried on.
+        retain: (time,), 1 - alpha of the paper; None: 1.
+        state: (M_0, S_0), (value, key) each, None: zeros.
+        chunk, implementation, valid: as in `memory_scan`.
+        read: `"before"` reads M_{t-1}, `"after"` M_t.
+
+    Returns:
+        (outputs (time, value), (M, S) after the last token).
+
+    Raises:
+        ValueError: as `memory_scan`.
+
+    Source: Behrouz, Zhong and Mirrokni, "Titans: learning to memorize at test time" (2025), eq.
+    (9-14).
+    """
+    u = _times("titans", "rate", rate, v)
+    return memory_scan(
+        q, k, u, None, retain, momentum, rate, state, chunk, implementation, read, valid
+    )
+
+
+def _times(function: str, name: str, rates: Array, v: Array) -> Array:
+    if rates.shape != v.shape[:1]:
+        raise ValueError(
+            f"{function}: {name} must hold one number per token, shape {v.shape[:1]}, "
+            f"got {rates.shape}"
+        )
+    return rates[:, None] * v

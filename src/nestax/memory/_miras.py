@@ -1,0 +1,84 @@
+"""The rules of Miras: robust errors, and retentions that are not a plain decay.
+
+Source: Behrouz et al., "It's all connected: a journey through test-time memorization, attentional
+bias, retention, and online optimization" (Miras, 2025), section 5; here for linear memories.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ._objectives import huber, l2, lp
+from ._rules import Key, Memory, Scalar, Value, step, write
+
+
+def moneta(
+    state: tuple[Memory, Memory],
+    key: Key,
+    value: Value,
+    rate: Scalar,
+    retain: Scalar = 1.0,
+    p: float = 3.0,
+    q: float = 4.0,
+) -> tuple[Memory, Memory]:
+    """A <- a A - eta e k',  M = sign(A) |A|^(q-1) / |A|_q^(q-2): l_p errors, l_q retention.
+
+    The paper prints M = A / |A|_q^(q-2), which is not the minimiser it is derived from: the
+    gradient of |A|_q^2 / 2, entry by entry. For q = 2 both are A.
+
+    Args:
+        state: (M, A), the memory and what was gathered; (0, 0) to begin with.
+        key: k.
+        value: v.
+        rate: eta.
+        retain: a, 0 to 1.
+        p: of the objective `lp`, 1 or more, static.
+        q: 2 or more, static; the norm that is kept small is that of q / (q - 1).
+
+    Raises:
+        ValueError: p or q out of range.
+
+    Source: Miras (2025), eq. (24-25).
+    """
+    if q < 2:
+        raise ValueError(f"moneta: q must be at least 2, got {q}; 2 is plain decay")
+    memory, gathered = state
+    gathered = retain * gathered + step(memory, key, value, rate, lp(p))
+    # Of degree one: the largest entry is taken out, so that powers stay in range.
+    top = jnp.max(jnp.abs(gathered))
+    size = jnp.abs(gathered) / jnp.where(top > 0, top, 1)
+    there = size > 0
+    size = jnp.where(there, size, 1)
+    norm = jnp.sum(jnp.where(there, size**q, 0)) ** ((q - 2) / q)
+    shrunk = gathered * size ** (q - 2) / jnp.where(top > 0, norm, 1)
+    return jnp.where(there, shrunk, 0), gathered
+
+
+def yaad(
+    memory: Memory,
+    key: Key,
+    value: Value,
+    rate: Scalar,
+    threshold: Scalar,
+    retain: Scalar = 1.0,
+) -> Memory:
+    """M <- a M - eta min(1, d / |M k - v|) (M k - v) k': the delta rule with short errors.
+
+    Stable as `delta` is; a surprise beyond the threshold d moves M no further than one of size d.
+
+    Source: Miras (2025), eq. (26), in the variant that has no jump at the threshold (see `huber`).
+    """
+    return write(memory, key, value, rate, retain, huber(threshold))
+
+
+def memora(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0) -> Memory:
+    """M <- c softmax(a log M - eta (M k - v) k') over all entries, c = the sum of M's entries.
+
+    A step of mirror descent: entries stay positive and their sum stays what it was, so that rates
+    beyond the stable ones saturate instead of diverging. Not defined for a memory with a zero or a
+    negative entry (the outcome is NaN): begin with, for example, c / (value key) everywhere.
+
+    Source: Miras (2025), eq. (27), with the constant of its KL retention (1 in print).
+    """
+    total = jnp.sum(memory)
+    logits = retain * jnp.log(memory) + step(memory, key, value, rate, l2)
+    return total * jax.nn.softmax(logits, axis=(0, 1))

@@ -1,0 +1,197 @@
+r"""Memories that are linear maps or MLPs, written by frozen gradients, chunk by chunk.
+
+A memory is a tuple of matrices (out, in), first applied first; with `skip` it is eq. (89),
+
+    y = x + W_n act(... act(W_1 x)).
+
+The gradient of one pair's loss with respect to W_i is e_i x_i', its error times its own input. If
+all gradients of a chunk are taken at its first state, the anchor, every matrix is by itself a
+linear memory with keys x_i and writes -rate e_i, so that it goes through the chunk in the dual form
+of `_scan`: weights after each token are never made. Retention, momentum and what rules erase are
+exact at every token. A read asks the first matrix with q, the next with act of the answer.
+
+Rules, with eta' = eta / (1 + eta |x_i|^2) by each matrix's own input:
+
+    gd      W <- a W - eta e x'
+    dgd     W <- a W (I - eta' x x') - eta' e x'      (explicit: W (a I - eta x x') - eta e x')
+    local   W <- a W - eta' (W x - t) x',             t = W_anchor x - e
+
+Stability. Where a key comes back within a chunk of C tokens, its frozen gradient is taken each
+time. With "l2", gd converges for C eta |x|^2 < 2 only and diverges beyond, and so does dgd if the
+memory is an MLP. What helps, simplest first:
+
+    rates divided by C   the mean gradient instead of the sum: C then changes little
+    clip                 errors cut to a norm, at every matrix: it bounds what a token writes
+    rule "local"         gd that notices: by the delta rule, a matrix moves towards what it said at
+                         the anchor less the error there; for C = 1 it is gd, at rate eta'
+    "dot" with "dgd"     no error to freeze: for one linear map the delta rule, exactly
+
+"local" makes one linear map with "l2" the exact delta rule at every C, stable at every rate, and
+with momentum exact Titans. "dgd" of one linear map without momentum is bounded at every rate, but
+with "l2" and C eta far above 1 it swings between 0 and v instead of settling at v / 2. An MLP's
+matrices each answer for the whole error, and nothing is guaranteed: shown the same four pairs for
+8,192 tokens in chunks of 64, "local" learnt them in most runs at rates up to 1 and stayed bounded,
+but not at 100; "dgd" with "dot" stayed bounded at 100 too; with clip = 1 both did, and "dgd" with
+"l2" as well, which overflows without.
+
+With momentum, eta / (1 - mu) is what counts as rate. It does not multiply what dgd forgets: "dot"
+then converges to v / (1 - mu), and "l2" with C = 1 to v / (2 - mu).
+
+Source: "Nested Learning" (2025), eq. (86-93), with the chunk's first state where (90) prints its
+last and (57)'s |x|^2 put back; Behrouz et al., "Titans" (2025), section 3.2 for frozen gradients.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ._objectives import Objective, error_of, shortened
+from ._rules import implicit_rate
+from ._scan import memory_chunk
+
+Weights = tuple[Float[Array, "_ _"], ...]
+Activation = Callable[[Array], Array]
+
+
+def read_memory(
+    weights: Weights,
+    x: Float[Array, "*batch key"],
+    skip: bool = False,
+    activation: Activation = jax.nn.silu,
+) -> Float[Array, "*batch value"]:
+    """W_n act(... act(W_1 x)), and x added with `skip`; no activation with one matrix.
+
+    Args:
+        weights: matrices (out, in), first applied first.
+        x: queries.
+        skip: whether x is added; needs as many values as keys.
+        activation: elementwise.
+    """
+    return _forward(weights, x, skip, activation)[0]
+
+
+def errors(
+    weights: Weights,
+    key: Float[Array, "*batch key"],
+    value: Float[Array, "*batch value"],
+    objective: str | Objective = "l2",
+    skip: bool = False,
+    activation: Activation = jax.nn.silu,
+    clip: float | Array | None = None,
+) -> tuple[tuple[Float[Array, "*batch _"], Float[Array, "*batch _"]], ...]:
+    """Each matrix's input x_i and error e_i for a pair: the gradient of its loss is e_i x_i'.
+
+    Args:
+        weights: matrices (out, in), first applied first.
+        key: keys.
+        value: values, given as far as the inner gradient is concerned.
+        objective: `"dot"`, `"l2"` or (prediction, value) -> error.
+        skip: as in `read_memory`.
+        activation: as in `read_memory`.
+        clip: errors are cut to this norm, the last matrix's before it is passed down.
+
+    Returns:
+        One pair (input, error) for each matrix.
+
+    Raises:
+        ValueError: an unknown objective.
+    """
+    prediction, inputs, slopes = _forward(weights, key, skip, activation)
+    error = error_of(objective, "errors")(prediction, value)
+    found = []
+    for i in reversed(range(len(weights))):
+        error = error if clip is None else shortened(error, clip)
+        found.append((inputs[i], error))
+        if i:
+            error = (error @ weights[i]) * slopes[i - 1]
+    return tuple(reversed(found))
+
+
+def _forward(
+    weights: Weights, x: Array, skip: bool, activation: Activation
+) -> tuple[Array, list[Array], list[Array]]:
+    """What is said, every matrix's input, and the slopes of the activations."""
+    inputs, slopes = [x], []
+    for matrix in weights[:-1]:
+        z = inputs[-1] @ matrix.T
+        h, slope = jax.jvp(activation, (z,), (jnp.ones_like(z),))
+        inputs.append(h)
+        slopes.append(slope)
+    said = inputs[-1] @ weights[-1].T
+    return x + said if skip else said, inputs, slopes
+
+
+def network_chunk(
+    now: Weights,
+    surprise: Weights | None,
+    anchor: Weights,
+    q: Float[Array, "time key"],
+    k: Float[Array, "time key"],
+    v: Float[Array, "time value"],
+    rate: Float[Array, " time"],
+    retain: Float[Array, " time"] | None = None,
+    momentum: Float[Array, " time"] | None = None,
+    objective: str | Objective = "l2",
+    rule: str = "gd",
+    read: str = "before",
+    *,
+    implicit: bool = True,
+    clip: float | Array | None = None,
+    skip: bool = False,
+    activation: Activation = jax.nn.silu,
+    valid: Bool[Array, " time"] | None = None,
+) -> tuple[Float[Array, "time value"], Weights, Weights | None]:
+    """One chunk, or a part of one: gradients at `anchor`, writes from `now` on, in the dual form.
+
+    Args:
+        now: the weights before the first token.
+        surprise: the momentum before it; None without.
+        anchor: the weights at which gradients are taken.
+        q: queries.
+        k: keys.
+        v: values.
+        rate: eta.
+        retain: a; None: 1.
+        momentum: mu; None: no momentum.
+        objective: as in `errors`.
+        rule: `"gd"`, `"dgd"` or `"local"`.
+        read: `"before"` the token's own write, or `"after"`.
+        implicit: for `"dgd"` and `"local"`: eta' instead of eta.
+        clip: as in `errors`.
+        skip: as in `read_memory`.
+        activation: as in `read_memory`.
+        valid: tokens that are not leave everything as it was; what they read means nothing.
+
+    Returns:
+        Outputs, and `now` and `surprise` after the last token.
+
+    Raises:
+        ValueError: an unknown objective, rule or `read`.
+    """
+    if rule not in ("gd", "dgd", "local"):
+        raise ValueError(f'network_chunk: rule must be "gd", "dgd" or "local", got {rule!r}')
+    moved, surprises, asked = [], [], q
+    for i, (x, error) in enumerate(errors(anchor, k, v, objective, skip, activation, clip)):
+        eta = implicit_rate(rate, x) if implicit and rule != "gd" else rate
+        forgotten = None if rule == "gd" else eta
+        if rule == "dgd" and implicit and retain is not None:
+            forgotten = retain * eta  # of what is retained: else a small `a` makes it unstable
+        if rule == "local":
+            error = error - x @ anchor[i].T
+        # What is forgotten as a part of the gradient step is carried on by momentum, as that is.
+        follows = rule == "local" and momentum is not None
+        erase, carried = (None, forgotten) if follows else (forgotten, None)
+        state = now[i] if surprise is None else (now[i], surprise[i])
+        said, state = memory_chunk(
+            state, asked, x, -eta[:, None] * error, erase, retain, momentum, carried, read, valid
+        )
+        if surprise is None:
+            moved.append(state)
+        else:
+            moved.append(state[0])
+            surprises.append(state[1])
+        asked = said if i == len(now) - 1 else activation(said)
+    outputs = q + asked if skip else asked
+    return outputs, tuple(moved), None if surprise is None else tuple(surprises)

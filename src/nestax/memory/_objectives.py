@@ -1,0 +1,118 @@
+"""Attentional biases: what a memory is asked to do with one pair of key and value.
+
+An objective is here the error it makes, e = d loss / d prediction: by the chain rule that is all a
+write needs to know. Losses are halved, or divided by p, so that the errors carry no factors:
+
+    "dot"       -<p, v>                  e = -v
+    "l2"        |p - v|^2 / 2            e = p - v
+    lp(p)       sum |p - v|^p / p        e = sign(p - v) |p - v|^(p - 1)
+    huber(d)    H_d(|p - v|)             e = (p - v) min(1, d / |p - v|)
+
+A paper that writes |p - v|^2 without the half takes steps twice as long at the same rate.
+
+The error is a function of the value that is written: where values come from another memory, as in
+Hope, the inner gradient treats them as given, and an outer gradient passes through them.
+
+Source: Behrouz et al., "It's all connected" (Miras, 2025), attentional biases; "Nested Learning"
+(2025), section 5.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Objective = Callable[[Array, Array], Array]
+
+
+def dot(prediction: Float[Array, "*batch value"], value: Float[Array, "*batch value"]) -> Array:
+    """-<prediction, value>: the error is minus the value, whatever was predicted."""
+    return -jnp.broadcast_to(value, jnp.broadcast_shapes(prediction.shape, value.shape))
+
+
+def l2(prediction: Float[Array, "*batch value"], value: Float[Array, "*batch value"]) -> Array:
+    """|prediction - value|^2 / 2."""
+    return prediction - value
+
+
+def lp(p: float) -> Objective:
+    """sum |prediction - value|^p / p, the bias of Moneta; p = 2 is `l2`, p = 1 writes signs only.
+
+    For p below 2 the error's own derivative has no bound at zero and is taken to be zero there.
+
+    Args:
+        p: 1 or more, static.
+
+    Returns:
+        (prediction, value) -> error.
+
+    Raises:
+        ValueError: p below 1, where the loss is not convex.
+
+    Source: Miras (2025), the l_p bias, there times p.
+    """
+    if p < 1:
+        raise ValueError(f"lp: p must be at least 1, where the loss is convex, got {p}")
+
+    def error(prediction: Array, value: Array) -> Array:
+        difference = prediction - value
+        size = jnp.abs(difference)
+        there = size > 0
+        power = jnp.where(there, size, 1) ** (p - 1)
+        return jnp.where(there, jnp.sign(difference) * power, 0)
+
+    return error
+
+
+def huber(threshold: float | Float[Array, ""]) -> Objective:
+    """H(|prediction - value|): half the square up to the threshold, linear beyond, as in Yaad.
+
+    The error is that of `l2`, shortened to the threshold. Miras' third variant, printed for Yaad,
+    takes the sign of every coordinate beyond the threshold, which jumps there; this is its second.
+
+    Args:
+        threshold: above 0; may be traced, so that it can depend on the token.
+
+    Returns:
+        (prediction, value) -> error.
+
+    Raises:
+        ValueError: a threshold that is known and not above 0.
+
+    Source: Miras (2025), the Huber biases.
+    """
+    if isinstance(threshold, (int, float)) and threshold <= 0:
+        raise ValueError(
+            f"huber: threshold must be above 0, got {threshold}; with 0 nothing is ever written"
+        )
+
+    def error(prediction: Array, value: Array) -> Array:
+        return shortened(prediction - value, threshold)
+
+    return error
+
+
+def shortened(error: Float[Array, "*batch out"], limit: float | Array) -> Array:
+    """The error, with its norm cut to the limit; along the last axis."""
+    square = jnp.sum(jnp.square(error), axis=-1, keepdims=True)
+    long = square > jnp.square(limit)
+    # No root of zero: its derivative is not finite.
+    return jnp.where(long, error * (limit / jnp.sqrt(jnp.where(long, square, 1))), error)
+
+
+def error_of(objective: str | Objective, function: str) -> Objective:
+    """The error of an objective by name, or the callable itself.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if callable(objective):
+        return objective
+    if objective == "dot":
+        return dot
+    if objective == "l2":
+        return l2
+    raise ValueError(
+        f'{function}: objective must be "dot", "l2", or a function (prediction, value) -> error '
+        f"such as lp(3.0) or huber(1.0), got {objective!r}"
+    )

@@ -1,0 +1,311 @@
+r"""Rules: how one token writes a linear memory M of shape (value, key).
+
+A rule is a pure function (state, key, value, ...) -> state; the state is the memory, or a tuple of
+which it is the first. A write is a gradient step on an objective (`_objectives`), with retention:
+
+    gd        M <- a M - eta e k'                             e: the objective's error at M k
+    dgd       M <- a M (I - eta' k k') - eta' e k'            eta' = eta / (1 + eta |k|^2)
+
+Delta gradient descent also forgets what M said for the key. What becomes of one pair shown again
+and again, without retention (a = 1), and up to which rate:
+
+    objective   rule   M k tends to    stable while (|k| = 1: eta below 2, 2, 1)
+    dot         gd     no limit        never: grows by eta v each time (linear attention)
+    l2          gd     v               eta |k|^2 < 1 + a       (the delta rule)
+    dot         dgd    v               any rate; explicit: eta |k|^2 < 1 + a
+    l2          dgd    v / 2           any rate; explicit: 2 eta |k|^2 < 1 + a
+    2 l2        dgd    2 v / 3         eta |k|^2 < 2; explicit: 3 eta |k|^2 < 1 + a
+
+l2 with dgd forgets twice, since forgetting what was said is the l2 step already: dot with dgd is
+the delta rule. The last line is the square without its half.
+
+The implicit rate never turns what was said around: the eigenvalue of M's transition along the key
+is between 0 and a. State tracking, parity first of all, needs negative ones, hence explicit rates
+eta |k|^2 between 1 and 2 (Grazzi et al., "Unlocking state-tracking in linear RNNs through negative
+eigenvalues", 2024).
+
+Source: "Nested Learning" (2025), eq. (64-68) and (86-93) with these errors in print corrected: the
+factor (I - eta k k') stands on the right of M, (68) takes the gradient of the objective, (92) adds
+v k', and the implicit rate has |k|^2 in it. "Titans" (2025).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._objectives import Objective, error_of
+
+Scalar = float | Float[Array, ""]
+Memory = Float[Array, "value key"]
+Key = Float[Array, " key"]
+Value = Float[Array, " value"]
+
+
+def implicit_rate(
+    rate: float | Float[Array, "*#batch"], key: Float[Array, "*batch key"]
+) -> Float[Array, "*batch"]:
+    """eta' = eta / (1 + eta |k|^2): the step that ends where it would start from.
+
+    Source: Nested Learning (2025), eq. (56-57), appendix C; in print with |k| = 1.
+    """
+    return rate / (1 + rate * jnp.sum(jnp.square(key), axis=-1))
+
+
+def write(
+    memory: Memory,
+    key: Key,
+    value: Value,
+    rate: Scalar,
+    retain: Scalar = 1.0,
+    objective: str | Objective = "l2",
+    rule: str = "gd",
+    implicit: bool = True,
+) -> Memory:
+    """One token's write: any objective with any rule; the table is in the module's docstring.
+
+        gd              a M - eta e k'
+        dgd, implicit   a M (I - eta' k k') - eta' e k',    eta' = eta / (1 + eta |k|^2)
+        dgd, explicit   M (a I - eta k k') - eta e k'
+
+    Args:
+        memory: M.
+        key: k.
+        value: v.
+        rate: eta, 0 or more.
+        retain: a, 0 to 1.
+        objective: `"dot"`, `"l2"`, or (prediction, value) -> error.
+        rule: `"gd"` or `"dgd"`.
+        implicit: for `"dgd"`: the minimiser of |M k + e|^2 / 2 + |M - a M_old|^2 / (2 eta), which
+            no rate makes unstable; or the step (88) as it stands.
+
+    Returns:
+        The new memory.
+
+    Raises:
+        ValueError: an unknown objective or rule.
+
+    Source: Nested Learning (2025), eq. (56-57), (86-93).
+    """
+    error = error_of(objective, "write")
+    if rule == "gd":
+        return retain * memory + step(memory, key, value, rate, error)
+    if rule != "dgd":
+        raise ValueError(f'write: rule must be "gd" or "dgd", got {rule!r}')
+    said = memory @ key
+    wrong = error(said, value)
+    if implicit:
+        rate = implicit_rate(rate, key)
+        said = retain * said
+    return retain * memory - rate * jnp.outer(said + wrong, key)
+
+
+def step(memory: Memory, key: Key, value: Value, rate: Scalar, error: Objective) -> Memory:
+    """-eta e k', the gradient step."""
+    return -rate * jnp.outer(error(memory @ key, value), key)
+
+
+def hebbian(
+    memory: Memory, key: Key, value: Value, rate: Scalar = 1.0, retain: Scalar = 1.0
+) -> Memory:
+    """M <- a M + eta v k': linear attention, a step on -<M k, v>.
+
+    Source: Nested Learning (2025), eq. (64).
+    """
+    return write(memory, key, value, rate, retain, "dot")
+
+
+def delta(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0) -> Memory:
+    """M <- a M - eta (M k - v) k': the delta rule, a step on |M k - v|^2 / 2.
+
+    Stable while eta |k|^2 <= 1 + a.
+
+    Source: Nested Learning (2025), eq. (65), with (I - eta k k') on the right of M.
+    """
+    return write(memory, key, value, rate, retain, "l2")
+
+
+def gated_delta(
+    memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0
+) -> Memory:
+    """M <- a M (I - b k k') + b v k': the delta rule on what was retained.
+
+    Stable while b |k|^2 <= 1 + 1/a. With b = eta' it is implicit `delta_gradient_descent`.
+
+    Args:
+        memory: M.
+        key: k.
+        value: v.
+        rate: b, usually in (0, 1) for unit keys; in (1, 2) eigenvalues are negative.
+        retain: a, 0 to 1.
+
+    Source: Yang et al., "Gated delta networks" (2024); Nested Learning (2025), section 5; for rates
+        above 1 Grazzi et al. (2024).
+    """
+    return write(retain * memory, key, value, rate, 1.0, "l2")
+
+
+def delta_gradient_descent(
+    memory: Memory,
+    key: Key,
+    value: Value,
+    rate: Scalar,
+    retain: Scalar = 1.0,
+    objective: str | Objective = "dot",
+    implicit: bool = True,
+) -> Memory:
+    """M <- a M (I - eta' k k') - eta' e k': `write` with rule `"dgd"`.
+
+    Source: Nested Learning (2025), eq. (56-57), (88), (92-93).
+    """
+    return write(memory, key, value, rate, retain, objective, "dgd", implicit)
+
+
+def oja(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0) -> Memory:
+    """M <- a M + eta v (k - M' v)': a step, eta / 2 long, on -2 <M k, v> + |M' v|^2.
+
+    The value forgets, not the key. Stable while eta |v|^2 <= 1 + a, so values are to be normalised.
+
+    Source: Nested Learning (2025), eq. (66-67).
+    """
+    return retain * memory + rate * jnp.outer(value, key - memory.T @ value)
+
+
+class OmegaState(NamedTuple):
+    """A memory and the last tokens, oldest first; places not yet filled are zero."""
+
+    memory: Float[Array, "value key"]
+    keys: Float[Array, "window key"]
+    values: Float[Array, "window value"]
+
+
+def omega_state(memory: Memory, window: int) -> OmegaState:
+    """A memory that has seen no token, for `omega`.
+
+    Raises:
+        ValueError: a window below 1.
+    """
+    if window < 1:
+        raise ValueError(f"omega_state: window must be at least 1 token, got {window}")
+    rows, columns = memory.shape
+    return OmegaState(
+        memory, jnp.zeros((window, columns), memory.dtype), jnp.zeros((window, rows), memory.dtype)
+    )
+
+
+def omega(
+    state: OmegaState,
+    key: Key,
+    value: Value,
+    rate: Scalar | Float[Array, " window"],
+    retain: Scalar = 1.0,
+    objective: str | Objective = "l2",
+) -> OmegaState:
+    """M <- a M - sum_i g_i e_i k_i': one step for all of the last tokens.
+
+    Stable while the largest eigenvalue of sum g_i k_i k_i' is below 1 + a: divide rates by the
+    window, or by less where keys differ.
+
+    Args:
+        state: from `omega_state`.
+        key: k.
+        value: v.
+        rate: g, one for each place of the window, oldest first, or one for all.
+        retain: a, 0 to 1.
+        objective: as in `write`; every error is taken at the memory before the step.
+
+    Source: Nested Learning (2025), eq. (68), which in print lacks the gradient.
+    """
+    keys = jnp.concatenate([state.keys[1:], key[None].astype(state.keys.dtype)])
+    values = jnp.concatenate([state.values[1:], value[None].astype(state.values.dtype)])
+    errors = error_of(objective, "omega")(keys @ state.memory.T, values)
+    steps = jnp.broadcast_to(rate, keys.shape[:1])[:, None] * errors
+    return OmegaState(retain * state.memory - steps.T @ keys, keys, values)
+
+
+def titans_rule(
+    state: tuple[Memory, Memory],
+    key: Key,
+    value: Value,
+    rate: Scalar,
+    momentum: Scalar,
+    retain: Scalar = 1.0,
+    objective: str | Objective = "l2",
+) -> tuple[Memory, Memory]:
+    """S <- mu S - eta e k',  M <- a M + S: a step with momentum; a is 1 - alpha of the paper.
+
+    The paper's objective is the square without the half: its rate is half of this one.
+
+    Args:
+        state: (M, S), the memory and its surprise.
+        key: k.
+        value: v.
+        rate: eta (theta in the paper).
+        momentum: mu, 0 to 1 (eta in the paper).
+        retain: a, 0 to 1.
+        objective: as in `write`.
+
+    Source: Behrouz et al., "Titans" (2025); Nested Learning (2025), section 5.
+    """
+    memory, surprise = state
+    surprise = momentum * surprise + step(
+        memory, key, value, rate, error_of(objective, "titans_rule")
+    )
+    return retain * memory + surprise, surprise
+
+
+def scan_rule(
+    rule: Callable[..., Any],
+    q: Float[Array, "time key"],
+    k: Float[Array, "time key"],
+    v: Float[Array, "time value"],
+    state: PyTree[Float[Array, "..."]],
+    read: str = "before",
+    **parameters: float | Float[Array, "..."],
+) -> tuple[Float[Array, "time value"], Any]:
+    """Runs a rule over a sequence, token by token: o_t = M_{t-1} q_t, or M_t q_t.
+
+    `memory_scan` and `network_scan` run what they can chunk many times faster; this runs any rule.
+
+    Args:
+        rule: (state, key, value, **parameters) -> state; fix static arguments by
+            `functools.partial(write, objective="dot", rule="dgd")`.
+        q: what is read at each token.
+        k: keys.
+        v: values.
+        state: the memory (value, key), or a tuple whose first is the memory.
+        read: `"before"` the token's own write, or `"after"`.
+        **parameters: numbers, or arrays with a leading axis time.
+
+    Returns:
+        Outputs, in the dtype of q, k and v; and the state, in float32 at least.
+
+    Raises:
+        ValueError: an unknown `read`, or a parameter of another length.
+    """
+    if read not in ("before", "after"):
+        raise ValueError(f'scan_rule: read must be "before" or "after", got {read!r}')
+    given = jnp.result_type(q, k, v)
+    arrays = {name: jnp.asarray(a) for name, a in parameters.items()}
+    for name, a in arrays.items():
+        if a.ndim and a.shape[0] != k.shape[0]:
+            raise ValueError(
+                f"scan_rule: {name} must be a number or have a leading axis of {k.shape[0]} "
+                f"tokens, got shape {a.shape}"
+            )
+    dtype = jnp.result_type(given, jnp.float32, *jax.tree.leaves(state))
+    fixed = {name: a.astype(dtype) for name, a in arrays.items() if not a.ndim}
+    varying = {name: a.astype(dtype) for name, a in arrays.items() if a.ndim}
+
+    def token(state: Any, inputs: Any) -> tuple[Any, Array]:
+        query, key, value, own = inputs
+        new = rule(state, key, value, **fixed, **own)
+        memory = jax.tree.leaves(state if read == "before" else new)[0]
+        return new, memory @ query
+
+    state = jax.tree.map(lambda a: jnp.asarray(a, dtype), state)
+    sequence = (q.astype(dtype), k.astype(dtype), v.astype(dtype), varying)
+    state, outputs = jax.lax.scan(token, state, sequence)
+    return outputs.astype(given), state

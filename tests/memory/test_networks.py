@@ -1,0 +1,370 @@
+"""Memories that are networks equal their definition, wherever a stream is cut, at any rate."""
+
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from references.memory_rules import LOSSES, naive_network_scan
+from references.memory_rules import read as naive_read
+
+from nestax import memory as nm
+
+EXACT = {"rtol": 1e-10, "atol": 1e-11}
+OBJECTIVES = {"dot": "dot", "l2": "l2", "l3": nm.lp(3.0), "huber": nm.huber(0.7)}
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def uniform(low, high, time, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).uniform(low, high, time))
+
+
+def sequence(time=63, key=5, value=4, sizes=(7,)):
+    """q, k, v, weights, rate, retain, momentum."""
+    inner = (key, *sizes, value)
+    weights = tuple(
+        draw(rows, columns, seed=i) / 2 for i, (columns, rows) in enumerate(pairwise(inner))
+    )
+    q, k, v = draw(time, key, seed=10), draw(time, key, seed=11) / 2, draw(time, value, seed=12)
+    rates = [uniform(*bounds, time, seed=13 + i) for i, bounds in enumerate(BOUNDS)]
+    return q, k, v, weights, *rates
+
+
+BOUNDS = ((0.0, 0.2), (0.8, 1.0), (0.3, 0.9))
+
+
+# The definition.
+
+CASES = [  # loss, rule, chunk, retain, momentum, read, implicit, skip, hidden sizes
+    ("l2", "gd", 16, True, True, "before", True, False, (7,)),
+    ("l2", "gd", 1, True, False, "after", True, False, (7,)),
+    ("dot", "dgd", 16, True, False, "before", True, False, (7,)),
+    ("l2", "dgd", 16, True, True, "after", True, True, (7,)),
+    ("l2", "dgd", 4, True, True, "before", False, False, (7,)),
+    ("huber", "dgd", 16, False, False, "before", True, False, ()),
+    ("l2", "local", 16, True, True, "before", True, False, (7,)),
+    ("l3", "local", 16, True, False, "before", False, False, (7, 6)),
+]
+
+
+@pytest.mark.parametrize(
+    "loss, rule, chunk, retain, momentum, when, implicit, skip, sizes",
+    CASES,
+    ids=["-".join(map(str, case)) for case in CASES],
+)
+def test_equals_the_definition_in_outputs_state_and_gradients(
+    x64, loss, rule, chunk, retain, momentum, when, implicit, skip, sizes
+):
+    q, k, v, weights, rate, a, mu = sequence(value=5 if skip else 4, sizes=sizes)
+    a, mu = a if retain else None, mu if momentum else None
+
+    def scan(q, k, v, weights, rate, a, mu):
+        outputs, state = nm.network_scan(
+            q, k, v, weights, rate, a, mu, OBJECTIVES[loss], rule, None, chunk, when,
+            implicit=implicit, skip=skip,
+        )  # fmt: skip
+        return outputs, state.now, state.surprise
+
+    naive = partial(
+        naive_network_scan, loss=loss, rule=rule, chunk=chunk, when=when, implicit=implicit,
+        skip=skip, act=jax.nn.silu,
+    )  # fmt: skip
+
+    def both(f):
+        def loss(*inputs):
+            made = f(*inputs)
+            return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(made)), made
+
+        inputs = (q, k, v, weights, rate, a, mu)
+        return jax.jit(jax.value_and_grad(loss, range(7), has_aux=True))(*inputs)
+
+    (_, made), slopes = both(scan)
+    (_, expected), right = both(naive)
+    assert len(jax.tree.leaves(made)) == len(jax.tree.leaves(expected))
+    for x, y in zip(*map(jax.tree.leaves, ((made, slopes), (expected, right))), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("skip", [False, True])
+def test_errors_and_inputs_are_the_gradient(x64, loss, skip):
+    _, k, v, weights, *_ = sequence(3, 5, 5, (7, 6))
+    pairs = nm.errors(weights, k, v, OBJECTIVES[loss], skip)
+    for t in range(3):
+
+        def of_one(w, t=t):
+            return LOSSES[loss](naive_read(w, k[t], jax.nn.silu, skip), v[t])
+
+        for (x, e), slope in zip(pairs, jax.grad(of_one)(weights), strict=True):
+            np.testing.assert_allclose(jnp.outer(e[t], x[t]), slope, **EXACT)
+    said = jax.vmap(lambda x: naive_read(weights, x, jax.nn.silu, skip))(k)
+    np.testing.assert_allclose(nm.read_memory(weights, k, skip), said, **EXACT)
+
+
+def test_clipped_errors_are_short_and_small_ones_untouched(x64):
+    _, k, v, weights, *_ = sequence(9)
+    clipped = nm.errors(weights, k, v, clip=0.3)
+    for _, e in clipped:
+        assert jnp.all(jnp.linalg.norm(e, axis=1) <= 0.3 * (1 + 1e-12))
+    top = nm.errors(weights, k, v, nm.huber(0.3))[1][1]
+    np.testing.assert_allclose(clipped[1][1], top, **EXACT)
+    for found, expected in zip(
+        nm.errors(weights, k, v, clip=1e3), nm.errors(weights, k, v), strict=True
+    ):
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+# What it is for one matrix.
+
+
+def test_a_chunk_of_one_token_is_the_rule(x64):
+    q, k, v, _, rate, a, _ = sequence(9)
+    m = draw(4, 5)
+    for rule in ("gd", "dgd"):
+        write = partial(nm.write, objective="l2", rule=rule)
+        expected, last = nm.scan_rule(write, q, k, v, m, rate=rate, retain=a)
+        outputs, state = nm.network_scan(q, k, v, (m,), rate, a, rule=rule, chunk=1)
+        np.testing.assert_allclose(outputs, expected, **EXACT)
+        np.testing.assert_allclose(state.now[0], last, **EXACT)
+    local, _ = nm.network_scan(q, k, v, (m,), rate, a, rule="local", implicit=False, chunk=1)
+    plain, _ = nm.network_scan(q, k, v, (m,), rate, a, chunk=1)
+    np.testing.assert_allclose(local, plain, **EXACT)
+
+
+def test_the_local_rule_makes_a_linear_memory_exact_at_every_chunk(x64):
+    """The delta rule, and Titans with momentum, though gradients are frozen for a chunk."""
+    q, k, v, _, rate, a, mu = sequence(23)
+    m = draw(4, 5)
+    zero = jnp.zeros_like(m)
+    local = partial(nm.network_scan, q, k, v, (m,), rate, a, rule="local", chunk=8)
+    delta, _ = nm.scan_rule(nm.delta, q, k, v, m, rate=rate, retain=a)
+    np.testing.assert_allclose(local(implicit=False)[0], delta, **EXACT)
+    step = partial(nm.titans_rule)
+    titans, _ = nm.scan_rule(step, q, k, v, (m, zero), rate=rate, retain=a, momentum=mu)
+    np.testing.assert_allclose(local(mu, implicit=False)[0], titans, **EXACT)
+
+
+def test_a_frozen_chunk_of_hopes_memory_is_the_gated_delta_rule(x64):
+    """With b = eta / a and values a (v - M_0 k); the dot product needs no freezing."""
+    q, k, v, _, rate, a, _ = sequence(9)
+    m = draw(4, 5)
+    for objective, written in (("l2", v - k @ m.T), ("dot", v)):
+        expected, _ = nm.scan_rule(
+            nm.gated_delta, q, k, a[:, None] * written, m, rate=rate / a, retain=a
+        )
+        outputs, _ = nm.network_scan(
+            q, k, v, (m,), rate, a, objective=objective, rule="dgd", implicit=False, chunk=9
+        )
+        np.testing.assert_allclose(outputs, expected, **EXACT)
+
+
+# Streams.
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+@pytest.mark.parametrize("implementation", [None, "recurrent"])
+def test_a_stream_can_be_cut_anywhere(x64, momentum, implementation):
+    q, k, v, weights, rate, a, mu = sequence(21)
+    pieces = (q, k, v, rate, a, mu if momentum else None)
+    options = {"rule": "dgd", "chunk": 8, "skip": False, "implementation": implementation}
+
+    @jax.jit
+    def run(pieces, state):
+        q, k, v, rate, a, mu = pieces
+        return nm.network_scan(q, k, v, weights, rate, a, mu, state=state, **options)
+
+    whole, end = run(pieces, None)
+    fresh = nm.network_state(weights, momentum)
+    for cuts in ((0, 5, 21), (0, 0, 16, 21), (0, 5, 6, 7, 12, 21)):
+        state, outputs = fresh, []
+        for low, high in pairwise(cuts):
+            piece = jax.tree.map(lambda a, low=low, high=high: a[low:high], pieces)
+            made, state = run(piece, state)
+            outputs.append(made)
+        np.testing.assert_allclose(jnp.concatenate(outputs), whole, **EXACT)
+        assert jax.tree.structure(state) == jax.tree.structure(end)
+        for x, y in zip(*map(jax.tree.leaves, (state, end)), strict=True):
+            assert x.dtype == y.dtype
+            np.testing.assert_allclose(x, y, **EXACT)
+    assert int(end.position) == 21 % 8
+
+
+@pytest.mark.parametrize("chunk, read", [(1, "before"), (4, "before"), (4, "after")])
+def test_nothing_is_read_before_it_is_said(x64, chunk, read):
+    q, k, v, weights, rate, a, mu = sequence(9)
+
+    def outputs(k, v, rate):
+        return nm.network_scan(q, k, v, weights, rate, a, mu, rule="local", chunk=chunk, read=read)[
+            0
+        ]
+
+    for slope in jax.jit(jax.jacrev(outputs, range(3)))(k, v, rate):
+        moved = jnp.any(slope.reshape(9, 4, 9, -1) != 0, axis=(1, 3))
+        np.testing.assert_array_equal(moved, jnp.tril(jnp.ones((9, 9), bool), -(read == "before")))
+
+
+# Training through the writes.
+
+
+@pytest.mark.parametrize("rule", ["gd", "dgd", "local"])
+def test_gradients_reach_every_starting_matrix(x64, rule):
+    """Of what is read after a cut within a chunk, by differences."""
+    loss, weights, direction = after_a_cut(rule)
+    valued = jax.jit(loss)
+    for i, slope in enumerate(jax.jit(jax.grad(loss))(weights)):
+
+        def moved(h, i=i):
+            return tuple(w + h * direction[i] if j == i else w for j, w in enumerate(weights))
+
+        difference = (valued(moved(1e-5)) - valued(moved(-1e-5))) / 2e-5
+        assert abs(difference) > 1e-3
+        np.testing.assert_allclose(jnp.vdot(slope, direction[i]), difference, rtol=1e-6)
+
+
+def test_gradients_have_gradients(x64):
+    loss, weights, direction = after_a_cut("local")
+    slope = jax.jit(jax.grad(loss))
+    product = jax.jit(jax.grad(lambda w: jax.jvp(loss, (w,), (direction,))[1]))(weights)
+    ahead, behind = (
+        slope(jax.tree.map(lambda w, d, h=h: w + h * d, weights, direction)) for h in (1e-5, -1e-5)
+    )
+    for p, x, y in zip(product, ahead, behind, strict=True):
+        np.testing.assert_allclose(p, (x - y) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+def after_a_cut(rule):
+    """What is read after it, as a function of the weights before; a point and a direction."""
+    q, k, v, weights, rate, a, mu = sequence(11)
+
+    def loss(weights):
+        def piece(i, state):
+            pieces = (x[i] for x in (q, k, v))
+            rates = (x[i] for x in (rate, a, mu))
+            return nm.network_scan(*pieces, weights, *rates, "l2", rule, state, chunk=4)
+
+        _, state = piece(slice(0, 3), None)
+        return jnp.sum(jnp.sin(piece(slice(3, None), state)[0]))
+
+    return loss, weights, tuple(draw(*w.shape, seed=20 + i) for i, w in enumerate(weights))
+
+
+def test_batches_are_vmap():
+    q, k, v, weights, rate, a, mu = sequence(21)
+    run = jax.jit(lambda q, state: nm.network_scan(q, k, v, None, rate, a, mu, state=state))
+    state = nm.network_scan(q[:3], k[:3], v[:3], weights, rate[:3], a[:3], mu[:3])[1]
+    many = jax.tree.map(lambda a: jnp.stack([a, a]), state)
+    outputs, states = jax.vmap(run)(jnp.stack([q, -q]), many)
+    for i, one in enumerate((q, -q)):
+        expected, last = run(one, state)
+        np.testing.assert_allclose(outputs[i], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(states.position[i], last.position)
+
+
+def test_half_precision_is_remembered_in_single():
+    q, k, v, weights, *_ = jax.tree.map(lambda a: a.astype(jnp.bfloat16), sequence(9))
+    outputs, state = nm.network_scan(q, k, v, weights, 0.1, momentum=0.5)
+    assert outputs.dtype == jnp.bfloat16
+    assert {a.dtype for a in jax.tree.leaves(state[:3])} == {jnp.dtype(jnp.float32)}
+
+
+# Stability: four pairs, with keys of norm one, shown again and again.
+
+
+def shown_again(weights, rate, objective, rule, chunk, scale=1.0, **options):
+    """Outputs and values of 8,192 tokens."""
+    pick = np.random.default_rng(3).integers(0, 4, 8192)
+    pool = draw(4, 8, seed=4)
+    keys = (pool / jnp.linalg.norm(pool, axis=1, keepdims=True))[pick] * scale
+    values = draw(4, 8, seed=5)[pick]
+
+    run = partial(
+        jax.jit(nm.network_scan, static_argnames=("objective", "rule", "chunk")),
+        objective=objective, rule=rule, chunk=chunk, **options,
+    )  # fmt: skip
+    return run(keys, keys, values, weights, rate)[0], values
+
+
+LINEAR = (np.zeros((8, 8), np.float32),)
+
+
+def mlp():
+    return (draw(32, 8, seed=6) / 8**0.5, draw(8, 32, seed=7) / 32**0.5)
+
+
+STABLE = [  # objective, rule, chunk, rates, limit; None: bounded only
+    ("l2", "local", 64, (0.1, 1.0, 100.0), 1.0),
+    ("dot", "dgd", 64, (0.1, 1.0, 100.0), 1.0),
+    ("l2", "dgd", 16, (0.1, 1.0), 0.5),
+    ("l2", "dgd", 64, (1.0, 100.0), None),
+    ("l2", "gd", 64, (0.5 / 64,), 1.0),
+]
+
+
+@pytest.mark.parametrize("objective, rule, chunk, rates, limit", STABLE)
+def test_a_linear_memory_of_repeated_keys(objective, rule, chunk, rates, limit):
+    weights = tuple(map(jnp.asarray, LINEAR))
+    for rate in rates:
+        outputs, values = shown_again(weights, jnp.asarray(rate), objective, rule, chunk)
+        assert jnp.max(jnp.abs(outputs)) < 10
+        if limit is not None:
+            np.testing.assert_allclose(outputs[-99:], limit * values[-99:], atol=5e-3)
+
+
+def test_plain_descent_diverges_where_a_chunk_takes_too_much():
+    weights = tuple(map(jnp.asarray, LINEAR))
+    outputs, _ = shown_again(weights, jnp.asarray(0.5), "l2", "gd", 64)
+    assert not jnp.all(jnp.isfinite(outputs))
+    outputs, _ = shown_again(weights, jnp.asarray(0.5), "l2", "gd", 64, clip=1.0)
+    assert jnp.max(jnp.abs(outputs)) < 100
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_the_local_rule_of_an_mlp_learns_repeated_keys(scale):
+    for rate in (0.1, 1.0):
+        outputs, values = shown_again(mlp(), jnp.asarray(rate), "l2", "local", 64, scale)
+        assert jnp.max(jnp.abs(outputs)) < 500
+        assert jnp.mean(jnp.abs(outputs[-512:] - values[-512:])) < 0.1
+
+
+@pytest.mark.parametrize("objective, rule", [("l2", "local"), ("l2", "dgd"), ("dot", "dgd")])
+def test_an_mlp_with_clipped_errors_is_bounded_at_every_rate(objective, rule):
+    for rate in (1.0, 100.0):
+        outputs, _ = shown_again(mlp(), jnp.asarray(rate), objective, rule, 64, clip=1.0)
+        assert jnp.max(jnp.abs(outputs)) < 10
+
+
+def test_momentum_with_delta_gradient_descent_counts_writes_again(x64):
+    """What momentum multiplies is written, not forgotten: v / (1 - mu) for dot, v / (2 - mu)."""
+    k, v = jnp.ones((2000, 1)), jnp.ones((2000, 1))
+    for objective, limit in (("dot", 1 / (1 - 0.6)), ("l2", 1 / (2 - 0.6))):
+        outputs, _ = nm.network_scan(
+            k, k, v, (jnp.zeros((1, 1)),), 0.1, momentum=0.6, objective=objective, rule="dgd",
+            chunk=1,
+        )  # fmt: skip
+        np.testing.assert_allclose(outputs[-1], [limit], rtol=1e-8)
+
+
+# Refusals.
+
+
+def test_refusals():
+    q, k, v, weights, rate, _, mu = sequence(4)
+    scan = partial(nm.network_scan, q, k, v, weights, rate)
+    for match, call in {
+        "objective must be": lambda: scan(objective="cosine"),
+        "rule must be": lambda: scan(rule="delta"),
+        "read must be": lambda: scan(read="during"),
+        "implementation must be": lambda: scan(implementation="fast"),
+        "chunk must be": lambda: scan(chunk=0),
+        "surprise exactly where": lambda: scan(momentum=mu, state=nm.network_state(weights)),
+        "begins with weights": lambda: nm.network_scan(q, k, v, None, rate),
+        "lead from 5 keys to 4 values": lambda: nm.network_scan(q, k, v, weights[::-1], rate),
+        "skip adds": lambda: scan(skip=True),
+    }.items():
+        with pytest.raises(ValueError, match=match):
+            call()
