@@ -35,3 +35,8 @@ from ._rules import titans_rule as titans_rule
 from ._rules import write as write
 from ._scan import memory_chunk as memory_chunk
 from ._scan import memory_scan as memory_scan
+from .layers import DeltaMemory as DeltaMemory
+from .layers import LinearAttention as LinearAttention
+from .layers import SelfModifyingMemory as SelfModifyingMemory
+from .layers import SelfModifyingState as SelfModifyingState
+from .layers import TitansMemory as TitansMemory

@@ -1,0 +1,118 @@
+"""The gated delta rule as a sequence layer."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._delta import delta_rule
+from .._parts import (
+    Gate,
+    GatedOutput,
+    LayerState,
+    ShortConvolution,
+    check_input,
+    check_sizes,
+    linear,
+    matrix,
+    split_heads,
+    spread,
+    unit,
+    wide,
+    widened,
+)
+
+
+class DeltaMemory(eqx.Module):
+    r"""Memories that learn by the delta rule, one per head:
+
+        M_t = alpha_t M_{t-1} (I - beta_t k_t k_t') + beta_t v_t k_t',    o_t = M_t q_t
+
+        y_t = W_out [norm(o_t) silu(W_g x_t)]
+
+    Queries, keys and values are projections of x, convolved over a few tokens, through silu;
+    queries and keys are of unit length, so M's factor has the eigenvalues alpha and
+    alpha (1 - beta): with beta in (0, 2) they may be negative, which parity needs, and never
+    exceed one in size.
+
+    Args:
+        width: channels of the input and of the output.
+        heads: must divide the width; a head's memory is square, of size width / heads.
+        gated: whether the memory forgets, alpha in (0, 1), first between 0.95 and 0.993; else
+            alpha = 1.
+        negative: beta in (0, 2) rather than (0, 1).
+        conv: window of the short convolution, in tokens; 0 or None for none.
+        chunk: tokens that are written in parallel; of speed only, not of what is computed.
+        key: a typed PRNG key.
+
+    Raises:
+        ValueError: heads that do not divide the width, sizes below 1.
+
+    Source: Yang et al. (2024, DeltaNet), Yang, Kautz and Hatamizadeh (2025, gated), Grazzi et al.
+    (2025, negative eigenvalues); Nested Learning (2025), eq. (65).
+    """
+
+    into: Float[Array, "channels width"]
+    conv: ShortConvolution
+    rate: Gate
+    forget: Gate | None
+    output: GatedOutput
+    heads: int = eqx.field(static=True)
+    negative: bool = eqx.field(static=True)
+    chunk: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 4,
+        *,
+        gated: bool = True,
+        negative: bool = True,
+        conv: int | None = 4,
+        chunk: int = 64,
+        key: PRNGKeyArray,
+    ):
+        check_sizes("DeltaMemory", width, heads, chunk=chunk)
+        keys = jax.random.split(key, 5)
+        self.heads, self.negative, self.chunk = heads, negative, chunk
+        self.into = matrix(keys[0], 3 * width, width)
+        self.conv = ShortConvolution(3 * width, conv, key=keys[1])
+        self.rate = Gate(width, jnp.zeros(heads), key=keys[2])
+        self.forget = Gate(width, spread(3.0, 5.0, heads), key=keys[3]) if gated else None
+        self.output = GatedOutput(width, heads, width // heads, key=keys[4])
+
+    def init_state(self) -> LayerState:
+        """The state at the beginning of a stream: M_0 = 0, (heads, value, key)."""
+        size = self.into.shape[1] // self.heads
+        dtype = wide(self.into.dtype)
+        return LayerState(self.conv.init_state(dtype), jnp.zeros((self.heads, size, size), dtype))
+
+    def __call__(
+        self, x: Float[Array, "time width"], state: LayerState | None = None
+    ) -> tuple[Float[Array, "time width"], LayerState]:
+        """Maps a sequence, or the next piece of one.
+
+        Args:
+            x: (time, width), any time, also 0.
+            state: what the piece before left; None at the beginning of a stream.
+
+        Returns:
+            (y, state): y of the shape and dtype of x.
+
+        Raises:
+            ValueError: x is not of shape (time, width).
+        """
+        check_input("DeltaMemory", x, self.into.shape[1])
+        state = self.init_state() if state is None else state
+        mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
+        q, k, v = (
+            split_heads(part, self.heads) for part in jnp.split(jax.nn.silu(mixed), 3, axis=1)
+        )
+        beta = (2.0 if self.negative else 1.0) * self.rate(x)
+        alpha = None if self.forget is None else self.forget(x)
+
+        def head(q: Array, k: Array, v: Array, beta: Array, alpha: Array | None, memory: Array):
+            return delta_rule(q, k, v, beta, alpha, memory, self.chunk)
+
+        o, memory = jax.vmap(head)(unit(q), unit(k), widened(v), beta, alpha, state.memory)
+        return self.output(o, x), LayerState(tail, memory.astype(state.memory.dtype))

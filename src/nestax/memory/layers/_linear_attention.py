@@ -1,0 +1,112 @@
+"""Linear attention as a sequence layer: the Hebbian memory, written at every token."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._delta import linear_attention
+from .._parts import (
+    Gate,
+    GatedOutput,
+    LayerState,
+    ShortConvolution,
+    check_input,
+    check_sizes,
+    linear,
+    matrix,
+    split_heads,
+    spread,
+    unit,
+    wide,
+    widened,
+)
+
+
+class LinearAttention(eqx.Module):
+    r"""Hebbian memories, one per head:
+
+        M_t = alpha_t M_{t-1} + v_t k_t',    o_t = M_t q_t,    y_t = W_out [norm(o_t) silu(W_g x_t)]
+
+    Queries, keys and values are projections of x, convolved over a few tokens, through silu;
+    queries and keys are of unit length. alpha is 1, or a gate per head with `decay=True`.
+
+    Args:
+        width: channels of the input and of the output.
+        heads: must divide the width; a head's values are of size width / heads.
+        key_size: of a head's queries and keys; by default that of its values.
+        decay: whether the memory forgets; gates begin between 0.95 and 0.993.
+        conv: window of the short convolution, in tokens; 0 or None for none.
+        key: a typed PRNG key.
+
+    Raises:
+        ValueError: heads that do not divide the width, sizes below 1.
+
+    Source: Katharopoulos et al. (2020), without the normaliser, which the norm of the output
+    replaces; Nested Learning (2025), eq. (64). Decay: Yang et al. (2024, gated linear attention).
+    """
+
+    into: Float[Array, "channels width"]
+    conv: ShortConvolution
+    forget: Gate | None
+    output: GatedOutput
+    heads: int = eqx.field(static=True)
+    key_size: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 4,
+        *,
+        key_size: int | None = None,
+        decay: bool = False,
+        conv: int | None = 4,
+        key: PRNGKeyArray,
+    ):
+        check_sizes("LinearAttention", width, heads, key_size=key_size)
+        keys = jax.random.split(key, 4)
+        self.heads = heads
+        self.key_size = width // heads if key_size is None else key_size
+        channels = 2 * heads * self.key_size + width
+        self.into = matrix(keys[0], channels, width)
+        self.conv = ShortConvolution(channels, conv, key=keys[1])
+        self.forget = Gate(width, spread(3.0, 5.0, heads), key=keys[2]) if decay else None
+        self.output = GatedOutput(width, heads, width // heads, key=keys[3])
+
+    def init_state(self) -> LayerState:
+        """The state at the beginning of a stream: M_0 = 0, (heads, value, key)."""
+        width = self.into.shape[1]
+        dtype = wide(self.into.dtype)
+        memory = jnp.zeros((self.heads, width // self.heads, self.key_size), dtype)
+        return LayerState(self.conv.init_state(dtype), memory)
+
+    def __call__(
+        self, x: Float[Array, "time width"], state: LayerState | None = None
+    ) -> tuple[Float[Array, "time width"], LayerState]:
+        """Maps a sequence, or the next piece of one.
+
+        Args:
+            x: (time, width), any time, also 0.
+            state: what the piece before left; None at the beginning of a stream.
+
+        Returns:
+            (y, state): y of the shape and dtype of x.
+
+        Raises:
+            ValueError: x is not of shape (time, width).
+        """
+        check_input("LinearAttention", x, self.into.shape[1])
+        state = self.init_state() if state is None else state
+        mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
+        inner = self.heads * self.key_size
+        q, k, v = (
+            split_heads(part, self.heads)
+            for part in jnp.split(jax.nn.silu(mixed), [inner, 2 * inner], axis=1)
+        )
+        alpha = None if self.forget is None else self.forget(x)
+
+        def head(q: Array, k: Array, v: Array, alpha: Array | None, memory: Array) -> tuple:
+            return linear_attention(q, k, v, alpha=alpha, state=memory)
+
+        o, memory = jax.vmap(head)(unit(q), unit(k), widened(v), alpha, state.memory)
+        return self.output(o, x), LayerState(tail, memory.astype(state.memory.dtype))

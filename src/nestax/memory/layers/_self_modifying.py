@@ -1,0 +1,290 @@
+"""Self-modifying Titans: a layer whose keys, values, rates and memory are made by memories."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from .._parts import (
+    Gate,
+    GatedOutput,
+    ShortConvolution,
+    check_input,
+    check_sizes,
+    linear,
+    matrix,
+    split_heads,
+    spread,
+    unit,
+    wide,
+)
+from ._self_writing import GATES, Carried, Fixed, Rule, modify
+
+_KINDS = ("k", "v", "q", "rate", "retain")
+_START = 0.1  # of what memories add to their skips
+
+
+class SelfModifyingState(NamedTuple):
+    """What the layer carries along a stream; leading axis heads in all dicts.
+
+    Attributes:
+        tail: the last inputs of the short convolution, (window - 1, channels).
+        now: the matrices of each memory, in the order in which they are applied, float32 at least.
+        surprise: their momentum, an empty dict without.
+        anchor: `now` when the memory's present chunk began.
+        position: tokens seen, modulo the longer of the two chunks.
+    """
+
+    tail: Float[Array, "tail channels"]
+    now: Any
+    surprise: Any
+    anchor: Any
+    position: Int[Array, ""]
+
+
+class SelfModifyingMemory(eqx.Module):
+    r"""Memories that make their own keys, values, rates and targets; several heads.
+
+    With x the layer's input after a projection, a short convolution, silu, cut into heads of size d
+    and brought to unit length, and M_b,t the memories of one head,
+
+        k_t = unit(M_k(x_t)),   v_t = M_v(x_t),   q_t = unit(W_q of the layer's input)
+        alpha_t = sigmoid(M_retain(x_t) + bias)
+        eta_t = max_rate (1 + alpha_t) / 2 sigmoid(M_rate(x_t) + bias)
+        vhat_b = M_b(v_t)
+        o_t = M_memory,t-1(q_t),        y = W_out [norm(o) silu(W_g input)]
+
+        "dgd"   W_t = W_{t-1} (alpha_t I - eta_t k_t k_t') - eta_t c(e_b) k_t'
+        "gd"    W_t = alpha_t W_{t-1}                      - eta_t c(e_b) k_t'
+        "dot"   e_b = -vhat_b           "l2"   e_b = M_b(k_t) - vhat_b
+
+    for every memory b. A memory is M(x) = P x + W x, or P x + W_1 hidden(W_2 x) with
+    `memory="mlp"`, where hidden = tanh / sqrt(hidden units), and each matrix is written by its own
+    input in place of k and its own error in place of e.
+
+    **Chunks.** k, v, alpha, eta, vhat and the errors are taken at the state at the chunk's first
+    token, which is what makes chunks parallel; erasure, retention and the read are exact at every
+    token. M_memory has chunks of its own, `chunk`; the others' are `chunk_others`. Chunks are part
+    of what is computed: with 1 and 1 it is the recurrence above, token by token.
+
+    **The skip.** In (89) P is the identity; here it is a slow matrix per memory, the identity at
+    first for the one that is read. Without it a linear memory writes only what its columns span
+    already: with "dot", one chunk for all and no limit, M_b,t = M_b,0 A_t with one and the same A_t
+    for all memories, retention takes A_t to zero, and nothing brings it back. With it W = 0 is a
+    gated delta net.
+
+    **Bounds.** Values come from the memories themselves, so that writes could feed on writes. Here
+    c(e) = e / sqrt(1 + |e|^2 / limit^2) keeps an error's direction and is shorter than `limit`;
+    inputs are no longer than one, and |alpha_t - eta_t| <= 1. Hence, whatever the parameters and
+    the tokens are, for linear memories without momentum
+
+        |W_t| <= rho_t |W_{t-1}| + eta_t limit,    rho_t = max(alpha_t, |alpha_t - eta_t|) <= 1
+
+    in the spectral norm ("gd": rho_t = alpha_t): at most linear growth, and with rho_t <= rho < 1
+    never above max(|W_0|, max_rate limit / (1 - rho)). Of an MLP the same holds for the last matrix
+    and, as errors are passed down through that, at most quadratic growth for the first. Momentum
+    replaces eta_t limit by the sum of its past ones, discounted by mu.
+    `limit=float("inf")` is the paper's rule and has none of these bounds. No bound on gradients
+    follows: memories whose own part outgrows their skips are chaotic. Over 8,192 tokens with all
+    weights tripled, gradients stayed below 100 for a limit of 1, and exceeded 1e17 for 4.
+
+    Parity needs an eigenvalue -1: max_rate = 2, where eta goes up to 1 + alpha. A token's output is
+    read before its write; pass `read="after"` where the present token must count.
+
+    Args:
+        width: channels of the input and of the output.
+        heads: must divide the width.
+        memory: `"linear"` or `"mlp"` (hidden units: 2 d).
+        objective: `"dot"` or `"l2"`, of which the gradients are taken at the chunk's beginning.
+        rule: `"dgd"` or `"gd"`.
+        momentum: whether writes go through S_t = mu_t S_{t-1} - eta_t e_t k_t', with mu a gate.
+        decay: whether alpha is there; else it is 1.
+        adaptive: which of "k", "v", "q", "rate" and "retain" are made by memories; the others are
+            their skips alone, and queries are projected from the layer's input.
+        chunk: of M_memory, in tokens.
+        chunk_others: of the others, `chunk` unless given; one must divide the other.
+        conv: window of the short convolution; 0 or None for none.
+        max_rate: above 0, at most 2.
+        limit: longest error, above 0.
+        skip: whether there are skips; see above. Where there are none, memories begin as what the
+            skips are at first.
+        read: `"before"` or `"after"` the token's own write.
+        key: a typed PRNG key.
+
+    Raises:
+        ValueError: sizes that do not fit, chunks that do not divide, unknown options.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (83-93), with the
+    index of (90) moved to the chunk's beginning, as its text has it, and the sign of (92) mended.
+    """
+
+    into: Float[Array, "channels width"]
+    conv: ShortConvolution
+    skips: dict[str, Float[Array, "heads out size"]]
+    initial: dict[str, tuple[Float[Array, "heads out inputs"], ...]]
+    rate_bias: Float[Array, " heads"]
+    retain_bias: Float[Array, " heads"] | None
+    mu: Gate | None
+    output: GatedOutput
+    heads: int = eqx.field(static=True)
+    written: Rule = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 4,
+        *,
+        memory: str = "linear",
+        objective: str = "dot",
+        rule: str = "dgd",
+        momentum: bool = False,
+        decay: bool = True,
+        adaptive: Sequence[str] = ("k", "v", "rate", "retain"),
+        chunk: int = 16,
+        chunk_others: int | None = None,
+        conv: int | None = 4,
+        max_rate: float = 2.0,
+        limit: float = 1.0,
+        skip: bool = True,
+        read: str = "before",
+        key: PRNGKeyArray,
+    ):
+        check_sizes("SelfModifyingMemory", width, heads, chunk=chunk, chunk_others=chunk_others)
+        others = chunk if chunk_others is None else chunk_others
+        _check(memory, objective, rule, read, adaptive, chunk, others, max_rate, limit)
+        self.written = Rule(objective, rule, max_rate, limit, chunk, others, read)
+        self.heads = heads
+        own_queries = "q" in adaptive
+        keys = jax.random.split(key, 5)
+        channels = width if own_queries else 2 * width
+        self.into = matrix(keys[0], channels, width)
+        self.conv = ShortConvolution(channels, conv, key=keys[1])
+        self.mu = Gate(width, jnp.zeros(heads), key=keys[2]) if momentum else None
+        self.output = GatedOutput(width, heads, width // heads, key=keys[3])
+        self.rate_bias = jnp.full(heads, -2.0)
+        self.retain_bias = spread(3.0, 5.0, heads) if decay else None
+        self.skips, self.initial = {}, {}
+        for i, box in enumerate((*_KINDS, "memory")):
+            if (box == "q" and not own_queries) or (box == "retain" and not decay):
+                continue
+            draws = jax.random.split(jax.random.fold_in(keys[4], i), heads)
+            own = box == "memory" or box in adaptive
+            if skip or not own:
+                self.skips[box] = jax.vmap(lambda k, b=box: _usual(b, width // heads, k))(draws)
+            if own:
+                made = functools.partial(_memory, memory, box, width // heads, skip)
+                self.initial[box] = jax.vmap(made)(draws)
+
+    def init_state(self) -> SelfModifyingState:
+        """The state at the beginning of a stream: the memories are the initial ones."""
+        dtype = wide(self.into.dtype)
+        now = jax.tree.map(lambda m: m.astype(dtype), self.initial)
+        surprise = {} if self.mu is None else jax.tree.map(jnp.zeros_like, now)
+        tail = self.conv.init_state(dtype)
+        return SelfModifyingState(tail, now, surprise, now, jnp.zeros((), jnp.int32))
+
+    def __call__(
+        self, x: Float[Array, "time width"], state: SelfModifyingState | None = None
+    ) -> tuple[Float[Array, "time width"], SelfModifyingState]:
+        """Maps a sequence, or the next piece of one.
+
+        Args:
+            x: (time, width), any time, also 0.
+            state: what the piece before left; None at the beginning of a stream.
+
+        Returns:
+            (y, state): y of the shape and dtype of x.
+
+        Raises:
+            ValueError: x is not of shape (time, width).
+        """
+        width = self.into.shape[1]
+        check_input("SelfModifyingMemory", x, width)
+        fresh = state is None
+        state = self.init_state() if state is None else state
+        mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
+        mixed = jax.nn.silu(mixed)
+        inputs = unit(split_heads(mixed[:, :width], self.heads))
+        q = None if "q" in self.skips or "q" in self.initial else mixed[:, width:]
+        q = None if q is None else unit(split_heads(q, self.heads))
+        mu = None if self.mu is None else self.mu(x)
+        # Memories keep their dtype whatever that of x is.
+        kept = wide(self.into.dtype)
+        inputs, q, mu = jax.tree.map(lambda a: a.astype(kept), (inputs, q, mu))
+        fixed = Fixed(self.skips, self.rate_bias, self.retain_bias)
+        fixed = jax.tree.map(lambda a: a.astype(kept), fixed)
+        before = Carried(*state[1:])
+        # All heads stand at the same place.
+        axes: Any = Carried(0, 0, 0, cast(Any, None))
+
+        def head(x: Array, q: Array | None, mu: Array | None, fixed: Fixed, carried: Carried):
+            return modify(x, q, mu, fixed, carried, self.written, fresh)
+
+        run = jax.vmap(head, in_axes=(0, 0, 0, 0, axes), out_axes=(0, axes))
+        o, carried = run(inputs, q, mu, fixed, before)
+        return self.output(o, x), SelfModifyingState(tail, *carried)
+
+
+def _usual(box: str, size: int, key: PRNGKeyArray) -> Array:
+    """The static projection that a box is at first; of unit vectors, logits have variance one."""
+    if box == "memory":
+        return jnp.eye(size)
+    return matrix(key, 1, size, size**0.5) if box in GATES else matrix(key, size, size)
+
+
+def _memory(
+    kind: str, box: str, size: int, skip: bool, key: PRNGKeyArray
+) -> tuple[Float[Array, "out inputs"], ...]:
+    """What a memory is at the beginning of a stream."""
+    own, up_key, down_key = jax.random.split(key, 3)
+    rows = 1 if box in GATES else size
+    if kind == "linear":
+        return (matrix(own, rows, size, _START) if skip else _usual(box, size, own),)
+    # Unit inputs: each hidden unit sees a number of about one; a unit answer needs entries of
+    # about 1 / sqrt(rows) in front of a hidden vector that is about half as long.
+    up = matrix(up_key, 2 * size, size, math.sqrt(size))
+    start = _START if skip else 1.0
+    return (up, matrix(down_key, rows, 2 * size, 2 * start * math.sqrt(2 * size / rows)))
+
+
+def _check(
+    memory: str,
+    objective: str,
+    rule: str,
+    read: str,
+    adaptive: Sequence[str],
+    chunk: int,
+    others: int,
+    max_rate: float,
+    limit: float,
+) -> None:
+    for name, value, known in (
+        ("memory", memory, ("linear", "mlp")),
+        ("objective", objective, ("dot", "l2")),
+        ("rule", rule, ("dgd", "gd")),
+        ("read", read, ("before", "after")),
+    ):
+        if value not in known:
+            raise ValueError(f"SelfModifyingMemory: {name} must be one of {known}, got {value!r}")
+    if isinstance(adaptive, str) or not set(adaptive) <= set(_KINDS):
+        raise ValueError(
+            f"SelfModifyingMemory: adaptive must be a sequence of some of {_KINDS}, got "
+            f"{adaptive!r}; the memory that is read always modifies itself"
+        )
+    if max(chunk, others) % min(chunk, others):
+        raise ValueError(
+            "SelfModifyingMemory: one of chunk and chunk_others must divide the other, got "
+            f"{chunk} and {others}"
+        )
+    if not 0 < max_rate <= 2:
+        raise ValueError(
+            "SelfModifyingMemory: max_rate must be above 0 and at most 2, beyond which erasing is "
+            f"unstable, got {max_rate}"
+        )
+    if not limit > 0:
+        raise ValueError(f"SelfModifyingMemory: limit must be above 0, got {limit}")

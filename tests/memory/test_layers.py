@@ -1,0 +1,172 @@
+"""Layers against loops written out in numpy, and what every layer has to keep."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from references.memory_layers import naive_delta_memory, naive_linear_attention, naive_titans
+
+from nestax.memory.layers import DeltaMemory, LinearAttention, TitansMemory
+
+WIDTH, TIME = 6, 13
+LAYERS = {
+    "linear attention": (LinearAttention, {"decay": True, "key_size": 2}),
+    "linear attention, bare": (LinearAttention, {"conv": None}),
+    "gated delta": (DeltaMemory, {"chunk": 4}),
+    "delta": (DeltaMemory, {"chunk": 4, "gated": False, "negative": False, "conv": 2}),
+    "titans": (TitansMemory, {"chunk": 4}),
+    "titans dgd": (TitansMemory, {"chunk": 4, "rule": "dgd", "read": "after"}),
+    "titans dot": (TitansMemory, {"chunk": 4, "objective": "dot", "momentum": False}),
+    "titans mlp": (TitansMemory, {"chunk": 4, "memory": "mlp", "hidden": 5}),
+    "titans mlp dgd": (
+        TitansMemory,
+        {"chunk": 4, "memory": "mlp", "rule": "dgd", "momentum": False, "decay": False},
+    ),
+    "titans mlp local": (TitansMemory, {"chunk": 4, "memory": "mlp", "rule": "local"}),
+}
+NAIVE = {
+    LinearAttention: naive_linear_attention,
+    DeltaMemory: naive_delta_memory,
+    TitansMemory: naive_titans,
+}
+ONE_OF_EACH = ["linear attention", "gated delta", "titans", "titans mlp"]
+
+
+def make(name, seed=0, width=WIDTH, scale=1.0, **more):
+    """A layer all of whose parameters are drawn anew, none zero."""
+    kind, options = LAYERS[name]
+    layer = kind(width, 2, **{**options, **more}, key=jax.random.key(seed))
+    leaves, treedef = jax.tree.flatten(layer)
+    rng = np.random.default_rng(seed)
+    leaves = [scale * (a + 0.3 * jnp.asarray(rng.normal(size=a.shape), a.dtype)) for a in leaves]
+    return treedef.unflatten(leaves)
+
+
+def sequence(time=TIME, width=WIDTH, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(time, width)))
+
+
+run = jax.jit(lambda layer, x, state=None: layer(x, state))
+
+
+def weights_of(layer, state):
+    """The memories, as the naive loops give them."""
+    memory = state.memory
+    if not isinstance(layer, TitansMemory):
+        return [memory]
+    if len(layer.initial) > 1:
+        return list(memory.now)
+    return [memory if layer.mu is None else memory[0]]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_equals_a_loop_in_outputs_state_and_gradients(x64, name):
+    layer, x = make(name), sequence()
+    naive = NAIVE[type(layer)]
+    y, state = run(layer, x)
+    expected, memory = naive(layer, np.asarray(x))
+    np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-11)
+    memory = memory if isinstance(memory, list) else [memory]
+    for a, b in zip(weights_of(layer, state), memory, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+    rng = np.random.default_rng(2)
+    seen = rng.normal(size=y.shape)
+    gradient = jax.jit(jax.grad(lambda layer: jnp.sum(layer(x)[0] * seen)))(layer)
+    leaves, treedef = jax.tree.flatten(jax.tree.map(np.asarray, layer))
+    for i, slope in enumerate(jax.tree.leaves(gradient)):
+        direction = rng.normal(size=slope.shape)
+
+        def moved(step, i=i, direction=direction):
+            other = [a + step * direction if j == i else a for j, a in enumerate(leaves)]
+            return np.sum(naive(treedef.unflatten(other), np.asarray(x))[0] * seen)
+
+        difference = (moved(1e-5) - moved(-1e-5)) / 2e-5
+        assert abs(difference) > 1e-6
+        np.testing.assert_allclose(np.sum(slope * direction), difference, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_stream_cut_anywhere_is_one_pass(x64, name):
+    layer, x = make(name), sequence()
+    whole, end = run(layer, x)
+    # Pieces of 0, 1, 3 and 5 tokens, shorter and longer than a chunk, from all places in one.
+    for cuts in ([3, 3, 8, 11, 12], range(1, TIME)):
+        state, made = layer.init_state(), []
+        for piece in jnp.split(x, np.array(cuts)):
+            shapes = jax.tree.map(lambda a: (a.shape, a.dtype), state)
+            y, state = run(layer, piece, state)
+            assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == shapes
+            made.append(y)
+        np.testing.assert_allclose(jnp.concatenate(made), whole, rtol=1e-9, atol=1e-11)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9, 1e-11), state, end)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_no_output_depends_on_later_tokens(x64, name):
+    layer, x = make(name), sequence(9)
+    jacobian = jax.jit(jax.jacrev(lambda x: layer(x)[0]))(x)
+    depends = np.any(np.asarray(jacobian) != 0, axis=(1, 3))
+    np.testing.assert_array_equal(depends, np.tril(np.ones((9, 9), bool)))
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_samples_of_a_batch_do_not_touch_each_other(x64, name):
+    layer, batch = make(name), jnp.stack([sequence(seed=s) for s in (1, 2)])
+    both, states = jax.jit(jax.vmap(layer))(batch)
+    for i in range(2):
+        y, state = run(layer, batch[i])
+        np.testing.assert_allclose(both[i], y, rtol=1e-10, atol=1e-12)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, 1e-10), states, state)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_half_precision_parameters_have_single_precision_states(name):
+    layer, x = make(name), sequence().astype(jnp.float32)
+    exact = run(layer, x)[0]
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), layer)
+    y, state = run(half, x.astype(jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.1 * np.max(np.abs(exact)))
+    for old, new in zip(*map(jax.tree.leaves, (half.init_state(), state)), strict=True):
+        assert old.dtype == new.dtype and old.dtype in (jnp.float32, jnp.int32)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_many_tokens_and_large_weights_stay_finite(name):
+    more = {} if name == "linear attention" else {"chunk": 16 if "mlp" in name else 64}
+    layer = make(name, width=8, scale=3.0, **more)
+    x = sequence(8192, 8).astype(jnp.float32)
+
+    def loss(layer):
+        y, state = layer(x)
+        return jnp.mean(jnp.square(y)), (y, state)
+
+    (_, made), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(layer)
+    for leaf in jax.tree.leaves((made, gradient)):
+        assert np.all(np.isfinite(leaf))
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_delta_memory_begins_with_small_decay_and_rates_of_one(gated):
+    layer = DeltaMemory(8, 2, gated=gated, key=jax.random.key(0))
+    nothing = jnp.zeros((1, 8))
+    np.testing.assert_allclose(2 * layer.rate(nothing), 1)
+    if gated:
+        np.testing.assert_array_less(0.95, layer.forget(nothing))
+
+
+def test_wrong_arguments_are_refused():
+    key = jax.random.key(0)
+    for kind in (LinearAttention, DeltaMemory, TitansMemory):
+        with pytest.raises(ValueError, match=f"{kind.__name__}: heads must divide the width"):
+            kind(6, 4, key=key)
+        with pytest.raises(ValueError, match=f"{kind.__name__}: one sequence of shape"):
+            kind(6, 3, key=key)(jnp.zeros((5, 7)))
+    with pytest.raises(ValueError, match="LinearAttention: key_size must be at least 1, got 0"):
+        LinearAttention(6, 3, key_size=0, key=key)
+    for name, value in (("memory", "deep"), ("objective", "l3"), ("rule", "x"), ("read", "never")):
+        with pytest.raises(ValueError, match=f"TitansMemory: {name} must be one of .*{value}"):
+            TitansMemory(6, 3, **{name: value}, key=key)
+    with pytest.raises(ValueError, match="a linear memory has no hidden units"):
+        TitansMemory(6, 3, hidden=4, key=key)

@@ -1,0 +1,96 @@
+"""The parts of layers against what they are by definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nestax.memory import _parts
+
+
+def rows(time, channels, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(time, channels)))
+
+
+def test_convolution_is_causal_and_of_each_channel_alone(x64):
+    x, conv = rows(9, 3), _parts.ShortConvolution(3, 4, key=jax.random.key(0))
+    y, tail = conv(x, conv.init_state(jnp.float64))
+    for t in range(9):
+        for c in range(3):
+            seen = sum(conv.weight[c, j] * x[t - j, c] for j in range(4) if t >= j)
+            np.testing.assert_allclose(y[t, c], seen, rtol=1e-10)
+    np.testing.assert_array_equal(tail, x[-3:])
+
+
+@pytest.mark.parametrize("window", [None, 0, 1, 4])
+def test_convolution_of_pieces_is_that_of_the_whole(x64, window):
+    x, conv = rows(9, 3), _parts.ShortConvolution(3, window, key=jax.random.key(0))
+    start = conv.init_state(jnp.float64)
+    whole, last = conv(x, start)
+    made, tail = [], start
+    for piece in jnp.split(x, [1, 1, 3, 8]):
+        y, tail = conv(piece, tail)
+        assert tail.shape == start.shape
+        made.append(y)
+    np.testing.assert_array_equal(jnp.concatenate(made), whole)
+    np.testing.assert_array_equal(tail, last)
+    if not window:
+        np.testing.assert_array_equal(whole, x)
+
+
+def test_unit_is_never_longer_than_one_and_has_a_gradient_at_zero():
+    x = jnp.concatenate([rows(50, 7) * 10.0 ** jnp.linspace(-4, 4, 50)[:, None], jnp.zeros((1, 7))])
+    size = jnp.linalg.norm(_parts.unit(x), axis=1)
+    assert np.all(size <= 1 + 1e-6) and size[-1] == 0
+    np.testing.assert_allclose(size[25:-1], 1, rtol=1e-3)
+    gradient = jax.grad(lambda x: jnp.sum(_parts.unit(x)))(jnp.zeros(7))
+    assert np.all(np.isfinite(gradient)) and np.any(gradient)
+
+
+def test_norms_are_in_float32_and_keep_or_widen_the_dtype():
+    x = rows(3, 8).astype(jnp.bfloat16) * 1e3
+    assert _parts.unit(x).dtype == jnp.float32
+    made = _parts.rms_norm(x, jnp.full(8, 2.0))
+    assert made.dtype == jnp.bfloat16
+    exact = np.asarray(x, np.float64)
+    exact = 2 * exact / np.sqrt(np.mean(exact**2, axis=1, keepdims=True))
+    np.testing.assert_allclose(made.astype(jnp.float32), exact, rtol=4e-3)
+
+
+def test_rotary_products_depend_on_distances_only(x64):
+    q, k = (jnp.broadcast_to(rows(1, 6, s), (8, 6)) for s in (1, 2))
+    for start in (0, 1000):
+        turned = [_parts.rotary(a, start + jnp.arange(8)) for a in (q, k)]
+        products = turned[0] @ turned[1].T
+        np.testing.assert_allclose(products[1:, 1:], products[:-1, :-1], rtol=1e-8)
+        np.testing.assert_allclose(jnp.diagonal(products), q[0] @ k[0], rtol=1e-8)
+    np.testing.assert_array_equal(_parts.rotary(q, jnp.arange(8))[0], q[0])
+    with pytest.raises(ValueError, match=r"rotary: coordinates are turned in pairs, .* got 5"):
+        _parts.rotary(q[:, :5], jnp.arange(8))
+
+
+def test_heads_are_contiguous_channels():
+    x = rows(4, 6)
+    heads = _parts.split_heads(x, 3)
+    np.testing.assert_array_equal(heads[1], x[:, 2:4])
+    np.testing.assert_array_equal(_parts.merge_heads(heads), x)
+
+
+def test_gates_lie_between_zero_and_one_and_heads_begin_apart():
+    bias = _parts.spread(3.0, 5.0, 4)
+    np.testing.assert_allclose(bias, [3.25, 3.75, 4.25, 4.75])
+    gate = _parts.Gate(6, bias, key=jax.random.key(0))
+    made = gate(jnp.zeros((5, 6), jnp.bfloat16))
+    assert made.shape == (4, 5) and made.dtype == jnp.float32
+    np.testing.assert_allclose(made[:, 0], 1 / (1 + np.exp(-bias)), rtol=1e-6)
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(ValueError, match=r"ShortConvolution: .* got -1"):
+        _parts.ShortConvolution(3, -1, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"Layer: heads must divide .* width=6 and heads=4"):
+        _parts.check_sizes("Layer", 6, 4)
+    with pytest.raises(ValueError, match="Layer: chunk must be at least 1, got 0"):
+        _parts.check_sizes("Layer", 6, 3, chunk=0)
+    with pytest.raises(ValueError, match=r"Layer: one sequence of shape \(time, 6\) .* jax.vmap"):
+        _parts.check_input("Layer", jnp.zeros((2, 3, 6)), 6)

@@ -1,0 +1,276 @@
+"""Memories that modify themselves against a loop, their bounds, and what they can represent."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from references.memory_layers import naive_self_modifying
+
+from nestax.memory.layers import SelfModifyingMemory
+from nestax.memory.layers._self_writing import limited
+
+WIDTH, TIME = 4, 11
+OPTIONS = {
+    "token by token": {"chunk": 1},
+    "short for itself": {"chunk": 2, "chunk_others": 4},
+    "short for others": {
+        "chunk": 4, "chunk_others": 2, "objective": "l2", "rule": "gd", "momentum": True,
+    },
+    "all adaptive": {
+        "chunk": 4, "adaptive": ("k", "v", "q", "rate", "retain"), "read": "after", "conv": None,
+    },
+    "no skip": {"chunk": 4, "skip": False, "limit": float("inf"), "objective": "l2"},
+    "static": {"chunk": 4, "adaptive": (), "decay": False, "max_rate": 1.0},
+    "mlp": {"chunk": 4, "memory": "mlp"},
+    "mlp with all": {
+        "chunk": 2, "chunk_others": 4, "memory": "mlp", "objective": "l2", "momentum": True,
+        "adaptive": ("q", "rate"), "skip": False,
+    },
+}  # fmt: skip
+
+
+def make(name, seed=0, width=WIDTH, scale=1.0, **more):
+    """A layer all of whose parameters are drawn anew, none zero."""
+    options = {**OPTIONS[name], **more}
+    layer = SelfModifyingMemory(width, 2, **options, key=jax.random.key(seed))
+    leaves, treedef = jax.tree.flatten(layer)
+    rng = np.random.default_rng(seed)
+    leaves = [scale * (a + 0.5 * jnp.asarray(rng.normal(size=a.shape), a.dtype)) for a in leaves]
+    return treedef.unflatten(leaves)
+
+
+def sequence(time=TIME, width=WIDTH, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(time, width)))
+
+
+run = jax.jit(lambda layer, x, state=None: layer(x, state))
+
+
+def same(a, b, rtol=1e-9):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, 1e-11), a, b)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_equals_a_loop_in_outputs_state_and_gradients(x64, name):
+    """Gradients against central differences of the loop, of every parameter."""
+    layer, x = make(name), sequence()
+    rng = np.random.default_rng(2)
+    seen = rng.normal(size=x.shape)
+
+    def loss(layer):
+        y, state = layer(x)
+        return jnp.sum(y * seen), (y, state)
+
+    gradient, (y, state) = jax.jit(jax.grad(loss, has_aux=True))(layer)
+    expected, memories = naive_self_modifying(layer, np.asarray(x))
+    same(y, expected)
+    assert state.now.keys() == memories.keys()
+    for box, matrices in memories.items():
+        same(list(state.now[box]), matrices)
+
+    paths, treedef = jax.tree.flatten_with_path(jax.tree.map(np.asarray, layer))
+    leaves = [a for _, a in paths]
+    for i, ((path, _), slope) in enumerate(zip(paths, jax.tree.leaves(gradient), strict=True)):
+        direction = rng.normal(size=slope.shape)
+
+        def moved(step, i=i, direction=direction):
+            other = [a + step * direction if j == i else a for j, a in enumerate(leaves)]
+            return np.sum(naive_self_modifying(treedef.unflatten(other), np.asarray(x))[0] * seen)
+
+        assert np.any(slope), path
+        difference = (moved(1e-5) - moved(-1e-5)) / 2e-5
+        np.testing.assert_allclose(np.sum(slope * direction), difference, rtol=1e-5, atol=1e-8)
+
+
+def test_every_entry_of_every_initial_memory_is_meta_learnt(x64):
+    """At the values the layer itself begins with, against central differences."""
+    layer = SelfModifyingMemory(WIDTH, 2, chunk=4, conv=None, key=jax.random.key(3))
+    assert set(layer.initial) == {"k", "v", "rate", "retain", "memory"}
+    x = sequence(9)
+    gradient = jax.jit(jax.grad(lambda layer: jnp.sum(jnp.sin(layer(x)[0]))))(layer).initial
+    plain = jax.tree.map(np.asarray, layer)
+
+    def moved(box, place, step):
+        matrix = plain.initial[box][0].copy()
+        matrix[place] += step
+        initial = {**plain.initial, box: (matrix,)}
+        other = eqx.tree_at(lambda layer: layer.initial, plain, initial)
+        return np.sum(np.sin(naive_self_modifying(other, np.asarray(x))[0]))
+
+    for box, (slope,) in gradient.items():
+        assert np.all(slope != 0)
+        for place in np.ndindex(slope.shape):
+            difference = (moved(box, place, 1e-5) - moved(box, place, -1e-5)) / 2e-5
+            np.testing.assert_allclose(slope[place], difference, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["short for itself", "short for others", "mlp"])
+def test_a_stream_cut_anywhere_is_one_pass(x64, name):
+    """Pieces shorter and longer than a chunk, of no and of one token, from all places in one."""
+    layer, x = make(name), sequence()
+    whole, end = run(layer, x)
+    long = [5, 5, 10] if "short" in name else [3, 6, 9, 10]
+    for cuts in (long, range(1, TIME)):
+        state, made = layer.init_state(), []
+        for piece in jnp.split(x, np.array(cuts)):
+            shapes = jax.tree.map(lambda a: (a.shape, a.dtype), state)
+            y, state = run(layer, piece, state)
+            assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == shapes
+            made.append(y)
+        same(jnp.concatenate(made), whole)
+        same(state, end)
+
+
+@pytest.mark.parametrize("name", ["token by token", "short for itself", "short for others", "mlp"])
+def test_no_output_depends_on_later_tokens(x64, name):
+    layer, x = make(name), sequence(9)
+    jacobian = jax.jit(jax.jacrev(lambda x: layer(x)[0]))(x)
+    depends = np.any(np.asarray(jacobian) != 0, axis=(1, 3))
+    np.testing.assert_array_equal(depends, np.tril(np.ones((9, 9), bool)))
+
+
+def test_samples_of_a_batch_do_not_touch_each_other(x64):
+    layer, batch = make("short for itself"), jnp.stack([sequence(seed=s) for s in (1, 2)])
+    both, states = jax.jit(jax.vmap(layer))(batch)
+    for i in range(2):
+        y, state = run(layer, batch[i])
+        same(both[i], y)
+        same(jax.tree.map(lambda a, i=i: a[i], states), state)
+
+
+@pytest.mark.parametrize("name", ["short for itself", "mlp"])
+def test_half_precision_parameters_have_single_precision_states(name):
+    layer, x = make(name), sequence().astype(jnp.float32)
+    exact = run(layer, x)[0]
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), layer)
+    y, state = run(half, x.astype(jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.1 * np.max(np.abs(exact)))
+    for old, new in zip(*map(jax.tree.leaves, (half.init_state(), state)), strict=True):
+        assert old.dtype == new.dtype and old.dtype in (jnp.float32, jnp.int32)
+
+
+def test_states_keep_their_precision_whatever_that_of_the_tokens_is(x64):
+    layer = jax.tree.map(lambda a: a.astype(jnp.float32), make("short for itself"))
+    y, state = run(layer, sequence())
+    assert y.dtype == jnp.float64
+    assert all(a.dtype in (jnp.float32, jnp.int32) for a in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("memory", ["linear", "mlp"])
+def test_many_tokens_and_large_weights_stay_finite(memory):
+    layer = SelfModifyingMemory(16, 2, memory=memory, key=jax.random.key(0))
+    layer = jax.tree.map(lambda a: 3 * a, layer)
+    x = sequence(8192, 16).astype(jnp.float32)
+
+    def loss(layer):
+        y, state = layer(x)
+        return jnp.mean(jnp.square(y)), (y, state)
+
+    (_, made), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(layer)
+    for leaf in jax.tree.leaves((made, gradient)):
+        assert np.all(np.isfinite(leaf))
+
+
+def test_errors_are_shortened_smoothly():
+    sizes = jnp.array([[1e-3], [1], [10], [1e9], [0]])
+    e = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3))) * jnp.tile(sizes, 3)
+    made = limited(e, 2.0)
+    assert np.all(np.linalg.norm(made, axis=1) <= 2.0)
+    np.testing.assert_allclose(made[0], e[0], rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(made[3]), 2.0, rtol=1e-5)
+    np.testing.assert_array_equal(limited(e, float("inf")), e)
+
+
+@pytest.mark.parametrize("rule", ["dgd", "gd"])
+@pytest.mark.parametrize("objective", ["dot", "l2"])
+def test_no_write_makes_a_memory_larger_than_the_bound_says(x64, objective, rule):
+    """|W_t| <= |W_{t-1}| + max_rate limit, at every token and for any weights."""
+    layer = make("short for itself", scale=20.0, objective=objective, rule=rule, limit=0.5)
+    x, state = 10 * sequence(24), layer.init_state()
+    sizes = []
+    for token in x:
+        norms = [jnp.linalg.norm(m, ord=2, axis=(1, 2)) for (m,) in state.now.values()]
+        sizes.append(np.array(norms))
+        _, state = run(layer, token[None], state)
+    grown = np.diff(np.array(sizes), axis=0)
+    assert np.max(grown) <= 2 * 0.5 + 1e-9 and np.max(grown) > 0.1
+
+
+def test_without_skip_all_linear_memories_are_moved_by_one_matrix(x64):
+    """M_b,t = M_b,0 A_t: what `skip` is for."""
+    layer = make("no skip", objective="dot", adaptive=("k", "v", "q", "rate", "retain"))
+    _, state = run(layer, sequence())
+    start, end = layer.initial, state.now
+    for h in range(2):
+        moved = np.linalg.solve(start["v"][0][h], end["v"][0][h])
+        for box in end:
+            same(end[box][0][h], start[box][0][h] @ moved, rtol=1e-7)
+
+
+@pytest.mark.parametrize("chunks", [(1, 1), (16, 4)])
+def test_it_can_represent_parity(chunks):
+    """An eigenvalue of -1 along one key, at every token 1: nothing else is needed."""
+    chunk, others = chunks
+    layer = SelfModifyingMemory(
+        2, 1, decay=False, conv=None, chunk=chunk, chunk_others=others, key=jax.random.key(0)
+    )
+    nothing = jax.tree.map(jnp.zeros_like, layer.initial)
+    first = jnp.array([[[1e3, 1e3], [0, 0]]])
+    set_by_hand = {
+        "into": jnp.array([[1e3, 0], [0, 1e3], [1e3, 1e3], [0, 0]]),
+        "initial": {**nothing, "memory": (jnp.array([[[0.0, 0], [1, 0]]]),)},
+        "skips": {
+            **layer.skips,
+            "k": first,  # every token has the same key
+            "v": jnp.zeros((1, 2, 2)),  # nothing is written
+            "rate": jnp.array([[[-50.0, 50]]]),  # 1 erases twice what is there, 0 nothing
+        },
+        "rate_bias": jnp.zeros(1),
+        "output": eqx.tree_at(
+            lambda o: (o.gate, o.out), layer.output, (jnp.ones((2, 2)), jnp.eye(2))
+        ),
+    }
+    layer = eqx.tree_at(
+        lambda layer: [getattr(layer, name) for name in set_by_hand],
+        layer,
+        list(set_by_hand.values()),
+    )
+    bits = np.random.default_rng(0).integers(2, size=500)
+    y, _ = run(layer, jnp.eye(2)[bits])
+    before = np.concatenate([[0], np.cumsum(bits)[:-1]]) % 2
+    np.testing.assert_array_equal(y[:, 1] < 0, before == 1)
+    np.testing.assert_allclose(np.abs(y[:, 1]), np.abs(y[0, 1]), rtol=1e-3)
+
+
+def test_at_first_it_is_nearly_a_gated_delta_net():
+    """Adaptive or not makes a small difference before training, and rates and decay are small."""
+    adaptive = SelfModifyingMemory(16, 2, key=jax.random.key(0))
+    static = SelfModifyingMemory(16, 2, adaptive=(), key=jax.random.key(0))
+    for box, skip in static.skips.items():
+        np.testing.assert_array_equal(skip, adaptive.skips[box])
+    x = sequence(20, 16).astype(jnp.float32)
+    (a, _), (b, _) = run(adaptive, x), run(static, x)
+    assert np.linalg.norm(a - b) < 0.3 * np.linalg.norm(a)
+
+
+def test_wrong_arguments_are_refused():
+    key = jax.random.key(0)
+    for options, message in (
+        ({"heads": 4}, "heads must divide the width"),
+        ({"chunk": 0}, "chunk must be at least 1, got 0"),
+        ({"memory": "deep"}, "memory must be one of .*deep"),
+        ({"objective": "l3"}, "objective must be one of .*l3"),
+        ({"rule": "x"}, "rule must be one of .*x"),
+        ({"read": "never"}, "read must be one of .*never"),
+        ({"adaptive": ("memory",)}, "adaptive must be a sequence of some of"),
+        ({"adaptive": "k"}, "adaptive must be a sequence of some of"),
+        ({"chunk": 4, "chunk_others": 6}, "must divide the other, got 4 and 6"),
+        ({"max_rate": 2.5}, "max_rate must be above 0 and at most 2"),
+        ({"limit": 0.0}, "limit must be above 0"),
+    ):
+        with pytest.raises(ValueError, match=f"SelfModifyingMemory: .*{message}"):
+            SelfModifyingMemory(6, **{"heads": 2, **options}, key=key)
+    with pytest.raises(ValueError, match="SelfModifyingMemory: one sequence of shape"):
+        SelfModifyingMemory(6, 2, key=key)(jnp.zeros((5, 7)))
