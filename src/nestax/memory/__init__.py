@@ -4,9 +4,15 @@ A memory is a level inside a sequence model: its weights are written at every to
 is a gradient step on an inner objective, and an outer level trains through the writes.
 """
 
+from ._attention import AttentionState as AttentionState
+from ._attention import CausalAttention as CausalAttention
 from ._delta import delta_rule as delta_rule
 from ._delta import linear_attention as linear_attention
 from ._delta import titans as titans
+from ._feed import FeedForward as FeedForward
+from ._feed import SwiGLU as SwiGLU
+from ._generate import generate as generate
+from ._in_context import learn_in_context as learn_in_context
 from ._miras import memora as memora
 from ._miras import moneta as moneta
 from ._miras import yaad as yaad
@@ -35,6 +41,13 @@ from ._rules import titans_rule as titans_rule
 from ._rules import write as write
 from ._scan import memory_chunk as memory_chunk
 from ._scan import memory_scan as memory_scan
+from .blocks import Block as Block
+from .blocks import BlockState as BlockState
+from .blocks import make_block as make_block
+from .continuum import ContinuumMemory as ContinuumMemory
+from .continuum import ContinuumState as ContinuumState
+from .hope import HopeLM as HopeLM
+from .hope import stack_levels as stack_levels
 from .layers import DeltaMemory as DeltaMemory
 from .layers import LinearAttention as LinearAttention
 from .layers import SelfModifyingMemory as SelfModifyingMemory

@@ -1,0 +1,196 @@
+"""Softmax attention over a sliding window, with a cache that a stream carries.
+
+In the language of nested learning a level of infinite frequency: it solves its regression anew at
+every token, in closed form (Nadaraya-Watson), and has no weights to be written. What it carries is
+its data.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ._parts import (
+    check_input,
+    check_sizes,
+    linear,
+    matrix,
+    merge_heads,
+    rotary,
+    split_heads,
+    wide,
+    widened,
+)
+
+_BLOCK = 512  # queries at once: what is kept of the scores grows with it
+
+
+class AttentionState(NamedTuple):
+    """The last `window` tokens, in a ring: token t lies in slot t mod window.
+
+    Attributes:
+        keys: turned by their positions, (heads, window, size), float32 at least.
+        values: like the keys.
+        position: how many tokens there were, int32.
+    """
+
+    keys: Float[Array, "heads window size"]
+    values: Float[Array, "heads window size"]
+    position: Int[Array, ""]
+
+
+class CausalAttention(eqx.Module):
+    r"""Each token attends to itself and the `window - 1` tokens before it (NL eq. 62-63).
+
+        y_t = W_o sum_{t - window < i <= t} softmax_i(q_t . k_i / sqrt(size)) v_i   in every head,
+
+    queries and keys turned by their positions (rotary: Su et al. 2021). Full causal attention is a
+    window no shorter than the sequence. There is always a window, because a stream has no end and
+    the state that it carries has a fixed shape: so a piece of any size, at any place of a stream of
+    any length, gives what one pass gives. Memory grows with time x window only within blocks of 512
+    queries.
+
+    Angles are float32: positions beyond some 100,000 tokens are told apart less and less well.
+
+    Attributes:
+        query, key, value, output: matrices (width, width).
+    """
+
+    query: Float[Array, "width width"]
+    key: Float[Array, "width width"]
+    value: Float[Array, "width width"]
+    output: Float[Array, "width width"]
+    heads: int = eqx.field(static=True)
+    window: int = eqx.field(static=True)
+
+    def __init__(self, width: int, heads: int = 4, *, window: int = 2048, key: PRNGKeyArray):
+        """Draws the matrices: normal with variance 1 / width.
+
+        Args:
+            width: of the tokens.
+            heads: must divide the width into even parts.
+            window: in tokens, at least 1; also the length of the cache.
+            key: a typed PRNG key.
+
+        Raises:
+            ValueError: sizes that do not fit.
+        """
+        check_sizes("CausalAttention", width, heads, window=window)
+        if width // heads % 2:
+            raise ValueError(
+                "CausalAttention: rotary positions turn coordinates in pairs, so a head must have "
+                f"an even number; got width={width} and heads={heads}"
+            )
+        self.query, self.key, self.value, self.output = (
+            matrix(k, width, width) for k in jax.random.split(key, 4)
+        )
+        self.heads, self.window = heads, window
+
+    def init_state(self) -> AttentionState:
+        """The state at the beginning of a stream: an empty cache."""
+        width = self.query.shape[0]
+        shape = self.heads, self.window, width // self.heads
+        keys = jnp.zeros(shape, wide(self.query.dtype))
+        return AttentionState(keys, keys, jnp.zeros((), jnp.int32))
+
+    def __call__(
+        self, x: Float[Array, "time width"], state: AttentionState | None = None
+    ) -> tuple[Float[Array, "time width"], AttentionState]:
+        """One piece of a stream.
+
+        Args:
+            x: tokens.
+            state: what came before; None: nothing.
+
+        Returns:
+            What was attended to, (time, width), and the state after the piece.
+
+        Raises:
+            ValueError: x is not one sequence of this width.
+        """
+        check_input("CausalAttention", x, self.query.shape[0])
+        time, window = x.shape[0], self.window
+        known = self.init_state() if state is None else state
+        if not time:
+            return x, known
+        query, key, value = (
+            split_heads(linear(w.astype(x.dtype), x), self.heads)
+            for w in (self.query, self.key, self.value)
+        )
+        at = known.position + jnp.arange(time, dtype=jnp.int32)
+        query, key = rotary(query, at), rotary(key, at)
+        new = self._written(known, key, value, at)
+        if state is not None and time == 1:
+            # The token that leaves the window gives its slot to the one that attends.
+            slot = jnp.arange(window, dtype=jnp.int32)
+            mixed = _attend(query, new.keys, new.values, at, at - (at - slot) % window, window)
+        else:
+            held = at
+            if state is not None:
+                # Oldest first, so that a block of queries finds its keys side by side.
+                order = (known.position + jnp.arange(window, dtype=jnp.int32)) % window
+                key = jnp.concatenate([known.keys[:, order].astype(key.dtype), key], axis=1)
+                value = jnp.concatenate([known.values[:, order].astype(value.dtype), value], axis=1)
+                before = known.position - window + jnp.arange(window, dtype=jnp.int32)
+                held = jnp.concatenate([before, at])
+            mixed = _in_blocks(query, key, value, at, held, window)
+        mixed = merge_heads(mixed).astype(x.dtype)
+        return linear(self.output.astype(x.dtype), mixed), new
+
+    def _written(
+        self, state: AttentionState, key: Array, value: Array, at: Array
+    ) -> AttentionState:
+        """The cache with the last tokens of a piece in it."""
+        last = slice(max(0, at.shape[0] - self.window), None)
+        slots = at[last] % self.window
+        return AttentionState(
+            state.keys.at[:, slots].set(key[:, last].astype(state.keys.dtype)),
+            state.values.at[:, slots].set(value[:, last].astype(state.values.dtype)),
+            state.position + at.shape[0],
+        )
+
+
+def _attend(
+    query: Float[Array, "heads time size"],
+    key: Float[Array, "heads held size"],
+    value: Float[Array, "heads held size"],
+    at: Int[Array, " time"],
+    held: Int[Array, " held"],
+    window: int,
+) -> Float[Array, "heads time size"]:
+    """Softmax attention between tokens by their positions; those held below 0 are not there."""
+    scores = jnp.einsum("hts,hks->htk", widened(query), widened(key)) * query.shape[-1] ** -0.5
+    age = at[:, None] - held[None, :]
+    seen = (age >= 0) & (age < window) & (held >= 0)[None, :]
+    scores = jnp.where(jnp.broadcast_to(seen, scores.shape), scores, -jnp.inf)
+    return jnp.einsum("htk,hks->hts", jax.nn.softmax(scores, axis=-1), widened(value))
+
+
+def _in_blocks(
+    query: Array, key: Array, value: Array, at: Array, held: Array, window: int
+) -> Array:
+    """`_attend`, for so many queries at a time that the scores never fill the memory."""
+    heads, time, size = query.shape
+    if time <= _BLOCK:
+        return _attend(query, key, value, at, held, window)
+    count = -(-time // _BLOCK)
+    room = count * _BLOCK - time
+    # Queries beyond the end repeat the last one's position: they see something, and are dropped.
+    query = jnp.pad(query, ((0, 0), (0, room), (0, 0))).reshape(heads, count, _BLOCK, size)
+    places = jnp.pad(at, (0, room), mode="edge").reshape(count, _BLOCK)
+    extra = key.shape[1] - time
+    reach = min(key.shape[1], window - 1 + _BLOCK)
+
+    @jax.checkpoint
+    def one(part: tuple[Array, Array, Array]) -> Array:
+        index, query, at = part
+        first = jnp.clip(extra + index * _BLOCK - (window - 1), 0, key.shape[1] - reach)
+        near = [jax.lax.dynamic_slice_in_dim(a, first, reach, axis=1) for a in (key, value)]
+        there = jax.lax.dynamic_slice_in_dim(held, first, reach)
+        return _attend(query, near[0], near[1], at, there, window)
+
+    parts = jnp.arange(count), jnp.swapaxes(query, 0, 1), places
+    mixed = jnp.swapaxes(jax.lax.map(one, parts), 0, 1)
+    return mixed.reshape(heads, count * _BLOCK, size)[:, :time]

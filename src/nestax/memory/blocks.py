@@ -1,0 +1,169 @@
+"""Blocks of language models: a mixer of tokens, then MLPs that are written in context or not.
+
+    x = x + mixer(norm(x)),    x = x + MLPs(norm(x))
+
+with the mixers and MLPs of Hope (Nested Learning, eq. 94-97: self-modifying memories, then a
+continuum memory), of Hope-Attention (softmax attention, then a continuum memory), and of the
+models they are compared with, all on the same skeleton and with as many weights.
+
+Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), section 8.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._attention import CausalAttention
+from ._feed import FeedForward
+from ._parts import rms_norm
+from .continuum import ContinuumMemory
+from .layers import DeltaMemory, LinearAttention, SelfModifyingMemory, TitansMemory
+
+
+class Kind(NamedTuple):
+    """A kind of block.
+
+    Attributes:
+        mixer: a layer, `mixer(width, heads, **options, key)`.
+        fixed: options of the mixer that make the kind what it is.
+        continuum: whether its MLPs are a continuum memory.
+    """
+
+    mixer: Callable[..., Any]
+    fixed: Mapping[str, Any]
+    continuum: bool
+
+
+KINDS: Mapping[str, Kind] = {
+    "hope": Kind(SelfModifyingMemory, {}, True),
+    "hope_attention": Kind(CausalAttention, {}, True),
+    "transformer": Kind(CausalAttention, {}, False),
+    "gated_delta": Kind(DeltaMemory, {"gated": True}, False),
+    "delta": Kind(DeltaMemory, {"gated": False}, False),
+    "titans": Kind(TitansMemory, {}, False),
+    "linear_attention": Kind(LinearAttention, {}, False),
+}
+
+
+class BlockState(NamedTuple):
+    """What a block carries along a stream: the states of its two parts."""
+
+    mixer: Any
+    feed: Any
+
+
+class Block(eqx.Module):
+    """x + mixer(norm(x)), then `feed`, which has norms and residual connections of its own.
+
+    Attributes:
+        norm: scale of the root-mean-square norm before the mixer.
+        mixer: a layer `(x, state) -> (y, state)` with `init_state()`.
+        feed: `ContinuumMemory`, `FeedForward`, or another layer of that kind.
+    """
+
+    norm: Float[Array, " width"]
+    mixer: Any
+    feed: Any
+
+    def init_state(self) -> BlockState:
+        """The state at the beginning of a stream."""
+        return BlockState(self.mixer.init_state(), self.feed.init_state())
+
+    def __call__(
+        self, x: Float[Array, "time width"], state: BlockState | None = None
+    ) -> tuple[Float[Array, "time width"], BlockState]:
+        """(time, width) -> (time, width), and the state after the piece; None: a beginning."""
+        mixer, feed = (None, None) if state is None else state
+        mixed, mixer = self.mixer(rms_norm(x, self.norm), mixer)
+        x, feed = self.feed(x + mixed, feed)
+        return x, BlockState(mixer, feed)
+
+
+def make_block(
+    kind: str,
+    width: int,
+    heads: int = 4,
+    *,
+    hidden: int | None = None,
+    continuum: Mapping[str, Any] | None = None,
+    scale: float = 1.0,
+    key: PRNGKeyArray,
+    **options: Any,
+) -> Block:
+    """Draws a block.
+
+    A Transformer's block has 12 width^2 weights in its matrices, 4 of them in attention. Other
+    mixers have more or fewer, and the local objective of a continuum memory has its targets: the
+    hidden units take what these leave of 12 width^2, in eights, so that blocks of all kinds have
+    about as many weights. An MLP of fewer than width / 2 units in all is not made for that: a mixer
+    that leaves less makes a larger block.
+
+    Args:
+        kind: "hope", "hope_attention", "transformer", "gated_delta", "delta", "titans" or
+            "linear_attention".
+        width: of the residual sum.
+        heads: of the mixer.
+        hidden: units of each MLP; None: as said.
+        continuum: options of `ContinuumMemory`, for the kinds that have one.
+        scale: of what mixer and MLPs add to the residual sum at first.
+        key: a typed PRNG key.
+        **options: of the mixer.
+
+    Raises:
+        ValueError: an unknown kind or option; see also the layers.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"block must be one of {', '.join(KINDS)}, got {kind!r}")
+    mixer_of, fixed, has_continuum = KINDS[kind]
+    if continuum and not has_continuum:
+        raise ValueError(
+            f"a block of kind {kind!r} has no continuum memory, so `continuum` is without effect; "
+            'use "hope" or "hope_attention"'
+        )
+    _check_options(kind, mixer_of, options, fixed)
+    mixer_key, feed_key = jax.random.split(key)
+    mixer = mixer_of(width, heads, **fixed, **options, key=mixer_key)
+    mixer = _scaled(mixer, scale)
+    chosen = dict(continuum or {})
+    levels = len(tuple(chosen.get("periods", (16, 64)))) if has_continuum else 1
+    if hidden is None:
+        left = 12 * width**2 - count(mixer)
+        if has_continuum and chosen.get("objective", "local") == "local":
+            left -= levels * width**2
+        hidden = max(round(left / (3 * width * levels) / 8) * 8, -(-width // (2 * levels)))
+    if has_continuum:
+        chosen = {"hidden": hidden, "scale": scale * levels**-0.5, **chosen}
+        feed = ContinuumMemory(width, key=feed_key, **chosen)
+    else:
+        feed = FeedForward(width, hidden, scale=scale, key=feed_key)
+    return Block(jnp.ones(width), mixer, feed)
+
+
+def count(module: Any) -> int:
+    """How many numbers a module has that can be trained."""
+    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array)))
+
+
+def _check_options(
+    kind: str, mixer: Callable[..., Any], options: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> None:
+    known = [n for n, p in inspect.signature(mixer).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    known = [name for name in known if name != "key" and name not in fixed]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            f"blocks of kind {kind!r} have no option {unknown[0]!r}; their mixer has: "
+            f"{', '.join(known)}"
+        )
+
+
+def _scaled(mixer: Any, scale: float) -> Any:
+    """The mixer with a smaller map at its end: the residual sum does not grow with depth."""
+    if isinstance(mixer, CausalAttention):
+        return eqx.tree_at(lambda m: m.output, mixer, replace_fn=lambda w: scale * w)
+    return eqx.tree_at(lambda m: m.output.out, mixer, replace_fn=lambda w: scale * w)

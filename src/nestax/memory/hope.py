@@ -1,0 +1,178 @@
+"""Hope and the language models it is compared with, on one skeleton.
+
+Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), section 8, eq. (94-97).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
+
+from ._feed import FeedForward
+from ._parts import linear, matrix, rms_norm
+from .blocks import Block, BlockState, make_block
+from .continuum import ContinuumMemory
+
+
+class HopeLM(eqx.Module):
+    r"""A language model: embedding, residual blocks, norm, head; streams carry a state.
+
+        model = HopeLM(256, 128, 4, block="hope", key=jax.random.key(0))
+        logits, state = model(tokens)             # (time,) -> (time, 256)
+        logits, state = model(more, state)        # the stream goes on
+        logits, _ = jax.vmap(model)(batch)        # (batch, time) -> (batch, time, 256)
+
+    | block | mixer | MLPs |
+    | --- | --- | --- |
+    | "hope" | `SelfModifyingMemory` | `ContinuumMemory` |
+    | "hope_attention" | `CausalAttention` | `ContinuumMemory` |
+    | "transformer" | `CausalAttention` (rotary positions) | SwiGLU |
+    | "gated_delta", "delta" | `DeltaMemory` | SwiGLU |
+    | "titans" | `TitansMemory` | SwiGLU |
+    | "linear_attention" | `LinearAttention` | SwiGLU |
+
+    Blocks of all kinds have about 12 width^2 weights: the MLPs' hidden units take what the mixer
+    leaves (`make_block`). Initial predictions are nearly uniform, so the first loss is about
+    log(vocabulary). All states are float32 at least.
+
+    Attributes:
+        embedding: (vocabulary, width), normal with variance 1.
+        blocks: one after another.
+        norm: scale of the root-mean-square norm before the head.
+        head: (vocabulary, width), not the embedding; small at first.
+    """
+
+    embedding: Float[Array, "vocabulary width"]
+    blocks: tuple[Block, ...]
+    norm: Float[Array, " width"]
+    head: Float[Array, "vocabulary width"]
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        depth: int,
+        heads: int = 4,
+        *,
+        block: str | Sequence[str] = "hope",
+        hidden: int | None = None,
+        continuum: Mapping[str, Any] | None = None,
+        key: PRNGKeyArray,
+        **options: Any,
+    ):
+        """Draws a model.
+
+        Args:
+            vocabulary: number of tokens.
+            width: of the residual sum.
+            depth: number of blocks.
+            heads: of every mixer.
+            block: the kind of all blocks, or one for each.
+            hidden: units of each MLP; None: such that models of all kinds are about as large.
+            continuum: options of `ContinuumMemory`, such as `{"periods": (4, 32)}`.
+            key: a typed PRNG key.
+            **options: of the mixers, such as `window=512` of attention.
+
+        Raises:
+            ValueError: sizes below 1, an unknown kind or option; see also the layers.
+        """
+        if min(vocabulary, width, depth) < 1:
+            raise ValueError(
+                f"HopeLM: sizes must be at least 1, got vocabulary={vocabulary}, width={width}, "
+                f"depth={depth}"
+            )
+        kinds = (block,) * depth if isinstance(block, str) else tuple(block)
+        if len(kinds) != depth:
+            raise ValueError(
+                f"HopeLM: block must be one kind for all blocks or one for each of the {depth}, "
+                f"got {len(kinds)}"
+            )
+        keys = jax.random.split(key, depth + 2)
+        self.embedding = jax.random.normal(keys[0], (vocabulary, width))
+        self.blocks = tuple(
+            make_block(
+                kind,
+                width,
+                heads,
+                hidden=hidden,
+                continuum=continuum,
+                scale=(2 * depth) ** -0.5,
+                key=key,
+                **options,
+            )
+            for kind, key in zip(kinds, keys[2:], strict=True)
+        )
+        self.norm = jnp.ones(width)
+        self.head = matrix(keys[1], vocabulary, width, 0.1)
+
+    def init_state(self) -> tuple[BlockState, ...]:
+        """The state at the beginning of a stream."""
+        return tuple(block.init_state() for block in self.blocks)
+
+    def __call__(
+        self, tokens: Integer[Array, " time"], state: tuple[BlockState, ...] | None = None
+    ) -> tuple[Float[Array, "time vocabulary"], tuple[BlockState, ...]]:
+        """One piece of a stream.
+
+        Args:
+            tokens: numbers below the vocabulary.
+            state: what came before; None: nothing.
+
+        Returns:
+            Scores of the token after each one, (time, vocabulary), and the state after the piece.
+
+        Raises:
+            ValueError: tokens that are not one sequence.
+        """
+        if tokens.ndim != 1:
+            raise ValueError(
+                f"HopeLM: one sequence of tokens (time,) is expected, got {tokens.shape}; for a "
+                "batch use jax.vmap"
+            )
+        x = self.embedding[tokens]
+        states = []
+        for index, block in enumerate(self.blocks):
+            x, new = block(x, None if state is None else state[index])
+            states.append(new)
+        return linear(self.head, rms_norm(x, self.norm)), tuple(states)
+
+
+def stack_levels(model: HopeLM, periods: Sequence[int], **options: Any) -> HopeLM:
+    """Makes each block's MLP a level of its own: a trained model learns in context (NL 7.3).
+
+    Block i's MLP becomes a `ContinuumMemory` of one level, which starts from the trained weights
+    and is written every `periods[i]` tokens by `learn_in_context`. With a rate of zero this is the
+    trained model.
+
+    Args:
+        model: whose blocks have a `FeedForward`.
+        periods: in tokens, one for each block.
+        **options: of `ContinuumMemory.from_mlps`, such as `rate`.
+
+    Raises:
+        ValueError: other blocks, or another number of periods; see also `ContinuumMemory`.
+    """
+    if len(periods) != len(model.blocks):
+        raise ValueError(
+            f"stack_levels: pass one period for each of the {len(model.blocks)} blocks, got "
+            f"{len(periods)}"
+        )
+    blocks = []
+    for index, (block, period) in enumerate(zip(model.blocks, periods, strict=True)):
+        if not isinstance(block.feed, FeedForward):
+            raise ValueError(
+                f"stack_levels: block {index} has a {type(block.feed).__name__}, not a FeedForward "
+                "whose MLP could become a level"
+            )
+        feed = ContinuumMemory.from_mlps(
+            [block.feed.mlp],
+            [period],
+            norms=[block.feed.norm],
+            width=model.embedding.shape[1],
+            **options,
+        )
+        blocks.append(Block(block.norm, block.mixer, feed))
+    return eqx.tree_at(lambda m: m.blocks, model, tuple(blocks))

@@ -1,0 +1,134 @@
+"""Softmax attention against numpy, and the streams whose cache it carries."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from references import memory_continuum as naive
+
+import nestax as nx
+from nestax.memory import _attention
+from nestax.memory._attention import CausalAttention
+
+WIDTH, TIME = 8, 11
+
+
+def layer(window=4, heads=2):
+    return CausalAttention(WIDTH, heads, window=window, key=jax.random.key(0))
+
+
+def tokens(time=TIME, *shape):
+    return jax.random.normal(jax.random.key(1), (*shape, time, WIDTH))
+
+
+@eqx.filter_jit
+def apply(layer, x, state=None):
+    return layer(x, state)
+
+
+@pytest.mark.parametrize("window", [1, 4, 11, 30])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_equals_a_naive_loop(x64, window, heads):
+    made, x = layer(window, heads), tokens()
+    y, _ = apply(made, x)
+    np.testing.assert_allclose(
+        y, naive.attention(made, np.asarray(x), window), rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("window", [1, 4, 30])
+@pytest.mark.parametrize("sizes", [(1,) * TIME, (2, 0, 1, 6, 2), (5, 6)], ids=str)
+def test_pieces_are_one_pass(x64, window, sizes):
+    made, x = layer(window), tokens()
+    y, state = apply(made, x)
+    parts, held = [], made.init_state()
+    for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+        part, held = apply(made, x[end - size : end], held)
+        parts.append(part)
+    np.testing.assert_allclose(jnp.concatenate(parts), y, rtol=1e-10, atol=1e-12)
+    for a, b in zip(held, state, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    like = jax.eval_shape(made.init_state)
+    assert [(a.shape, a.dtype) for a in like] == [(a.shape, a.dtype) for a in held]
+
+
+@pytest.mark.parametrize("window", [3, 30])
+def test_blocks_of_queries_are_one_pass(x64, window, monkeypatch):
+    made, x = layer(window), tokens(TIME)
+    start = made(x[:5])[1]
+
+    def both(layer):
+        y, _ = layer(x)
+        return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(layer(x, start)[0])), (y, layer(x, start))
+
+    whole, gradient = jax.jit(jax.grad(both, has_aux=True))(made)[::-1]
+    monkeypatch.setattr(_attention, "_BLOCK", 4)
+    cut, other = jax.jit(jax.grad(lambda m: both(m), has_aux=True))(made)[::-1]
+    for a, b in zip(jax.tree.leaves((whole, gradient)), jax.tree.leaves((cut, other)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_it_sees_its_window_and_nothing_else(x64):
+    made, x = layer(), tokens()
+    jacobian = jax.jit(jax.jacrev(lambda x: made(x)[0]))(x)
+    for t in range(TIME):
+        for i in range(TIME):
+            assert np.any(jacobian[t, :, i]) == (t - 4 < i <= t)
+
+
+def test_only_distances_count(x64):
+    """The same piece answers the same at another place of the stream."""
+    made, x = layer(), tokens(9)
+    late = made.init_state()._replace(position=jnp.asarray(1000, jnp.int32))
+    # What precedes is out of the window by then.
+    y, _ = apply(made, jnp.concatenate([x, x]), late)
+    z, _ = apply(made, x)
+    np.testing.assert_allclose(y[12:], z[3:], rtol=1e-9)
+
+
+def test_sequences_of_a_batch_are_independent(x64):
+    made, x = layer(), tokens(6, 3)
+    _, state = jax.vmap(made)(x)
+    y, _ = jax.vmap(made)(x, state)
+    for b in range(3):
+        alone, _ = made(x[b], jax.tree.map(lambda s: s[b], state))  # noqa: B023
+        np.testing.assert_allclose(y[b], alone, rtol=1e-10)
+
+
+def test_half_precision_keeps_the_state_single():
+    made, x = layer(), tokens(6).astype(jnp.bfloat16)
+    y, state = made(x)
+    again, state = made(x, state)
+    assert y.dtype == again.dtype == jnp.bfloat16 and state.keys.dtype == jnp.float32
+    exact, _ = made(x.astype(jnp.float32))
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.1)
+
+
+def test_long_streams_stay_finite():
+    made = CausalAttention(WIDTH, 2, key=jax.random.key(0))
+    x = 30 * tokens(8192)
+    y, state = apply(made, x)
+    assert np.all(np.isfinite(y)) and state.position == 8192
+    half, held = apply(made, x[:5000])
+    rest, _ = apply(made, x[5000:], held)
+    np.testing.assert_allclose(jnp.concatenate([half, rest]), y, rtol=1e-3, atol=1e-3)
+
+
+def test_the_cache_is_written_at_every_token():
+    made = layer()
+    table = nx.level_table(lambda s, x: made(x, s)[::-1], made.init_state(), tokens(1), calls=3)
+    assert table.frequencies[".keys"] == table.frequencies[".values"] == 1
+    assert table.kinds[".position"] == "clock"
+
+
+def test_bad_arguments_are_refused():
+    for options, message in (
+        ({"heads": 3}, "heads must divide the width"),
+        ({"heads": 8}, "a head must have an even number"),
+        ({"window": 0}, "window must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layer(**options)
+    with pytest.raises(ValueError, match="one sequence of shape"):
+        layer()(jnp.ones((3, 5)))

@@ -1,0 +1,417 @@
+"""The continuum memory against numpy, its identities, and the streams it is cut from."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from references import memory_continuum as naive
+
+import nestax as nx
+from nestax.memory._feed import FeedForward, SwiGLU
+from nestax.memory._loop import checkpointed_scan
+from nestax.memory.continuum import ContinuumMemory
+
+VARIANTS = ("sequential", "nested", "independent")
+WIDTH, TIME = 4, 23
+
+
+def memory(variant="sequential", periods=(3, 6), **options):
+    options = {"rate": 0.4, "hidden": 3, **options}
+    made = ContinuumMemory(WIDTH, periods, variant=variant, key=jax.random.key(0), **options)
+    # Norms other than at their start.
+    scales = tuple(jnp.linspace(0.5, 1.5, WIDTH) * (s + 1) for s in range(len(periods)))
+    return eqx.tree_at(lambda m: m.norms, made, scales)
+
+
+def tokens(time, *shape, seed=1):
+    return jax.random.normal(jax.random.key(seed), (*shape, time, WIDTH))
+
+
+@eqx.filter_jit
+def apply(layer, x, state=None):
+    return layer(x, state)
+
+
+def close(a, b, rtol=1e-10, atol=1e-12):
+    a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=atol)
+
+
+def normed(x, scale):
+    return jnp.stack([naive.normed(np.asarray(row), np.asarray(scale)) for row in x])
+
+
+# What it computes.
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("rate", "accumulate", "clip"), [(0.005, "sum", None), (0.4, "mean", 0.05)]
+)
+def test_equals_a_naive_loop(x64, variant, rate, accumulate, clip):
+    layer, x = memory(variant, rate=rate, accumulate=accumulate, clip=clip), tokens(TIME)
+    y, state = apply(layer, x)
+    outputs, weights, gathered = naive.continuum(layer, x)
+    close(y, outputs)
+    close(state.weights, weights)
+    close(state.gathered, gathered)
+    assert state.tick.tolist() == [5 if variant == "nested" else 2, 5]
+    moved = np.abs(outputs - naive.continuum(memory(variant, rate=0.0), x)[0]).max(axis=1)
+    assert not moved[:3].any() and moved[3:].all()
+
+
+def test_a_period_is_one_step_on_its_gradients_at_its_beginning(x64):
+    layer, x = memory(periods=(5,), rate=0.005, accumulate="sum", clip=None), tokens(10)
+    h = normed(x, layer.norms[0])
+
+    def loss(mlp, h):
+        return jnp.sum(jnp.square(jax.vmap(mlp)(h) - h @ layer.target[0].T)) / (2 * WIDTH)
+
+    mlp = layer.levels[0]
+    for n in (5, 10):
+        mlp = jax.tree.map(lambda w, g: w - 0.005 * g, mlp, jax.grad(loss)(mlp, h[n - 5 : n]))
+        close(apply(layer, x[:n])[1].weights[0], mlp)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_with_rates_of_zero_it_is_a_chain_of_mlps(x64, variant):
+    layer, x = memory(variant, rate=0.0), tokens(TIME)
+    chain = total = x
+    for mlp, norm, mix in zip(layer.levels, layer.norms, (2**-0.5,) * 2, strict=True):
+        h = normed(x if variant == "independent" else chain, norm)
+        chain = chain + jax.vmap(mlp)(h)
+        total = total + mix * jax.vmap(mlp)(h)
+    y, state = apply(layer, x)
+    close(y, total if variant == "independent" else chain)
+    close(state.weights, layer.levels, rtol=0, atol=0)
+    # Without objective nothing is even computed.
+    still = memory(variant, objective=None)
+    y, state = apply(eqx.tree_at(lambda m: m.levels, still, layer.levels), x)
+    close(y, total if variant == "independent" else chain)
+    assert not state.tick.any() and not any(g.any() for g in jax.tree.leaves(state.gathered))
+
+
+def test_one_level_is_the_mlp_of_a_transformer(x64):
+    feed = FeedForward(WIDTH, 7, key=jax.random.key(3))
+    options = {"levels": [feed.mlp], "norms": [feed.norm], "key": jax.random.key(0)}
+    layer, x = ContinuumMemory(WIDTH, (4,), rate=0.0, **options), tokens(9)
+    close(layer(x)[0], feed(x)[0])
+
+
+def test_a_nested_level_begins_anew_when_the_slower_one_moves(x64):
+    layer, x = memory("nested", (2, 12, 4)), tokens(12)
+    start = layer.init_state().weights
+    for n, (first, slow, middle) in {
+        2: (False, True, True),
+        4: (True, True, False),
+        6: (False, True, False),
+        8: (True, True, False),
+        12: (True, False, True),
+    }.items():
+        weights = apply(layer, x[:n])[1].weights
+        same = [np.array_equal(a.down, b.down) for a, b in zip(weights, start, strict=True)]
+        assert same == [first, slow, middle], n
+
+
+def test_a_sum_of_one_is_that_mlp(x64):
+    layer, x = memory("independent"), tokens(9)
+    for s in range(2):
+        one = eqx.tree_at(lambda m: m.mix, layer, jnp.eye(2)[s])
+        alone = memory(periods=(layer.periods[s],))
+        alone = eqx.tree_at(
+            lambda m: (m.levels, m.norms, m.target),
+            alone,
+            ((layer.levels[s],), (layer.norms[s],), layer.target[s : s + 1]),
+        )
+        close(apply(one, x)[0], apply(alone, x)[0])
+
+
+# Streams.
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("sizes", [(1,) * TIME, (2, 4, 0, 17), (4, 5, 14)], ids=str)
+def test_pieces_are_one_pass(x64, variant, sizes):
+    layer, x = memory(variant), tokens(TIME)
+    y, state = apply(layer, x)
+    parts, held = [], layer.init_state()
+    for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+        part, held = apply(layer, x[end - size : end], held)
+        parts.append(part)
+    close(jnp.concatenate(parts), y)
+    close(held, state)
+    like = jax.eval_shape(layer.init_state)
+    for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(held), strict=True):
+        assert (a.shape, a.dtype, b.weak_type) == (b.shape, b.dtype, False)
+    assert jax.tree.structure(like) == jax.tree.structure(held)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_is_causal(x64, variant):
+    layer, x = memory(variant, (2, 4)), tokens(7)
+    jacobian = jax.jit(jax.jacrev(lambda x: layer(x)[0]))(x)
+    for t in range(7):
+        for i in range(7):
+            assert np.any(jacobian[t, :, i]) == (i == t or i < t // 2 * 2)
+
+
+def test_a_period_that_is_not_full_is_never_applied(x64):
+    layer, x = memory(periods=(6, 4)), tokens(9)
+    _, state = apply(layer, x[:3])
+    close(state.weights, layer.init_state().weights, rtol=0, atol=0)
+    for accumulate, tokens_ in (("mean", 3), ("sum", 1)):
+        layer = memory(periods=(6, 4), accumulate=accumulate)
+        flushed = layer.flush(state)
+        for s in range(2):
+            gathered = jax.tree.leaves(state.gathered[s])
+            expected = naive.step(
+                jax.tree.leaves(state.weights[s]), gathered, 0.4, tokens_, accumulate, 1.0
+            )
+            close(flushed.weights[s], expected)
+        assert not flushed.tick.any()
+        assert not any(g.any() for g in jax.tree.leaves(flushed.gathered))
+        close(layer.flush(flushed), flushed, rtol=0, atol=0)
+
+
+def test_flushing_a_nested_memory_ends_all_contexts(x64):
+    layer, x = memory("nested"), tokens(5)
+    flushed = layer.flush(apply(layer, x)[1])
+    start = layer.init_state().weights
+    close(flushed.weights[0], start[0], rtol=0, atol=0)
+    assert not np.array_equal(flushed.weights[1].up, start[1].up) and not flushed.tick.any()
+
+
+def test_sequences_of_a_batch_are_independent(x64):
+    layer, x = memory(), tokens(11, 3)
+    _, state = jax.vmap(layer)(x)
+    y, _ = jax.jit(jax.vmap(layer))(x, state)
+    for b in range(3):
+        close(y[b], apply(layer, x[b], jax.tree.map(lambda s: s[b], state))[0])  # noqa: B023
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_meta_gradients_equal_finite_differences(x64, variant):
+    layer, x = memory(variant), tokens(TIME)
+
+    @eqx.filter_jit
+    def loss(layer):
+        # The second piece begins in the middle of a period.
+        y, state = layer(x[:8])
+        return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(layer(x[8:], state)[0]))
+
+    gradient = eqx.filter_jit(eqx.filter_grad(loss))(layer)
+    leaves, treedef = jax.tree.flatten(layer)
+    for i, (leaf, slope) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
+        for n in range(2):
+            way = np.random.default_rng([i, n]).normal(size=leaf.shape)
+            sides = [
+                loss(treedef.unflatten([*leaves[:i], leaf + h * way, *leaves[i + 1 :]]))
+                for h in (1e-5, -1e-5)
+            ]
+            expected = (sides[0] - sides[1]) / 2e-5
+            np.testing.assert_allclose(jnp.sum(slope * way), expected, rtol=1e-6, atol=1e-8)
+        assert np.any(slope)
+
+
+def test_forward_and_reverse_mode_agree_to_second_order(x64):
+    layer, x = memory(periods=(2,)), tokens(5)
+
+    def loss(rate):
+        return jnp.sum(jnp.sin(eqx.tree_at(lambda m: m.rate, layer, rate)(x)[0]))
+
+    rate = layer.rate
+    one, other = jax.jit(jax.hessian(loss)), jax.jit(jax.jacrev(jax.jacrev(loss)))
+    close(one(rate), other(rate))
+    assert np.any(one(rate))
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 11])
+def test_the_loop_that_keeps_little_is_a_scan(x64, count):
+    rows = jax.random.normal(jax.random.key(0), (count, 2))
+
+    def body(carry, row):
+        return jnp.sin(carry + row[0]) * row[1], carry * row[0]
+
+    def total(scan, rows, carry):
+        carry, outs = scan(body, carry, rows)
+        return carry + jnp.sum(jnp.cos(outs)), (carry, outs)
+
+    plain, lean = (
+        jax.jit(jax.value_and_grad(partial(total, scan), (0, 1), has_aux=True))
+        for scan in (jax.lax.scan, checkpointed_scan)
+    )
+    close(lean(rows, jnp.asarray(0.3)), plain(rows, jnp.asarray(0.3)))
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_long_streams_stay_finite(scale):
+    layer = ContinuumMemory(16, key=jax.random.key(0))
+    x = scale * jax.random.normal(jax.random.key(1), (8192, 16))
+    x = x.at[4096:].set(jnp.broadcast_to(x[0], (4096, 16)))  # one token again and again
+    y, state = apply(layer, x)
+    assert np.all(np.isfinite(y)) and all(np.all(np.isfinite(w)) for w in jax.tree.leaves(state))
+    assert np.abs(y - x).max() < 100
+
+
+def test_it_learns_its_local_objective():
+    """A period of repeated input brings the level's answer nearer to its target."""
+    layer = memory(periods=(4,), accumulate="mean", rate=0.2)
+    x = jnp.broadcast_to(tokens(1), (400, WIDTH))
+    h = naive.normed(np.asarray(x[0]), np.asarray(layer.norms[0]))
+    said = np.asarray(apply(layer, x)[0] - x)
+    error = np.linalg.norm(said - np.asarray(layer.target[0]) @ h, axis=1)
+    assert error[-1] < 0.1 * error[0] and np.all(np.diff(error[::4]) <= 1e-6)
+
+
+def test_inputs_in_half_precision_keep_their_dtype_and_the_state_its_own():
+    layer, x = memory(), tokens(8).astype(jnp.bfloat16)
+    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), layer)
+    for made in (layer, half):
+        y, state = apply(made, x)
+        again, _ = apply(made, x, state)
+        assert y.dtype == again.dtype == jnp.bfloat16
+        assert {w.dtype for w in jax.tree.leaves((state.weights, state.gathered))} == {
+            jnp.dtype(jnp.float32)
+        }
+        close(y.astype(jnp.float32), apply(layer, x.astype(jnp.float32))[0], atol=0.1)
+
+
+# Clocks.
+
+
+def test_the_level_table_finds_the_periods():
+    layer = memory(periods=(4, 1, 8))
+
+    def step(state, x):
+        y, state = layer(x, state)
+        return state, y
+
+    table = nx.level_table(step, layer.init_state(), tokens(1), calls=8)
+    for s, frequency in enumerate((0.25, 1, 0.125)):
+        assert table.frequencies[f".weights[{s}].up"] == frequency
+        assert table.kinds[f".weights[{s}].up"] == "state"
+    assert table.compare(".weights[0].up", ".weights[2].up") == ">"
+    assert table.frequencies[".gathered[0].up"] == 1.25  # added to at every token, then emptied
+    assert table.kinds[".tick"] == "clock"
+
+
+def test_optimizer_steps_are_another_clock():
+    """Labels by path give each level's parameters a period in optimizer steps."""
+    layer, x = memory(periods=(2, 4)), tokens(6)
+    tx = nx.optim.multi_timescale(1e-3, {r"levels/0": 1, r"levels/1": 3, "": 1})
+
+    @jax.jit
+    def step(layer, state):
+        gradient = jax.grad(lambda layer: jnp.sum(jnp.square(layer(x)[0])))(layer)
+        updates, state = tx.update(gradient, state, layer)
+        return optax.apply_updates(layer, updates), state
+
+    state, moved = tx.init(layer), []
+    for _ in range(6):
+        new, state = step(layer, state)
+        pairs = zip(new.levels, layer.levels, strict=True)
+        moved.append([not np.array_equal(a.up, b.up) for a, b in pairs])
+        layer = new
+    assert moved == [[True, n % 3 == 2] for n in range(6)]
+
+
+# From trained MLPs.
+
+
+def test_levels_from_trained_mlps(x64):
+    mlps = [eqx.nn.MLP(WIDTH, WIDTH, 5, 1, key=jax.random.key(s)) for s in range(2)]
+    layer = ContinuumMemory.from_mlps(mlps, (2, 4), rate=0.0)
+    x = tokens(8)
+    chain = x + jax.vmap(mlps[0])(x)
+    chain = chain + jax.vmap(mlps[1])(chain)
+    y, state = apply(layer, x)
+    close(y, chain)
+    assert layer.target is None and layer.width is None and not state.tick.any()
+    # Every inexact array of theirs is a weight, nothing else is.
+    layer = ContinuumMemory.from_mlps(
+        mlps, (2, 4), rate=0.3, width=WIDTH, objective="local", key=jax.random.key(0)
+    )
+    _, state = apply(layer, x)
+    assert jax.tree.structure(state.weights[0]) == jax.tree.structure(
+        eqx.filter(mlps[0], eqx.is_inexact_array)
+    )
+    for new, old in zip(
+        jax.tree.leaves(state.weights),
+        jax.tree.leaves(eqx.filter(tuple(mlps), eqx.is_inexact_array)),
+        strict=True,
+    ):
+        assert new.shape == old.shape and not np.array_equal(new, old)
+
+
+def test_levels_from_functions_with_weights(x64):
+    def branch(weights, x):
+        return weights["w"] @ jnp.tanh(x)
+
+    weights = {"w": jnp.eye(WIDTH), "n": jnp.asarray(3)}
+    layer = ContinuumMemory.from_mlps([jax.tree_util.Partial(branch, weights)], (2,))
+    x = tokens(3)
+    close(apply(layer, x)[0], x + jnp.tanh(x))
+    state = layer.init_state()
+    gradient = jax.tree.map(jnp.ones_like, state.weights)
+    for n in range(1, 3):
+        state = layer.gather(state, gradient, 1)
+        moved = jax.tree.leaves(state.weights)[0] - jnp.eye(WIDTH)
+        # The mean of two gradients of ones, of norm 4, times the rate over sqrt(1 + 16).
+        close(moved, jnp.full((WIDTH, WIDTH), -0.01 / 17**0.5 * (n == 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"periods": ()}, "periods must be one or more numbers of tokens"),
+        ({"periods": (2, 0)}, "each at least 1, got"),
+        ({"periods": (True,)}, "each at least 1, got"),
+        ({"variant": "chain"}, "variant must be one of"),
+        ({"accumulate": "max"}, "accumulate must be one of"),
+        ({"objective": "l2"}, "objective must be one of"),
+        ({"variant": "nested", "periods": (2, 3)}, "must differ and divide one another"),
+        ({"variant": "nested", "periods": (2, 2)}, "must differ and divide one another"),
+        ({"clip": 0.0}, "clip must be positive"),
+        ({"rate": -0.1}, "rate must be one finite number"),
+        ({"rate": (0.1,)}, "one for each of the 2 levels"),
+        ({"hidden": 0}, "sizes must be at least 1"),
+        ({"levels": [lambda x: x] * 2}, "level 0 has no weights that could be written"),
+        ({"levels": [SwiGLU(4, 3, key=jax.random.key(0))]}, "2 periods, 1 levels"),
+    ],
+)
+def test_bad_arguments_are_refused(options, message):
+    options = {"periods": (2, 4), **options}
+    with pytest.raises(ValueError, match=message):
+        ContinuumMemory(WIDTH, key=jax.random.key(0), **options)
+
+
+def test_other_mistakes_are_refused():
+    mlp = SwiGLU(4, 3, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="without a width, pass levels and objective=None"):
+        ContinuumMemory(None, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="targets are drawn; pass a key"):
+        ContinuumMemory.from_mlps([mlp], (2,), objective="local", width=4)
+    with pytest.raises(ValueError, match="one sequence of shape"):
+        memory()(jnp.ones((3, 5)))
+    state = memory().init_state()
+    with pytest.raises(ValueError, match=r"gradients of 2 tokens .* periods of \(3, 6\)"):
+        memory().gather(state, state.weights, 2)
+
+
+def test_rates_can_be_constants():
+    layer = memory(rate=(0.1, 0.2), trained_rate=False)
+    assert layer.rate is None and layer.constant_rate == (0.1, 0.2)
+    trained = memory(rate=(0.1, 0.2))
+    close(apply(layer, tokens(9)), apply(trained, tokens(9)), rtol=1e-6)

@@ -1,0 +1,262 @@
+"""Hope and its baselines: streams, gradients, sizes, levels, generation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nestax as nx
+from nestax.memory._generate import generate
+from nestax.memory.blocks import KINDS, count
+from nestax.memory.continuum import ContinuumMemory
+from nestax.memory.hope import HopeLM
+
+VOCABULARY, WIDTH, TIME = 11, 8, 11
+CHUNKED = {"hope": 4, "titans": 4, "gated_delta": 4, "delta": 4}
+
+
+def language_model(kind, depth=1, key=0, **options):
+    if kind in ("hope", "hope_attention"):
+        options = {"continuum": {"periods": (2, 4), "rate": 0.4}, **options}
+    if kind in ("transformer", "hope_attention"):
+        options = {"window": 5, **options}
+    if kind in CHUNKED:
+        options = {"chunk": CHUNKED[kind], **options}
+    return HopeLM(VOCABULARY, WIDTH, depth, 2, block=kind, key=jax.random.key(key), **options)
+
+
+def text(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).integers(VOCABULARY, size=shape), jnp.int32)
+
+
+@eqx.filter_jit
+def apply(model, tokens, state=None):
+    return model(tokens, state)
+
+
+def close(a, b, rtol=1e-9, atol=1e-11):
+    a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=atol)
+
+
+# Streams.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_are_one_pass(x64, kind):
+    model, tokens = language_model(kind), text(TIME)
+    logits, state = apply(model, tokens)
+    for sizes in ((1,) * TIME, (5, 6)):
+        parts, held = [], model.init_state()
+        for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+            part, held = apply(model, tokens[end - size : end], held)
+            parts.append(part)
+        close(jnp.concatenate(parts), logits)
+        close(held, state)
+    like = jax.eval_shape(model.init_state)
+    assert jax.tree.structure(like) == jax.tree.structure(held)
+    for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(held), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_causal_and_every_weight_matters(x64, kind):
+    model = language_model(kind)
+    tokens = jnp.arange(9)  # every token once, so that its embedding is its place
+
+    def scores(model):
+        return model(tokens)[0][:, 0]
+
+    jacobian = jax.jit(jax.jacrev(scores))(model)
+    by_place = jacobian.embedding[:, :9]
+    for t in range(9):
+        assert not np.any(by_place[t, t + 1 :]) and np.any(by_place[t, t])
+        assert t == 0 or np.any(by_place[t, :t])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jacobian):
+        assert np.all(np.isfinite(leaf)) and np.any(leaf), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("kind", ["hope", "hope_attention"])
+def test_gradients_through_the_writes_equal_finite_differences(x64, kind):
+    model, tokens = language_model(kind), text(10)
+
+    @eqx.filter_jit
+    def loss(model):
+        return jnp.sum(jnp.sin(model(tokens)[0]))
+
+    gradient = eqx.filter_jit(eqx.filter_grad(loss))(model)
+    paths, treedef = jax.tree_util.tree_flatten_with_path(model)
+    leaves = [leaf for _, leaf in paths]
+    for i, slope in enumerate(jax.tree.leaves(gradient)):
+        way = np.random.default_rng(i).normal(size=slope.shape)
+        sides = [
+            loss(treedef.unflatten([*leaves[:i], leaves[i] + h * way, *leaves[i + 1 :]]))
+            for h in (1e-5, -1e-5)
+        ]
+        name = jax.tree_util.keystr(paths[i][0])
+        expected = (sides[0] - sides[1]) / 2e-5
+        np.testing.assert_allclose(
+            jnp.sum(slope * way), expected, rtol=2e-6, atol=1e-8, err_msg=name
+        )
+
+
+def test_sequences_of_a_batch_are_independent(x64):
+    model, tokens = language_model("hope"), text(3, 6)
+    _, state = jax.jit(jax.vmap(model))(tokens)
+    logits, _ = jax.jit(jax.vmap(model))(tokens, state)
+    for b in range(3):
+        alone, _ = apply(model, tokens[b], jax.tree.map(lambda s: s[b], state))  # noqa: B023
+        close(logits[b], alone)
+
+
+@pytest.mark.parametrize("kind", ["hope", "hope_attention"])
+def test_long_streams_stay_finite(kind):
+    model = HopeLM(VOCABULARY, 16, 1, 2, block=kind, key=jax.random.key(0))
+    tokens = text(8192).at[4096:].set(3)  # one token again and again
+    logits, state = apply(model, tokens)
+    assert np.all(np.isfinite(logits)) and np.abs(logits).max() < 100
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+
+
+# Sizes.
+
+
+def test_models_of_all_kinds_are_about_as_large():
+    sizes = {k: count(HopeLM(65, 64, 1, block=k, key=jax.random.key(0)).blocks[0]) for k in KINDS}
+    for kind, size in sizes.items():
+        assert abs(size / 64**2 - 12) < 0.36, kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_loss_is_that_of_a_uniform_guess(kind):
+    model, tokens = language_model(kind, 2), text(64)
+    scores = jax.nn.log_softmax(apply(model, tokens)[0])
+    loss = -jnp.mean(jnp.take_along_axis(scores[:-1], tokens[1:, None], axis=1))
+    assert loss == pytest.approx(np.log(VOCABULARY), abs=0.1)
+
+
+def test_blocks_may_be_of_several_kinds():
+    kinds = ("transformer", "hope_attention")
+    model = HopeLM(
+        VOCABULARY, WIDTH, 2, 2, block=kinds, window=3, continuum=None, key=jax.random.key(0)
+    )
+    assert [isinstance(b.feed, ContinuumMemory) for b in model.blocks] == [False, True]
+    assert model.blocks[0].mixer.window == 3
+
+
+# Levels.
+
+
+def table_of(model, calls):
+    def step(state, token):
+        logits, state = model(token[None], state)
+        return state, logits
+
+    return nx.level_table(step, model.init_state(), jnp.asarray(3), calls=calls)
+
+
+def test_the_level_table_finds_every_clock():
+    table = table_of(language_model("hope_attention"), 4)
+    assert table.frequencies["[0].feed.weights[0].up"] == 0.5
+    assert table.frequencies["[0].feed.weights[1].up"] == 0.25
+    assert table.frequencies["[0].mixer.keys"] == 1
+    assert table.compare("[0].feed.weights[0].up", "[0].feed.weights[1].up") == ">"
+    assert table.compare("[0].mixer.keys", "[0].feed.weights[0].up") == ">"
+
+
+def test_the_memories_of_hope_are_written_at_every_token():
+    table = table_of(language_model("hope"), 4)
+    memory = [f for p, f in table.frequencies.items() if p.startswith("[0].mixer.now")]
+    assert len(memory) == 5 and min(memory) >= 1
+    assert table.frequencies["[0].feed.weights[1].down"] == 0.25
+
+
+# Generation.
+
+
+def test_generation_equals_reading_again_and_again(x64):
+    model, prompt = language_model("hope_attention", key=1), text(4)
+    model = eqx.tree_at(lambda m: m.head, model, replace_fn=lambda w: 30 * w)
+    told = jnp.zeros(9, jnp.int32).at[:4].set(prompt)
+    for n in range(4, 9):  # what comes later has no effect on what comes before
+        told = told.at[n].set(jnp.argmax(apply(model, told)[0][n - 1]).astype(jnp.int32))
+    drawn, state = generate(model, prompt, 5, jax.random.key(0), temperature=0.0)
+    assert drawn.dtype == jnp.int32 and drawn.tolist() == told[4:].tolist()
+    close(state, apply(model, told[:-1])[1])
+    # And goes on.
+    first, state = generate(model, prompt, 3, jax.random.key(0), 0.0)
+    second, state = generate(model, first[-1:], 2, jax.random.key(1), 0.0, state)
+    assert [*first.tolist(), *second.tolist()] == told[4:].tolist()
+    close(state, apply(model, told[:-1])[1])
+
+
+class Chain(eqx.Module):
+    """A Markov chain; counts how often it is traced."""
+
+    scores: jax.Array
+    traced: list = eqx.field(static=True)
+
+    def __call__(self, tokens, state):
+        self.traced.append(len(tokens))
+        return self.scores[tokens], state
+
+
+@pytest.mark.parametrize(("temperature", "power"), [(1.0, 1), (0.5, 2)])
+def test_tokens_are_drawn_from_the_distribution(temperature, power):
+    shares = jnp.asarray([[0.2, 0.8], [0.6, 0.4]])
+    model, prompt = Chain(jnp.log(shares), []), jnp.asarray([1, 0], jnp.int32)
+    drawn, _ = generate(model, prompt, 4000, jax.random.key(2), temperature)
+    drawn = np.asarray([0, *drawn.tolist()])
+    for token in (0, 1):
+        expected = shares[token, 1] ** power / jnp.sum(shares[token] ** power)
+        after = drawn[1:][drawn[:-1] == token]
+        assert abs(after.mean() - expected) < 4 * 0.5 / len(after) ** 0.5
+    # Another draw, other temperatures and other weights compile nothing.
+    assert len(model.traced) == 2 and sorted(model.traced) == [1, 2]
+    other = Chain(model.scores + 1, model.traced)
+    again, _ = generate(other, prompt, 4000, jax.random.key(3), 0.0)
+    assert len(model.traced) == 2 and set(again[:6].tolist()) == {0, 1}
+    assert again[:4].tolist() == [1, 0, 1, 0]
+
+
+def test_a_batch_is_drawn_side_by_side():
+    model, prompts = language_model("transformer"), text(3, 4)
+    keys = jax.random.split(jax.random.key(0), 3)
+    drawn, _ = jax.vmap(lambda p, k: generate(model, p, 5, k))(prompts, keys)
+    for b in range(3):
+        alone, _ = generate(model, prompts[b], 5, keys[b])
+        assert drawn[b].tolist() == alone.tolist()
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block": "lstm"}, "block must be one of hope, hope_attention, transformer"),
+        ({"block": ("hope",)}, "one for each of the 2, got 1"),
+        ({"block": "transformer", "chunk": 4}, "have no option 'chunk'; their mixer has: window"),
+        ({"block": "gated_delta", "gated": False}, "have no option 'gated'"),
+        ({"block": "delta", "continuum": {"rate": 0.1}}, "has no continuum memory"),
+        ({"vocabulary": 0}, "sizes must be at least 1, got vocabulary=0"),
+    ],
+)
+def test_bad_models_are_refused(options, message):
+    options = {"vocabulary": 5, "width": 8, "depth": 2, **options}
+    with pytest.raises(ValueError, match=message):
+        HopeLM(**options, key=jax.random.key(0))
+
+
+def test_bad_generation_is_refused():
+    model, key = Chain(jnp.zeros((2, 2)), []), jax.random.key(0)
+    for prompt, steps, temperature, message in (
+        (jnp.zeros(0, jnp.int32), 3, 1.0, "at least one token, got shape"),
+        (jnp.zeros(2, jnp.int32), 0, 1.0, "steps must be at least 1"),
+        (jnp.zeros(2, jnp.int32), 3, -1.0, "temperature must be a finite number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate(model, prompt, steps, key, temperature)

@@ -1,0 +1,58 @@
+"""The documentation's table of what the models write how often, computed."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import nestax as nx
+
+PAGE = Path(__file__).parents[2] / "docs" / "memories.md"
+ROWS = dict(
+    cells
+    for line in PAGE.read_text().splitlines()
+    if line.startswith("| `") and "≻" in line and len(cells := line.strip("| ").split(" | ")) == 2
+)
+CALLS = 16
+
+
+def table_of(kind):
+    """One block, token by token; the continuum memory's periods are 4 and 16, chunks are of 4."""
+    options = {"continuum": {"periods": (4, 16)}} if kind.startswith("hope") else {}
+    options |= {"chunk": 4} if kind == "hope" else {}
+    model = nx.memory.HopeLM(7, 8, 1, 2, block=kind, key=jax.random.key(0), **options)
+
+    def step(state, token):
+        return {"memory": model(token, state["memory"])[1]}
+
+    state = {"memory": model.init_state()}
+    return nx.level_table(step, state, jnp.zeros(1, jnp.int32), calls=CALLS)
+
+
+def levels(table):
+    """Fastest first, `=` joins what is of one level; a number is the writes per token."""
+    texts = {}
+    for row in table.rows:
+        if row.level is not None:
+            name = row.label.removeprefix("['memory'][0].").replace("['memory']", "[memory]")
+            said = f"{name.split(chr(39))[0].rstrip('[')} {row.frequency:g}"
+            names = texts.setdefault(row.level, [])
+            names += [] if said in names else [said]
+    return " ≻ ".join(" = ".join(texts[level]) for level in sorted(texts))
+
+
+@pytest.mark.parametrize("kind", [name.strip("`") for name in ROWS])
+def test_the_table_of_models_is_true(kind):
+    assert ROWS[f"`{kind}`"] == levels(table_of(kind))
+
+
+def test_levels_of_a_continuum_memory_are_written_at_their_periods():
+    frequencies = table_of("hope_attention").frequencies
+    written = {path: often for path, often in frequencies.items() if ".feed.weights" in path}
+    assert sorted(set(written.values())) == [1 / 16, 1 / 4]
+    assert all(often == 1 / (4, 16)["weights[1]" in path] for path, often in written.items())
+
+
+def test_hope_and_the_models_with_levels_of_more_than_one_frequency_are_in_the_table():
+    assert {"`hope`", "`hope_attention`", "`titans`"} <= set(ROWS)
