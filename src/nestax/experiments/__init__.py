@@ -6,11 +6,16 @@ from typing import Any
 
 from ..runs import RunFolder
 from . import cleaning as _cleaning
+from . import continual as _continual
 from . import distillation as _distillation
+from . import formal_languages as _formal_languages
 from . import implicit_bias as _implicit_bias
 from . import information_plane as _information_plane
+from . import language_model as _language_model
 from . import maml as _maml
+from . import needle as _needle
 from . import optimizers as _optimizers
+from . import recall as _recall
 from . import three_level as _three_level
 from . import timescales as _timescales
 from . import weight_decay as _weight_decay
@@ -89,5 +94,32 @@ EXPERIMENTS = {
         "Do slow clocks forget less? Parts of a network on several clocks, task after task.",
         _timescales.Settings,
         _timescales.STUDY,
+    ),
+    "formal-languages": _study(
+        "Which models keep a state? Formal languages, learned short, tested long.",
+        _formal_languages.Settings,
+        _formal_languages.STUDY,
+    ),
+    "recall": _study(
+        "Which models recall? Multi-query recall and six more tasks.",
+        _recall.Settings,
+        _recall.STUDY,
+    ),
+    "needle": _study(
+        "Who finds the needle? Passkeys in haystacks far longer than any learned from.",
+        _needle.Settings,
+        _needle.STUDY,
+    ),
+    "language-model": Experiment(
+        "Is Hope a better language model? Blocks on one skeleton, and Hope with one thing less.",
+        _language_model.Settings,
+        _language_model.run,
+        _language_model.STUDY.report,
+        _language_model.STUDY.example,
+    ),
+    "continual": _study(
+        "Does a continuum memory forget less? Against plain networks, consolidation and replay.",
+        _continual.Settings,
+        _continual.STUDY,
     ),
 }

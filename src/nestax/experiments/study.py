@@ -61,11 +61,13 @@ class Findings:
         summary: every number that is printed, JSON-able.
         table: the numbers in columns.
         verdicts: the claims judged.
+        more: sections of the report after the figures.
     """
 
     summary: dict[str, Any]
     table: Table
     verdicts: Sequence[Verdict] = ()
+    more: Sequence[Section] = ()
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ class Study:
                     Section("Verdicts", [judged]),
                     Section("Numbers", [found.table]),
                     Section("Figures", pictures),
+                    *found.more,
                     Section("How it was made", [Text(f"{seconds:.0f} s on:\n\n{made}")]),
                 ],
             )

@@ -1,0 +1,222 @@
+"""A language model as a nest: its training, and how it is judged.
+
+One level learns; another one, which stands still, holds the rate and looks at held-out text now and
+then. So other rates need no other program, and the whole run, looks included, is one program.
+"""
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Integer
+
+from ...flows import Direct
+from ...levels import DivergenceError, Level, Nest
+from ...runs import RunFolder, Watch
+from ..sequences.training import decayed
+from .corpora import Corpus, streams, windows
+
+_WARMUP = 0.05  # of the steps
+_CLIPPED = 1.0  # norm of a gradient, at most
+_SEEN = 32  # windows that are looked at along a run, at most
+
+
+class Size(NamedTuple):
+    """How long everything is.
+
+    Attributes:
+        length: tokens in a window.
+        batch_size: windows in a step.
+        windows: that a model is judged by, at most.
+        pieces: windows in a row, the state carried along.
+        sample: characters written by the first seed's model.
+        decay: of weights, in units of the learning rate.
+    """
+
+    length: int
+    batch_size: int
+    windows: int
+    pieces: int
+    sample: int
+    decay: float = 0.1
+
+
+def mean_loss(model: Any, batch: Integer[Array, "n places"]) -> Float[Array, ""]:
+    """Mean nats for each token but the first of every window."""
+    tokens = batch.astype(jnp.int32)
+    scores, _ = jax.vmap(lambda one: model(one))(tokens[:, :-1])
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, tokens[:, 1:]))
+
+
+def optimizer(rate: Any, steps: Any, decay: float) -> optax.GradientTransformation:
+    """AdamW behind a clipped gradient; the rate warms up, then falls to zero along a cosine."""
+
+    def schedule(count: Any) -> Any:
+        done = jnp.minimum((count + 0.5) / steps, 1.0)
+        fall = 0.5 * (1 + jnp.cos(jnp.pi * (done - _WARMUP) / (1 - _WARMUP)))
+        return rate * jnp.where(done < _WARMUP, done / _WARMUP, fall)
+
+    adam = optax.adamw(schedule, b2=0.95, weight_decay=decay, mask=decayed)
+    return optax.chain(optax.clip_by_global_norm(_CLIPPED), adam)
+
+
+def system(corpus: Corpus, size: Size, every: int) -> Nest:
+    """The nest: "model" learns from the training text, "trial" looks at the text that is kept out
+    for it after each `every` steps."""
+    task = {"text": corpus.train, "kept": windows(corpus.tune, _SEEN, size.length)}
+
+    def draw(task: Any, key: jax.Array) -> Array:
+        starts = jax.random.randint(key, (size.batch_size,), 0, len(task["text"]) - size.length)
+        cut = lambda i: jax.lax.dynamic_slice(task["text"], (i,), (size.length + 1,))  # noqa: E731
+        return jax.vmap(cut)(starts)
+
+    def loss(v: dict[str, Any], batch: Any) -> jax.Array:
+        return mean_loss(v["model"], batch)
+
+    def look(v: dict[str, Any], kept: Any) -> jax.Array:
+        at_once = kept.reshape(-1, _divisor(len(kept), size.batch_size), kept.shape[1])
+        return jnp.mean(jax.lax.map(lambda some: mean_loss(v["model"], some), at_once))
+
+    def make(v: dict[str, Any]) -> optax.GradientTransformation:
+        return optimizer(v["trial"]["rate"], v["trial"]["steps"], size.decay)
+
+    model = Level("model", loss, make, draw)
+    trial = Level(
+        "trial", look, optax.set_to_zero(), lambda task, key: task["kept"], every, flow=Direct()
+    )
+    return Nest([model, trial], jax.tree.map(jnp.asarray, task), norms=False)
+
+
+def _divisor(count: int, most: int) -> int:
+    return max(i for i in range(1, min(count, most) + 1) if count % i == 0)
+
+
+class Trained(NamedTuple):
+    """
+    Attributes:
+        model: at the end.
+        step: of each look at kept text.
+        losses: "model" and "trial": of one batch, and on the kept text, at each of them.
+    """
+
+    model: Any
+    step: list[int]
+    losses: dict[str, list[float]]
+
+
+def train(
+    nest: Nest,
+    model: Any,
+    rate: float,
+    seed: int,
+    points: int,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Trained | None:
+    """A whole run, which goes on from `folder` if it was interrupted; None if it diverges."""
+    every = nest.ticks_per_step
+    trial = {"rate": jnp.float32(rate), "steps": jnp.float32(points * every)}
+    state = nest.init({"model": model, "trial": trial}, jax.random.key(seed))
+    try:
+        state, _ = nest.run(state, points, watch=Told(Watch(folder, progress=False), say))
+    except DivergenceError:
+        return None
+    with RunFolder(folder) as opened:
+        rows = opened.metrics()
+    losses = {name: [row["loss"][name] for row in rows] for name in ("model", "trial")}
+    return Trained(state.values["model"], [row["step"] * every for row in rows], losses)
+
+
+class Told:
+    """A watch that also says how far the run is."""
+
+    def __init__(self, watch: Watch, say: Callable[[str], None]):
+        self.watch, self.say = watch, say
+
+    def record(self, nest: Nest, state: Any, infos: Any, done: int, steps: int) -> None:
+        self.watch.record(nest, state, infos, done, steps)
+        every = nest.ticks_per_step
+        held = infos["trial"].loss[-1]
+        self.say(f"step {done * every}/{steps * every}  {held:.3f} nats on kept text")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.watch, name)
+
+
+def discard(folder: Path) -> None:
+    """Forgets what an interrupted run would go on from."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def judge(model: Any, corpus: Corpus, size: Size) -> dict[str, Any]:
+    """A model on text to judge by, in nats for each token.
+
+    Returns:
+        `windows`: the loss, from an empty state in every window; `along`: what is gained where the
+        state is carried along stretches of `size.pieces` windows, for each place in such a row (0
+        at the first), against an empty state on the same windows; `gain`: its mean over the others.
+
+    Raises:
+        ValueError: the text is too short for as many windows as are in a step.
+    """
+    rows, length = size.batch_size, size.length
+    fit = (len(corpus.test) - 1) // length
+    pieces = min(size.pieces, fit // rows)
+    if pieces < 1:
+        raise ValueError(
+            f"judge: {rows} windows of {length} do not fit into {len(corpus.test)} tokens; give a "
+            "smaller length or batch_size"
+        )
+    # All calls have one shape, so that there is one program.
+    groups = max(1, min(size.windows, fit) // (pieces * rows))
+    parts = windows(corpus.test, groups * pieces * rows, length)
+    read, along = _program(), streams(corpus.test, rows, pieces, length)
+    alone = [read(model, part, False) for part in parts.reshape(groups, *along.shape)]
+    gain = np.asarray(read(model, along, False)) - np.asarray(read(model, along, True))
+    return {
+        "windows": float(np.mean(alone)),
+        "gain": float(gain[1:].mean()) if pieces > 1 else 0.0,
+        "along": [round(float(x), 5) for x in gain],
+    }
+
+
+@functools.cache
+def _program() -> Any:
+    """`_read`, compiled once for all seeds of a model."""
+    import equinox as eqx
+
+    compiled = eqx.filter_jit(_read)
+    return lambda model, rows, carry: compiled(model, jnp.asarray(rows), jnp.asarray(carry))
+
+
+def _read(model: Any, rows: Integer[Array, "pieces n places"], carry: Array) -> Array:
+    """The mean loss of every piece, (pieces,); whether the state of one is passed to the next."""
+    first = model.init_state()
+    spread = lambda a: jnp.broadcast_to(a, (rows.shape[1], *jnp.shape(a)))  # noqa: E731
+    empty = jax.tree.map(spread, first)
+
+    def piece(states: Any, batch: Any) -> tuple[Any, Array]:
+        tokens = batch.astype(jnp.int32)
+        scores, states = jax.vmap(model)(tokens[:, :-1], states)
+        loss = optax.softmax_cross_entropy_with_integer_labels(scores, tokens[:, 1:])
+        kept = jax.tree.map(lambda new, old: jnp.where(carry, new, old), states, empty)
+        return kept, jnp.mean(loss)
+
+    return jax.lax.scan(piece, empty, rows)[1]
+
+
+def write(model: Any, corpus: Corpus, size: Size, seed: int) -> tuple[str, str]:
+    """What a model is given, the first token of the text to judge by, and what it writes then."""
+    from ... import memory
+
+    prompt = corpus.test[:1]
+    tokens = memory.generate(
+        model, jnp.asarray(prompt, jnp.int32), size.sample, jax.random.key(seed), 0.8
+    )[0]
+    return corpus.decode(prompt), corpus.decode(np.asarray(tokens))

@@ -1,0 +1,134 @@
+"""Which models recall? Multi-query associative recall, and the six tasks called MAD.
+
+Every model learns every task from fresh examples, with its learning rate tuned, in as many steps.
+
+    nestax run recall --out runs/recall
+    nestax run recall --tasks mqar,recall --arms hope,titans,transformer --out runs/mqar
+    nestax run recall --preset full --out runs/recall-full
+
+Sources: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), its tables on MAD and on
+recall; the tasks are of Arora et al. (2024) and of Poli et al. (2024), see `tasks`.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, Literal
+
+from ...runs import SettingsError
+from .. import sequences
+from ..sequences import ARMS, Recipe, Task
+from ..study import Example, Study
+from .figures import draw_all
+from .findings import find
+from .tasks import TASKS
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "small": {"width": 32, "depth": 2, "heads": 2, "steps": 1500, "batch_size": 16},
+    "full": {"width": 128, "depth": 2, "heads": 4, "steps": 10000, "batch_size": 128},
+}
+_SMALL: dict[str, dict[str, Any]] = {
+    "mqar": {"length": 32, "pairs": 8, "keys": 16, "values": 16},
+    "recall": {"length": 32, "keys": 8, "values": 8},
+    "fuzzy": {"length": 40, "entries": 4, "keys": 4, "values": 4},
+    "noisy": {"length": 40, "keys": 8, "values": 8, "noise": 0.2, "kinds": 8},
+    "copying": {"length": 32, "content": 6, "kinds": 8},
+    "compression": {"length": 12, "kinds": 8, "size": 32},
+    "memorization": {"length": 32, "keys": 64, "values": 64},
+}
+_FULL: dict[str, dict[str, Any]] = {
+    "mqar": {"length": 256, "pairs": 64, "keys": 512, "values": 512},
+    "recall": {"length": 128, "keys": 8, "values": 8},
+    "fuzzy": {"length": 128, "entries": 8, "keys": 8, "values": 8},
+    "noisy": {"length": 128, "keys": 8, "values": 8, "noise": 0.2, "kinds": 16},
+    "copying": {"length": 256, "content": 16, "kinds": 16},
+    "compression": {"length": 32, "kinds": 16, "size": 128},
+    "memorization": {"length": 32, "keys": 256, "values": 256},
+}
+PRESETS = {"small": _SMALL, "full": _FULL}
+_CENTRE = 10**-2.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which models recall?
+
+    Every model tries the same learning rates, on seeds of their own, and is judged on fresh ones
+    after the same number of steps.
+
+    Attributes:
+        tasks: Of mqar, recall, fuzzy, noisy, copying, compression and memorization, separated by
+            commas; or all.
+        arms: Of the models compared, separated by commas; or all.
+        preset: small is for two cores; full has the lengths of the published tasks, for a GPU.
+        steps: Of every run, a multiple of 20; the preset's if not given.
+        batch_size: Sequences in a step; the preset's if not given.
+        seeds: Runs to judge by.
+        tuning_seeds: Runs for each learning rate that is tried.
+        trials: Learning rates tried, half a decade apart.
+
+    Raises:
+        SettingsError: a value that makes no sense.
+    """
+
+    tasks: tuple[str, ...] = ("all",)
+    arms: tuple[str, ...] = ("all",)
+    preset: Literal["small", "full"] = "small"
+    steps: int | None = None
+    batch_size: int | None = None
+    seeds: int = 3
+    tuning_seeds: int = 1
+    trials: int = 4
+
+    def __post_init__(self) -> None:
+        for name, known in (("tasks", TASKS), ("arms", ARMS)):
+            object.__setattr__(self, name, sequences.chosen(name, getattr(self, name), known))
+        sequences.positive(self, "batch_size", "seeds", "tuning_seeds", "trials")
+        if self.steps is not None and (self.steps < 20 or self.steps % 20):
+            raise SettingsError(f"steps must be a multiple of 20, got {self.steps}")
+
+
+def task_of(settings: Settings, name: str) -> Task:
+    """A task at the size that the settings ask for."""
+    return TASKS[name][1](**PRESETS[settings.preset][name])
+
+
+def recipe_of(settings: Settings) -> Recipe:
+    options = dict(_SIZES[settings.preset])
+    for name in ("steps", "batch_size"):
+        if getattr(settings, name) is not None:
+            options[name] = getattr(settings, name)
+    return Recipe(**options, centre=_CENTRE, together=settings.seeds)
+
+
+def stages(settings: Settings) -> dict[str, Any]:
+    return {
+        f"{task} {arm}": partial(
+            sequences.compare,
+            task_of(settings, task),
+            ARMS[arm],
+            recipe_of(settings),
+            settings.trials,
+            settings.tuning_seeds,
+            settings.seeds,
+        )
+        for task in settings.tasks
+        for arm in settings.arms
+    }
+
+
+def example(settings: Settings) -> Example:
+    """One model learning one task; its memories are levels of their own inside."""
+    task = task_of(settings, settings.tasks[0])
+    return sequences.example(task, ARMS[settings.arms[0]], recipe_of(settings))
+
+
+STUDY = Study(
+    "Recall",
+    "Models learn to answer by what they have read, from fresh sequences, with their learning "
+    "rates tuned alike. A memory of fixed size has to choose what it keeps; attention keeps "
+    "everything.",
+    stages,
+    find,
+    draw_all,
+    example,
+)
