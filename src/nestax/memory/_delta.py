@@ -22,7 +22,7 @@ def linear_attention(
     rate: Rates | None = None,
     alpha: Rates | None = None,
     state: Float[Array, "value key"] | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
     implementation: str | None = None,
     read: str = "after",
     valid: Valid = None,
@@ -62,7 +62,7 @@ def delta_rule(
     beta: Rates,
     alpha: Rates | None = None,
     state: Float[Array, "value key"] | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
     implementation: str | None = None,
     read: str = "after",
     valid: Valid = None,
@@ -96,7 +96,7 @@ def delta_rule(
     factor I - beta k k' is printed on the left of M.
     """
     u = _times("delta_rule", "beta", beta, v)
-    erase = beta if alpha is None else alpha * beta
+    erase = beta if alpha is None else _checked("delta_rule", "alpha", alpha, v) * beta
     return memory_scan(q, k, u, erase, alpha, None, None, state, chunk, implementation, read, valid)
 
 
@@ -108,7 +108,7 @@ def titans(
     momentum: Rates,
     retain: Rates | None = None,
     state: tuple[Float[Array, "value key"], Float[Array, "value key"]] | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
     implementation: str | None = None,
     read: str = "before",
     valid: Valid = None,
@@ -147,9 +147,13 @@ def titans(
 
 
 def _times(function: str, name: str, rates: Array, v: Array) -> Array:
+    return _checked(function, name, rates, v)[:, None] * v
+
+
+def _checked(function: str, name: str, rates: Array, v: Array) -> Array:
     if rates.shape != v.shape[:1]:
         raise ValueError(
             f"{function}: {name} must hold one number per token, shape {v.shape[:1]}, "
             f"got {rates.shape}"
         )
-    return rates[:, None] * v
+    return rates
