@@ -7,6 +7,8 @@ clocks of examples, against a plain MLP, elastic weight consolidation and replay
     nestax run continual --out runs/continual
     nestax run continual --preset full --out runs/continual-full
 
+The first takes some eight minutes on one core, most of them compilation.
+
 Sources: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), sections 7.1 and 9, for
 the memory and the claim; Kirkpatrick et al., "Overcoming catastrophic forgetting in neural
 networks" (2017), and Schwarz et al., "Progress & compress" (2018), for consolidation; Chaudhry et
