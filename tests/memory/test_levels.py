@@ -1,5 +1,7 @@
 """The documentation's table of what the models write how often, computed."""
 
+import functools
+from itertools import combinations
 from pathlib import Path
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import nestax as nx
+from nestax.experiments import plots
 
 PAGE = Path(__file__).parents[2] / "docs" / "memories.md"
 ROWS = dict(
@@ -17,6 +20,7 @@ ROWS = dict(
 CALLS = 16
 
 
+@functools.cache
 def table_of(kind):
     """One block, token by token; the continuum memory's periods are 4 and 16, chunks are of 4."""
     options = {"continuum": {"periods": (4, 16)}} if kind.startswith("hope") else {}
@@ -56,3 +60,38 @@ def test_levels_of_a_continuum_memory_are_written_at_their_periods():
 
 def test_hope_and_the_models_with_levels_of_more_than_one_frequency_are_in_the_table():
     assert {"`hope`", "`hope_attention`", "`titans`"} <= set(ROWS)
+
+
+def test_the_picture_of_frequencies_shows_every_level_where_it_is(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    tables = {"one": table_of("hope_attention"), "two": table_of("titans")}
+    plots.draw_frequencies(tmp_path / "frequencies.png", tables, tokens=2)
+    drawn[0].draw_without_rendering()
+
+    below, above = drawn[0].axes
+    dots = {
+        line.get_ydata()[0]: line.get_xdata()[0] for line in below.lines if line.get_marker() == "o"
+    }
+    frequencies = [t.frequencies[level[0]] / 2 for t in tables.values() for level in t.levels]
+    assert [dots[y] for y in sorted(dots)] == frequencies
+    assert tuple(above.get_xlim()) == pytest.approx([2 * x for x in below.get_xlim()])
+
+    (right,) = below.child_axes
+    names = dict(zip(right.get_yticks(), right.get_yticklabels(), strict=True))
+    assert [names[y].get_text() for y in sorted(dots)] == [
+        *("memory[0].feed.gathered[0]   0.625", "memory[0].feed.gathered[1]   0.53125"),
+        "memory[0].mixer.keys, memory[0].mixer.values   0.5",
+        *("memory[0].feed.weights[0]   0.125", "memory[0].feed.weights[1]   0.03125"),
+        "memory[0].mixer.tail, memory[0].mixer.memory[1]   0.5",
+        "memory[0].mixer.memory[0]   0.5",
+    ]
+    boxes = [text.get_window_extent() for text in (*names.values(), *below.get_yticklabels())]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+@pytest.mark.parametrize("tables, tokens", [({}, 1), ({"one": "titans"}, 0)])
+def test_a_picture_of_nothing_is_refused(tables, tokens, tmp_path):
+    tables = {name: table_of(kind) for name, kind in tables.items()}
+    with pytest.raises(ValueError, match="draw_frequencies: tokens must be at least 1"):
+        plots.draw_frequencies(tmp_path / "frequencies.png", tables, tokens)

@@ -1,6 +1,7 @@
 """How the experiments' figures look, and the one most of them need: lines with bands over seeds."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +180,80 @@ def draw_levels(path: Path, table: LevelTable, title: str) -> Picture:
         save(figure, path)
     caption = "Arrows point from what is computed first to what needs its new value."
     return Picture(path, caption, title)
+
+
+def draw_frequencies(path: Path, tables: Mapping[str, LevelTable], tokens: int = 1) -> Picture:
+    """Who is written how often: a block for each model, a line for each of its levels.
+
+    Args:
+        path: of the PNG file.
+        tables: a model's name -> the level table of one step of its outer optimizer.
+        tokens: that such a step reads; frequencies are drawn in writes per token and per step.
+
+    Raises:
+        ValueError: tokens below 1, no table, or one without a level.
+    """
+    if tokens < 1 or not tables or not all(table.levels for table in tables.values()):
+        levels = {name: len(table.levels) for name, table in tables.items()}
+        raise ValueError(
+            f"draw_frequencies: tokens must be at least 1, got {tokens}; pass tables that have "
+            f"levels, got {levels}"
+        )
+    often, names, places, centres = [], [], [], []
+    top = 0.0
+    for table in tables.values():
+        lanes: dict[int, list[Any]] = {}
+        for row in table.rows:
+            if row.level is not None:
+                lanes.setdefault(row.level, []).append(row)
+        often += [lane[0].frequency / tokens for lane in lanes.values()]
+        names += [f"{_name(lane)}   {lane[0].frequency / tokens:g}" for lane in lanes.values()]
+        places += [top + i for i in range(len(lanes))]
+        centres.append(top + (len(lanes) - 1) / 2)
+        top += len(lanes) + 0.8  # models stand apart
+    ranks = sorted(set(often), reverse=True)
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(7.4, 0.185 * top + 1.1), layout="constrained")
+        axes: Any = figure.subplots()
+        axes.set(xscale="log", xlim=(ranks[-1] / 1.3, ranks[0] * 1.3), ylim=(top - 1, -0.8))
+        axes.hlines(places, *axes.get_xlim(), color="#E6E6E6", linewidth=0.6, zorder=1)
+        for x, y in zip(often, places, strict=True):
+            colour = COLOURS[ranks.index(x) % len(COLOURS)]
+            axes.plot([ranks[-1], x], [y, y], color=colour, linewidth=3, alpha=0.35)
+            axes.plot([x], [y], "o", color=colour, markersize=4.5)
+        axes.grid(visible=False, axis="y")
+        axes.set_yticks(centres, list(tables), weight="bold")
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(places, names, fontsize=7.5)
+        right.spines["right"].set_visible(False)
+        for one in (axes, right):
+            one.tick_params(axis="y", length=0)
+        axes.set_xlabel("writes per token")
+        label_logarithmic(axes.xaxis)
+        if tokens > 1:
+            above = axes.twiny()
+            above.set(xscale="log", xlim=[tokens * x for x in axes.get_xlim()])
+            above.set_xlabel(f"writes per step of the outer optimizer ({tokens} tokens)")
+            above.grid(visible=False)
+            label_logarithmic(above.xaxis)
+        save(figure, path)
+    caption = (
+        "A line for each level of a model, what is faster above; equal colours are equal "
+        "frequencies. Of two lines at one frequency the lower needs new values of the upper."
+    )
+    return Picture(path, caption, "Who is written how often")
+
+
+def _name(lane: Sequence[Any]) -> str:
+    """What stands in a level; three and more of one part of the state only by their number."""
+    parts: dict[str, list[str]] = {}
+    for row in lane:
+        name = re.sub(r"\['(.*?)'\]", r".\1", row.label).lstrip(".")
+        parts.setdefault(name.rpartition(".")[0], []).append(name)
+    return ", ".join(
+        f"{part} ({len(names)} parts)" if part and len(names) > 2 else ", ".join(names)
+        for part, names in parts.items()
+    )
 
 
 def draw_flows(path: Path, found: FlowComparison) -> Picture:
