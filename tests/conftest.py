@@ -1,10 +1,22 @@
 """Strict by default: two devices, rank promotion and warnings are errors, types are checked."""
 
-import jax
+import os
+from importlib.metadata import version
+
 import pytest
+
+if version("jaxlib") < "0.11":
+    # Compilation is most of the suite's time, and a third of it is spent in these emitters. Later
+    # versions do not know the flag, and end the process over it.
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+    )
+
+import jax
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)  # programs are many, and run once
 
 
 @pytest.fixture
@@ -14,9 +26,9 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
-def compile_quickly():
-    """Compilation is most of the time here, and speed of what is compiled does not matter."""
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Each compiled program takes several of the 65,530 memory mappings that Linux gives a process;
+    a worker that keeps those of all tests crashes."""
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()

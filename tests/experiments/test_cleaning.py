@@ -10,7 +10,6 @@ from nestax.experiments import cleaning
 from nestax.experiments._images import Pool
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = {"data": "digits", "images": 60, "validation": 40, "steps": 10, "seeds": 2}
 
 

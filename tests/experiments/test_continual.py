@@ -19,9 +19,6 @@ from nestax.experiments.continual.learning import Size
 from nestax.experiments.timescales.streams import Images
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
-
 # Worlds
 
 

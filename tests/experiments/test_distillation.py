@@ -11,7 +11,6 @@ from nestax.experiments import distillation
 from nestax.experiments._images import Pool
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = {"data": ("digits",), "steps": 20, "batch_size": 20, "images": 600, "seeds": 2}
 
 

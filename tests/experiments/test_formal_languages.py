@@ -16,8 +16,6 @@ from nestax.experiments.formal_languages.languages import LANGUAGES
 from nestax.experiments.sequences import ARMS, Arm
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def shuffled(word):
     """Whether both kinds of brackets are balanced, each by itself."""

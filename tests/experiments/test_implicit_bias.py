@@ -10,7 +10,6 @@ import pytest
 from nestax.experiments import implicit_bias as bias
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = {"steps": 10, "features": 12, "hidden": 4, "seeds": 2}
 
 

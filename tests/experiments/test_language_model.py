@@ -17,7 +17,6 @@ from nestax.experiments.language_model.findings import CAP, bits, find, gains, s
 from nestax.experiments.language_model.training import Size
 from nestax.runs import RunFolder, SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 LETTERS = "abcdefgh"
 SIZE = Size(length=8, batch_size=2, windows=5, pieces=3, sample=6)
 

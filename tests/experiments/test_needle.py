@@ -14,8 +14,6 @@ from nestax.experiments.needle.haystack import BLOCK, KINDS, VOCABULARY, haystac
 from nestax.experiments.sequences import ARMS, Arm
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 @pytest.mark.parametrize("passkeys", KINDS.values())
 def test_a_passkey_lies_where_its_place_says_and_is_asked_for_by_name(passkeys):

@@ -17,8 +17,6 @@ from nestax.experiments.optimizers import arms, findings, networks, small, train
 from nestax.experiments.optimizers.arms import ARMS
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def quiet(text):
     pass

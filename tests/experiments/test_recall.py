@@ -16,8 +16,6 @@ from nestax.experiments.recall.tasks import TASKS
 from nestax.experiments.sequences import ARMS, Arm
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def draw(task, count=20, world=None):
     """Examples at evenly spread places, as numpy arrays (count, time)."""

@@ -12,7 +12,6 @@ from references.sequence_models import Bag, Recurrent
 from nestax.experiments import formal_languages, sequences
 from nestax.experiments.sequences import ARMS, Arm, Exam, Example, Recipe, Task, read, training
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RECIPE = Recipe(4, 1, 1, steps=40, batch_size=4, points=4, together=2, centre=0.03)
 
 
@@ -49,7 +48,7 @@ GOOD, POOR = Stand("good", "-"), Stand("poor", "-", kind=Bag)
 
 
 @pytest.fixture(scope="module")
-def good(compile_quickly):
+def good():
     return sequences.runner(TASK, GOOD, RECIPE)([0.03, 0.03, 0.0], [0, 1, 2])
 
 

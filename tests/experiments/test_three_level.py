@@ -12,7 +12,6 @@ from nestax.experiments import three_level as three
 from nestax.experiments._images import Pool, cross_entropy
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = {"images": 20, "validation": 30, "runs": 3, "seeds": 2}
 
 

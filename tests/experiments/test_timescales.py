@@ -24,7 +24,6 @@ from nestax.experiments.timescales.findings import (
 from nestax.experiments.timescales.streams import Images, Stream, draw_tasks
 from nestax.runs import SettingsError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 DESCENT = "descent-first-16"
 TINY = {"streams": ("task",), "tasks": 2, "steps": 64, "seeds": 2, "tuning_seeds": 1, "trials": 2}
 

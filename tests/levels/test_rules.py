@@ -12,14 +12,6 @@ import nestax as nx
 FIXED = {"shift": np.array([0.3, -0.2, 0.1])}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compilation is most of the time here, and speed of what is compiled does not matter."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Levels:
     """Makes levels whose objectives couple all of `names`."""
 
