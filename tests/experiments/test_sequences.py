@@ -146,9 +146,22 @@ def test_runs_of_all_rates_and_seeds_are_one_program(good):
 
 
 def test_gates_and_vectors_do_not_decay():
-    params = {"rate": {"weight": jnp.ones((2, 2))}, "head": jnp.ones((2, 2)), "scale": jnp.ones(2)}
-    assert training.decayed(params) == {"rate": {"weight": False}, "head": True, "scale": False}
-    assert training.decayed({"retain_bias": jnp.ones((2, 2))}) == {"retain_bias": False}
+    """Of the models themselves: what makes rates, retention and momentum, and nothing else."""
+    kept = set()
+    for name in ARMS:
+        model = ARMS[name].make(5, 8, 1, 2, 12, jax.random.key(0))
+        arrays = eqx.filter(model, eqx.is_inexact_array)
+        for (path, leaf), decays in zip(
+            jax.tree.leaves_with_path(arrays),
+            jax.tree.leaves(training.decayed(arrays)),
+            strict=True,
+        ):
+            assert not (decays and leaf.ndim < 2)
+            if leaf.ndim > 1 and not decays:
+                kept.add(jax.tree_util.keystr(path).split("mixer.")[-1])
+    made = {f"{name}.weight" for name in ("rate", "forget", "mu")}
+    begun = {f"{name}['{box}']" for name in ("skips", "initial") for box in ("rate", "retain")}
+    assert {path.removesuffix("[0]") for path in kept} == made | begun
 
 
 def test_rates_are_half_decades_around_the_centre():

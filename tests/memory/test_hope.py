@@ -239,9 +239,16 @@ def test_a_batch_is_drawn_side_by_side():
     [
         ({"block": "lstm"}, "block must be one of hope, hope_attention, transformer"),
         ({"block": ("hope",)}, "one for each of the 2, got 1"),
-        ({"block": "transformer", "chunk": 4}, "have no option 'chunk'; their mixer has: window"),
-        ({"block": "gated_delta", "gated": False}, "have no option 'gated'"),
+        (
+            {"block": "transformer", "chunk": 4},
+            "has no option 'chunk'; it has: window",
+        ),
+        ({"block": "gated_delta", "gated": False}, "has no option 'gated'"),
         ({"block": "delta", "continuum": {"rate": 0.1}}, "has no continuum memory"),
+        (
+            {"continuum": {"period": (4,)}},
+            "memory has no option 'period'; it has: periods",
+        ),
         ({"vocabulary": 0}, "sizes must be at least 1, got vocabulary=0"),
     ],
 )

@@ -213,6 +213,9 @@ def test_mistakes_are_refused(trained):
             learn_in_context(model, told)
     with pytest.raises(ValueError, match="2 continuum memories, and its state holds 0"):
         learn_in_context(language_model(continuum=GLOBAL), tokens, trained.init_state())
+    stacked = stack_levels(trained, (4, 4), objective="local", key=jax.random.key(0))
+    first, second = (block.feed.target for block in stacked.blocks)
+    assert first.shape == second.shape and not jnp.any(first == second)
     with pytest.raises(ValueError, match="one period for each of the 2 blocks, got 1"):
         stack_levels(trained, (4,))
     with pytest.raises(ValueError, match="block 0 has a ContinuumMemory, not a FeedForward"):

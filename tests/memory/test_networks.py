@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from references.memory_rules import LOSSES, naive_network_scan
@@ -368,3 +369,19 @@ def test_refusals():
     }.items():
         with pytest.raises(ValueError, match=match):
             call()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": jnp.ones((5, 2))}, r"q and k must be \(time, key\), both alike"),
+        ({"k": jnp.ones((4, 3))}, r"got \(5, 3\), \(4, 3\)"),
+        ({"v": jnp.ones(5)}, r"v \(time, value\)"),
+        ({"clip": -1.0}, "clip must be above 0, or None"),
+    ],
+)
+def test_sequences_that_do_not_fit_are_refused(monkeypatch, change, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    given = {"q": jnp.ones((5, 3)), "k": jnp.ones((5, 3)), "v": jnp.ones((5, 3)), **change}
+    with pytest.raises(ValueError, match=message):
+        nm.network_scan(**given, weights=(jnp.eye(3),), rate=0.1)

@@ -162,6 +162,27 @@ def test_memora_is_mirror_descent_on_entries_of_a_fixed_sum(token):
     assert jnp.all(jnp.isnan(nm.memora(-m, k, v, rate)))
 
 
+def test_entries_of_memora_that_underflow_come_back():
+    """Float32, at rates far beyond the stable ones."""
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(40, 4))
+    keys = jnp.asarray(keys / np.linalg.norm(keys, axis=1, keepdims=True), jnp.float32)
+    values = jnp.asarray(rng.uniform(size=(40, 3)), jnp.float32)
+    begin = jnp.full((3, 4), 0.25)
+
+    def end(rate):
+        write = lambda m, kv: (nm.memora(m, *kv, rate), None)  # noqa: E731
+        return jax.lax.scan(write, begin, (keys, values))[0]
+
+    for rate in (40.0, 1e4):
+        gradient = jax.grad(lambda rate: jnp.sum(jnp.sin(end(rate))))(jnp.float32(rate))
+        assert jnp.isfinite(gradient)
+        np.testing.assert_allclose(jnp.sum(end(rate)), 3.0, rtol=1e-4)
+    dead = begin.at[0, 0].set(0.0)
+    low = nm.memora(dead, keys[0], values[0], 0.1, 0.0)
+    assert jnp.all(low > 0.1)
+
+
 # What pairs tend to, and up to which rate.
 
 

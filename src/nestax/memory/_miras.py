@@ -74,11 +74,16 @@ def memora(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar 
     """M <- c softmax(a log M - eta (M k - v) k') over all entries, c = the sum of M's entries.
 
     A step of mirror descent: entries stay positive and their sum stays what it was, so that rates
-    beyond the stable ones saturate instead of diverging. Not defined for a memory with a zero or a
-    negative entry (the outcome is NaN): begin with, for example, c / (value key) everywhere.
+    beyond the stable ones saturate instead of diverging. An entry below 1e-19 (in float32) counts
+    as that much. Not defined for a memory with a negative entry (the outcome is NaN): begin with,
+    for example, c / (value key) everywhere.
 
     Source: Miras (2025), eq. (27), with the constant of its KL retention (1 in print).
     """
     total = jnp.sum(memory)
-    logits = retain * jnp.log(memory) + step(memory, key, value, rate, l2)
+    # An entry of zero could never come back, and the logarithm has no derivative there. With the
+    # root of the smallest number there is room for products of derivatives.
+    least = jnp.finfo(memory.dtype).tiny ** 0.5
+    positive = jnp.where((memory >= 0) & (memory < least), least, memory)
+    logits = retain * jnp.log(positive) + step(memory, key, value, rate, l2)
     return total * jax.nn.softmax(logits, axis=(0, 1))

@@ -107,7 +107,7 @@ def network_scan(
             "network_scan: a state has surprise exactly where momentum is used; pass "
             "network_state(weights, momentum=True) with momentum, momentum=False without"
         )
-    _check_shapes(state.now, q, v, skip)
+    _check(state.now, q, k, v, skip, clip)
     rates = [a for a in (rate, retain, momentum) if a is not None]
     given = jnp.result_type(q, k, v)
     dtype = jnp.result_type(given, jnp.float32, *rates, *state.now)
@@ -163,7 +163,14 @@ def network_scan(
     return outputs.astype(given), last._replace(position=(begin + time) % chunk)
 
 
-def _check_shapes(weights: Weights, q: Array, v: Array, skip: bool) -> None:
+def _check(weights: Weights, q: Array, k: Array, v: Array, skip: bool, clip: Any) -> None:
+    if q.ndim != 2 or k.shape != q.shape or v.ndim != 2 or len(v) != len(q):
+        raise ValueError(
+            "network_scan: q and k must be (time, key), both alike, and v (time, value), got "
+            f"{q.shape}, {k.shape} and {v.shape}; batch with jax.vmap"
+        )
+    if isinstance(clip, (int, float)) and not clip > 0:
+        raise ValueError(f"network_scan: clip must be above 0, or None for no bound, got {clip}")
     shapes = [w.shape for w in weights]
     inner = [q.shape[1], *(rows for rows, _ in shapes)]
     if not shapes or [columns for _, columns in shapes] != inner[:-1] or inner[-1] != v.shape[1]:

@@ -217,10 +217,6 @@ def _canonical(
     return tokens, (cast(state[0]), cast(state[1]))
 
 
-def _where(valid: Array, rate: Any, otherwise: int) -> Any:
-    return None if rate is None else jnp.where(valid, rate, otherwise)
-
-
 def _public(state: State) -> Any:
     return state[0] if state[1] is None else state
 

@@ -10,7 +10,7 @@ Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), secti
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -125,7 +125,8 @@ def make_block(
             f"a block of kind {kind!r} has no continuum memory, so `continuum` is without effect; "
             'use "hope" or "hope_attention"'
         )
-    _check_options(kind, mixer_of, options, fixed)
+    _check_options(f"the mixer of a block of kind {kind!r}", mixer_of, options, fixed)
+    _check_options("a continuum memory", ContinuumMemory, continuum or {}, ())
     mixer_key, feed_key = jax.random.split(key)
     mixer = mixer_of(width, heads, **fixed, **options, key=mixer_key)
     mixer = _scaled(mixer, scale)
@@ -150,16 +151,13 @@ def count(module: Any) -> int:
 
 
 def _check_options(
-    kind: str, mixer: Callable[..., Any], options: Mapping[str, Any], fixed: Mapping[str, Any]
+    what: str, made: Callable[..., Any], options: Mapping[str, Any], fixed: Iterable[str]
 ) -> None:
-    known = [n for n, p in inspect.signature(mixer).parameters.items() if p.kind == p.KEYWORD_ONLY]
-    known = [name for name in known if name != "key" and name not in fixed]
+    ours = {"width", "heads", "key", *fixed}
+    known = [name for name in inspect.signature(made).parameters if name not in ours]
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise ValueError(
-            f"blocks of kind {kind!r} have no option {unknown[0]!r}; their mixer has: "
-            f"{', '.join(known)}"
-        )
+        raise ValueError(f"{what} has no option {unknown[0]!r}; it has: {', '.join(known)}")
 
 
 def _scaled(mixer: Any, scale: float) -> Any:

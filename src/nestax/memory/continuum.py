@@ -158,7 +158,7 @@ class ContinuumMemory(eqx.Module):
                 )
         if clip is not None and not clip > 0:
             raise ValueError(f"{name}: clip must be positive, or None for no bound; got {clip}")
-        rates = (rate,) * count if isinstance(rate, (int, float)) else tuple(rate)
+        rates = (rate,) * count if isinstance(rate, (int, float, np.number)) else tuple(rate)
         if len(rates) != count or not all(0 <= r < math.inf for r in rates):
             raise ValueError(
                 f"{name}: rate must be one finite number, at least 0, or one for each of the "

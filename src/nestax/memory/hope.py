@@ -150,7 +150,7 @@ def stack_levels(model: HopeLM, periods: Sequence[int], **options: Any) -> HopeL
     Args:
         model: whose blocks have a `FeedForward`.
         periods: in tokens, one for each block.
-        **options: of `ContinuumMemory.from_mlps`, such as `rate`.
+        **options: of `ContinuumMemory.from_mlps`, such as `rate`; a `key` is split over blocks.
 
     Raises:
         ValueError: other blocks, or another number of periods; see also `ContinuumMemory`.
@@ -161,6 +161,7 @@ def stack_levels(model: HopeLM, periods: Sequence[int], **options: Any) -> HopeL
             f"{len(periods)}"
         )
     blocks = []
+    key = options.pop("key", None)
     for index, (block, period) in enumerate(zip(model.blocks, periods, strict=True)):
         if not isinstance(block.feed, FeedForward):
             raise ValueError(
@@ -172,6 +173,7 @@ def stack_levels(model: HopeLM, periods: Sequence[int], **options: Any) -> HopeL
             [period],
             norms=[block.feed.norm],
             width=model.embedding.shape[1],
+            key=None if key is None else jax.random.fold_in(key, index),
             **options,
         )
         blocks.append(Block(block.norm, block.mixer, feed))

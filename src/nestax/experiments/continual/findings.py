@@ -127,7 +127,8 @@ def _verdicts(stream: str, done: Records) -> list[Verdict]:
             Verdict(
                 f"A continuum memory knows more in the end than {words}: {STREAMS[stream]} "
                 "(Nested Learning, section 9)",
-                f"the best arm with several clocks, chosen on seeds of its own; {_CRITERION}",
+                f"the best of {len(clocks)} arms with several clocks, chosen on seeds of its own "
+                f"(so {len(clocks)} times the rival's settings); {_CRITERION}",
                 f"{'; '.join(ends)}; {spread(gain)} points more",
                 clearly(gain),
             )

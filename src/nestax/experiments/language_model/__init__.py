@@ -161,6 +161,7 @@ class _Work:
         record: dict[str, Any] = {"rate": rate, "parameters": parameters(arm, self.shape())}
         found = self.run(arm, rate, seed, 2 * _POINTS, say)
         if found is None:
+            discard(self.path / f"{arm}-{seed}-{rate:.2g}")
             return record | {"diverged": True}
         say("is judged")
         record |= {"step": found.step, "curves": found.losses}
@@ -181,7 +182,7 @@ def stages(
         path: where interrupted runs are kept; None: nothing outlives an interruption.
         records: the stages that are done, among them the arm's trials.
     """
-    kept = path or Path(tempfile.gettempdir()) / "nestax"
+    kept = path or Path(tempfile.mkdtemp(prefix="nestax-"))
     work = _Work(settings, kept)
     made: dict[str, Any] = {}
     for arm in settings.arms:

@@ -21,7 +21,7 @@ from .arms import Arm
 
 _WARMUP = 0.05  # of a run; then the rate falls along a cosine
 _CLIP = 1.0  # norm of a gradient
-_GATES = re.compile(r"gate|rate|retain|decay|alpha|beta|bias|momentum")  # parameters' names
+_GATES = re.compile(r"\b(rate|retain|forget|mu)\b|bias")  # names of parameters
 _TUNING = 10_000  # seeds from here on are for tuning
 _SPACING = 0.5  # decades between the rates tried
 _BLOCKS = 50  # pieces of a sequence, and groups of places, in which accuracy is recorded, at most

@@ -38,8 +38,8 @@ class DeltaMemory(eqx.Module):
     Args:
         width: channels of the input and of the output.
         heads: must divide the width; a head's memory is square, of size width / heads.
-        gated: whether the memory forgets, alpha in (0, 1), first between 0.95 and 0.993; else
-            alpha = 1.
+        gated: whether the memory forgets, alpha in (0, 1), first around 0.95 to 0.993, where x = 0
+            puts it; else alpha = 1.
         negative: beta in (0, 2) rather than (0, 1).
         conv: window of the short convolution, in tokens; 0 or None for none.
         chunk: tokens that are written in parallel; of speed only, not of what is computed.

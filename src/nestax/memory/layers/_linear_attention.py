@@ -35,7 +35,7 @@ class LinearAttention(eqx.Module):
         width: channels of the input and of the output.
         heads: must divide the width; a head's values are of size width / heads.
         key_size: of a head's queries and keys; by default that of its values.
-        decay: whether the memory forgets; gates begin between 0.95 and 0.993.
+        decay: whether the memory forgets; gates begin around 0.95 to 0.993, where x = 0 puts them.
         conv: window of the short convolution, in tokens; 0 or None for none.
         key: a typed PRNG key.
 

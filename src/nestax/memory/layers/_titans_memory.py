@@ -1,6 +1,7 @@
 """Titans' neural memory as a sequence layer."""
 
 import math
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -166,6 +167,7 @@ class TitansMemory(eqx.Module):
             ValueError: x is not of shape (time, width).
         """
         check_input("TitansMemory", x, self.into.shape[1])
+        fresh = state is None
         state = self.init_state() if state is None else state
         mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
         q, k, v = (
@@ -177,7 +179,7 @@ class TitansMemory(eqx.Module):
         if self.rule == "dgd" and alpha is not None:
             # Erased twice, by the rule and by the loss, a memory may change its sign but not grow.
             theta = theta * (1 + alpha) / 2
-        head = self._linear if len(self.initial) == 1 else self._network
+        head = self._linear if len(self.initial) == 1 else partial(self._network, fresh)
         o, memory = jax.vmap(head)(unit(q), unit(k), widened(v), theta, mu, alpha, state.memory)
         memory = jax.tree.map(lambda new, old: new.astype(old.dtype), memory, state.memory)
         return self.output(o, x), LayerState(tail, memory)
@@ -207,6 +209,7 @@ class TitansMemory(eqx.Module):
 
     def _network(
         self,
+        fresh: bool,
         q: Array,
         k: Array,
         v: Array,
@@ -223,13 +226,14 @@ class TitansMemory(eqx.Module):
             q,
             k,
             v * v.shape[-1] ** -0.5,
-            None,
+            memory.now,
             theta,
             alpha,
             mu,
             objective=error,
             rule=self.rule,
-            state=memory,
+            # A stream that begins needs no room for what lies in its chunk already.
+            state=None if fresh else memory,
             chunk=self.chunk,
             read=self.read,
             implicit=False,
