@@ -94,11 +94,15 @@ def test_adding_a_level_changes_nobody_elses_data():
     def seen(values, batch):
         return jnp.sum((values["w"] - batch) ** 2), batch
 
+    # Uniform numbers: normal ones are rounded as each program's compilation has it.
+    def drawn(task, key):
+        return jax.random.uniform(key, (2,))
+
     def other(task, key):
         return jax.random.uniform(key, (2,))
 
-    one = nx.Level("w", seen, optax.sgd(0.1), noise)
-    shared = nx.Level("v", lambda v, b: (jnp.sum(v["v"] ** 2), b), optax.sgd(0.1), noise)
+    one = nx.Level("w", seen, optax.sgd(0.1), drawn)
+    shared = nx.Level("v", lambda v, b: (jnp.sum(v["v"] ** 2), b), optax.sgd(0.1), drawn)
     extra = nx.Level("u", lambda v, b: (jnp.sum(v["u"] * b), b), optax.sgd(0.1), other)
     values = {"w": jnp.zeros(2), "v": jnp.ones(2), "u": jnp.ones(2)}
     nest = nx.Nest([one])
