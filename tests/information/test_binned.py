@@ -412,7 +412,7 @@ def test_one_compilation_for_one_shape(caplog):
         assert compilations(lambda t=t, y=y: binned(t, y, edges="adaptive")) == 0
 
 
-def test_five_layers_of_60000_rows_are_fast():
+def test_five_layers_of_60000_rows_are_fast(optimized):
     y = labels(60000, 10)
     layers = [layer(60000, units, units) for units in (12, 10, 8, 6, 4)]
 
