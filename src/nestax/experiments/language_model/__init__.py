@@ -18,6 +18,7 @@ Tables 2 and 6, made there of models with 760 million parameters and more.
 import dataclasses
 import functools
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -182,7 +183,8 @@ def stages(
         path: where interrupted runs are kept; None: nothing outlives an interruption.
         records: the stages that are done, among them the arm's trials.
     """
-    kept = path or Path(tempfile.mkdtemp(prefix="nestax-"))
+    # Of its own, and made only when something is written.
+    kept = path or Path(tempfile.gettempdir()) / f"nestax-{uuid.uuid4().hex}"
     work = _Work(settings, kept)
     made: dict[str, Any] = {}
     for arm in settings.arms:
