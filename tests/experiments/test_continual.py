@@ -16,6 +16,7 @@ from nestax.experiments.continual import arms, findings, learning, worlds
 from nestax.experiments.continual.arms import ARMS, PARTS, STEPS, TURNS, Arm, network
 from nestax.experiments.continual.findings import find, measures
 from nestax.experiments.continual.learning import Size
+from nestax.experiments.study import tuning
 from nestax.experiments.timescales.streams import Images
 from nestax.runs import SettingsError
 
@@ -105,7 +106,7 @@ def test_a_reservoir_is_a_uniform_sample_of_all_that_was_met():
     np.testing.assert_allclose(shares, 4 / 15, atol=0.04)
 
 
-TUNING = (learning.tuning(0), learning.tuning(1))
+TUNING = (tuning(0), tuning(1))
 
 
 @functools.cache

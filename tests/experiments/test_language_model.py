@@ -15,6 +15,7 @@ from nestax.experiments.language_model.arms import ARMS, CLAIMS, FAMILIES, Shape
 from nestax.experiments.language_model.corpora import Corpus, streams, windows
 from nestax.experiments.language_model.findings import CAP, bits, find, gains, seeds_of
 from nestax.experiments.language_model.training import Size
+from nestax.experiments.sequences import descent
 from nestax.runs import RunFolder, SettingsError
 
 LETTERS = "abcdefgh"
@@ -114,7 +115,7 @@ def test_streams_go_on_where_the_last_piece_ended():
 def test_the_rate_warms_up_and_falls_and_matrices_decay():
     params = {"weight": jnp.ones((2, 2)), "norm": jnp.ones(2)}
     still = jax.tree.map(jnp.zeros_like, params)
-    tx = training.optimizer(jnp.float32(0.1), jnp.float32(100), 0.5)
+    tx = descent.optimizer(jnp.float32(0.1), jnp.float32(100), 0.5)
     state, moved = tx.init(params), []
     for _ in range(100):
         updates, state = tx.update(still, state, params)

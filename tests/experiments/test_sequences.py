@@ -10,7 +10,18 @@ import pytest
 from references.sequence_models import Bag, Recurrent
 
 from nestax.experiments import formal_languages, sequences
-from nestax.experiments.sequences import ARMS, Arm, Exam, Example, Recipe, Task, read, training
+from nestax.experiments.sequences import (
+    ARMS,
+    Arm,
+    Exam,
+    Example,
+    Recipe,
+    Task,
+    descent,
+    judging,
+    read,
+    training,
+)
 
 RECIPE = Recipe(4, 1, 1, steps=40, batch_size=4, points=4, together=2, centre=0.03)
 
@@ -90,7 +101,7 @@ def test_measures_are_those_of_a_count_by_hand():
 
     task = dataclasses.replace(TASK, answer=answer)
     test = Exam(parity(time), count, together=4, groups=3)
-    found = training._judge(task, test, None, None, jax.random.key(5))
+    found = judging.judge(task, test, None, None, jax.random.key(5))
     right = ~wrong
     right[3, 50] = False
     total = right[:, asked].sum()
@@ -153,7 +164,7 @@ def test_gates_and_vectors_do_not_decay():
         arrays = eqx.filter(model, eqx.is_inexact_array)
         for (path, leaf), decays in zip(
             jax.tree.leaves_with_path(arrays),
-            jax.tree.leaves(training.decayed(arrays)),
+            jax.tree.leaves(descent.decayed(arrays)),
             strict=True,
         ):
             assert not (decays and leaf.ndim < 2)

@@ -11,10 +11,10 @@ import pytest
 
 from nestax import data
 from nestax.experiments import timescales
+from nestax.experiments.study import clearly, tuning
 from nestax.experiments.timescales import streams
 from nestax.experiments.timescales.arms import ARMS, FAMILIES
 from nestax.experiments.timescales.findings import (
-    clearly,
     find,
     forgotten_at,
     less_forgotten,
@@ -74,7 +74,7 @@ def prototypes(noise=0):
 def test_a_task_is_learned_and_seeds_to_tune_by_are_looked_at_on_other_images():
     stream = Stream("class", 2, 192, 8, 16, together=3)
     run = streams.runner(stream, ARMS["descent"], prototypes())
-    rates, seeds = [0.0, 0.3], [streams.tuning(0), 0]
+    rates, seeds = [0.0, 0.3], [tuning(0), 0]
     found = run(rates, seeds)
     assert found.shape == (2, 2, 2, 2)
     # Five classes each, and learning the second five forgets the first.
@@ -215,10 +215,10 @@ def test_arms_are_compared_where_both_have_learned_as_much():
 
 
 def test_a_difference_must_be_a_point_and_have_the_sign_of_nine_in_ten():
-    assert clearly(np.array([0.01, 0.02, 0.001])) is True
-    assert clearly(np.array([0.009, 0.009, 0.03])) is False
-    assert clearly(np.array([0.02, 0.02, -0.001])) is False
-    assert clearly(np.array([0.02, 0.02, np.nan])) is None
+    assert clearly(np.array([0.01, 0.02, 0.001]), 0.01) is True
+    assert clearly(np.array([0.009, 0.009, 0.03]), 0.01) is False
+    assert clearly(np.array([0.02, 0.02, -0.001]), 0.01) is False
+    assert clearly(np.array([0.02, 0.02, np.nan]), 0.01) is None
 
 
 # Studies

@@ -1,6 +1,5 @@
 """What the experiments on images share: a pool to draw from, the loss, the accuracy."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,9 +71,3 @@ def accuracy(weights: Any, batch: Batch) -> Float[Array, ""]:
     """The fraction of images that the network gives their label."""
     images, labels = batch
     return jnp.mean(jnp.argmax(models.mlp(weights, images), axis=-1) == labels)
-
-
-def spread(values: Sequence[float] | np.ndarray, digits: int = 1, scale: float = 100) -> str:
-    """Median (least to most) over seeds, of fractions in percent unless scaled otherwise."""
-    low, middle, high = scale * np.quantile(values, (0, 0.5, 1))
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

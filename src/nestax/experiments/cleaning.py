@@ -30,9 +30,9 @@ from .. import models
 from ..flows import CG, Direct, Identity, Implicit, Neumann, Unroll, best_response
 from ..levels import Level, Nest, State
 from ..runs import Picture, SettingsError, Table
-from ._images import Pool, accuracy, cross_entropy, losses, pools, spread, whole
+from ._images import Pool, accuracy, cross_entropy, losses, pools, whole
 from .plots import Line, Panel, draw
-from .study import Example, Findings, Records, Study, Verdict
+from .study import Example, Findings, Records, Study, Verdict, spread
 
 _ANY = 1e6  # what a short solve leaves is recorded, not warned of
 _FLOWS = {

@@ -37,9 +37,9 @@ from .. import models
 from ..flows import CG, Direct, Identity, Implicit, Unroll, best_response
 from ..levels import Level, Nest
 from ..runs import Picture, SettingsError, Table
-from ._images import Batch, Pool, accuracy, cross_entropy, pools, spread, whole
+from ._images import Batch, Pool, accuracy, cross_entropy, pools, whole
 from .plots import RC, Line, Panel, draw, save
-from .study import Example, Findings, Records, Study, Verdict
+from .study import Example, Findings, Records, Study, Verdict, spread
 
 _CLASSES = 10
 _ANY = 1e6  # what a short solve leaves is of no interest here

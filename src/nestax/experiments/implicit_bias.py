@@ -39,9 +39,8 @@ from .. import data, models
 from ..flows import Direct, Implicit, Neumann, Unroll, best_response
 from ..levels import Level, Nest
 from ..runs import Picture, SettingsError, Table
-from ._images import spread
 from .plots import Line, Panel, draw
-from .study import Example, Findings, Records, Study, Verdict
+from .study import Example, Findings, Records, Study, Verdict, spread
 
 Pairs = tuple[jax.Array, jax.Array]  # inputs and targets
 

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from ..levels import Nest, State
 from ..runs import (
     Picture,
@@ -29,7 +33,42 @@ Records = dict[str, dict[str, Any]]
 Stage = Callable[[Callable[[str], None]], dict[str, Any]]
 
 SUPPORTED, NOT_SUPPORTED, NOT_MEASURED = "supported", "not supported", "not measured"
+_TUNING = 10_000  # seeds from here on are for tuning
 _BADGES = {SUPPORTED: "good", NOT_SUPPORTED: "bad", NOT_MEASURED: "muted"}
+
+
+def tuning(seed: int) -> int:
+    """The number of a seed that is tuned by, not judged by."""
+    return _TUNING + seed
+
+
+def is_tuning(seed: int) -> bool:
+    """Whether a seed is one to tune by."""
+    return seed >= _TUNING
+
+
+def parameters(model: Any) -> int:
+    """How many numbers of a model, or of its shapes, can be trained."""
+    return sum(
+        leaf.size
+        for leaf in jax.tree.leaves(model)
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    )
+
+
+def spread(values: Sequence[float] | np.ndarray, digits: int = 1, scale: float = 100) -> str:
+    """Median (least to most) over seeds, of fractions in percent unless scaled otherwise."""
+    low, middle, high = scale * np.quantile(values, (0, 0.5, 1))
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def clearly(difference: np.ndarray, least: float) -> bool | None:
+    """Whether differences paired over seeds are in favour: their median is at least `least`, and at
+    least nine in ten are above 0. None if one is not known."""
+    if not np.isfinite(difference).all():
+        return None
+    wins = np.sum(difference > 0)
+    return bool(np.median(difference) >= least and wins >= 0.9 * len(difference))
 
 
 @dataclass(frozen=True)

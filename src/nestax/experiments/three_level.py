@@ -42,9 +42,9 @@ from .. import models
 from ..flows import Unroll, check_gradient
 from ..levels import Level, Nest
 from ..runs import Picture, SettingsError, Table
-from ._images import Pool, accuracy, cross_entropy, pools, spread, whole
+from ._images import Pool, accuracy, cross_entropy, pools, whole
 from .plots import RC, Line, Panel, draw, save
-from .study import Example, Findings, Records, Study, Verdict
+from .study import Example, Findings, Records, Study, Verdict, spread
 
 LABELS = {
     "each": "a rate for each weight",

@@ -28,13 +28,14 @@ import optax
 
 from ...levels import Level, Nest
 from ...runs import SettingsError
-from ..study import Example, Study
+from ..sequences import chosen, positive
+from ..study import Example, Study, parameters, tuning
 from ..timescales import streams
 from . import worlds
 from .arms import ARMS, PARTS, STEPS, network
 from .figures import draw_all
 from .findings import Measures, find, measures
-from .learning import FISHER, Size, drawn_tasks, runner, tuning
+from .learning import FISHER, Size, drawn_tasks, runner
 from .worlds import STREAMS, World
 
 _DECADES = 2.0  # that the rates tried cover
@@ -92,22 +93,13 @@ class Settings:
     trials: int = 5
 
     def __post_init__(self) -> None:
-        if self.arms == ("all",):
-            object.__setattr__(self, "arms", tuple(ARMS))
         for name, known in (("arms", ARMS), ("streams", STREAMS)):
-            given = getattr(self, name)
-            if set(given) - set(known) or not given or len(set(given)) < len(given):
-                raise SettingsError(
-                    f"{name} must be named once each, of {', '.join(known)}; got "
-                    f"{', '.join(given) or 'none'}"
-                )
+            object.__setattr__(self, name, chosen(name, getattr(self, name), known))
         object.__setattr__(self, "arms", tuple(arm for arm in ARMS if arm in self.arms))
         for name in ("steps", "hidden", "buffer"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, _PRESETS[self.preset][name])
-        for name in ("steps", "batch_size", "hidden", "buffer", "seeds", "tuning_seeds"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        positive(self, "steps", "batch_size", "hidden", "buffer", "seeds", "tuning_seeds")
         if self.batch_size % max(PARTS):
             raise SettingsError(
                 f"batch_size must be a multiple of {max(PARTS)}, got {self.batch_size}"
@@ -175,7 +167,7 @@ def learn(
         "edge": rate in (min(rates), max(rates)),
         "pairs": pairs,
         "scores": np.round(scores.astype(float), 5).tolist(),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+        "parameters": parameters(shapes),
         "ceiling": _ceiling(world, settings.seeds),
         "matrix": np.round(matrix.astype(float), 5).tolist(),
         **{

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...runs import Table
-from .._images import spread
-from ..study import Findings, Records, Verdict
+from ..study import Findings, Records, Verdict, clearly, spread
 from ..timescales import findings as timescales
-from ..timescales.findings import LEAST, clearly
+from ..timescales.findings import LEAST
 from .arms import ARMS
 from .worlds import STREAMS
 
@@ -69,8 +68,10 @@ def find(settings: Any, records: Records) -> Findings:
         }
         for arm in sorted(done, key=lambda arm: -float(np.median(done[arm]["final"]))):
             record = done[arm]
-            tuned = f"{record['rate']:.2g}" + (" (edge)" if record["edge"] else "")
-            also = f"{ARMS[arm].extra} {record['extra']:g}" if ARMS[arm].extra else None
+            tuned = f"{record['rate']:.2g}" + " (edge)" * record["edge"]
+            extra, tried = record["extra"], [pair[1] for pair in record["pairs"]]
+            also = f"{ARMS[arm].extra} {extra:g}" + " (edge)" * (extra in (min(tried), max(tried)))
+            also = also if ARMS[arm].extra else None
             cells = [spread(record[name]) for name in ("final", "learning", "forgetting")]
             cells += [spread(record[name]) for name in ("backward", "forward")]
             rows.append(
@@ -102,7 +103,7 @@ def _verdicts(stream: str, done: Records) -> list[Verdict]:
             f"{'-' if gain is None else spread(gain)} points more than {ARMS[other].label}"
             for gain, other in zip(judged, others, strict=True)
         ]
-        holds = [None if gain is None else clearly(gain) for gain in judged]
+        holds = [None if gain is None else clearly(gain, LEAST) for gain in judged]
         found.append(
             Verdict(
                 f"Several clocks know more in the end than one: {arm.label}; {STREAMS[stream]} "
@@ -130,7 +131,7 @@ def _verdicts(stream: str, done: Records) -> list[Verdict]:
                 f"the best of {len(clocks)} arms with several clocks, chosen on seeds of its own "
                 f"(so {len(clocks)} times the rival's settings); {_CRITERION}",
                 f"{'; '.join(ends)}; {spread(gain)} points more",
-                clearly(gain),
+                clearly(gain, LEAST),
             )
         )
     return found

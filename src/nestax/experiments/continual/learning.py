@@ -14,10 +14,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from ..study import is_tuning
 from .arms import Arm, Network
 from .worlds import World
 
-_TUNING = 10_000  # seeds from here on are for tuning
 FISHER = 128  # examples of a task that its Fisher information is estimated from
 
 
@@ -218,14 +218,9 @@ def runner(
             some = [asked[min(begin + i, len(asked) - 1)] for i in range(size.together)]
             rates, extras = (jnp.asarray([one[i] for one in some], float) for i in range(2))
             keys = jnp.stack([jax.random.key(one[2]) for one in some])
-            judged = jnp.asarray([int(one[2] < _TUNING) for one in some])
+            judged = jnp.asarray([int(not is_tuning(one[2])) for one in some])
             got = np.asarray(compiled(world.arrays, rates, extras, keys, judged))
             found.append(got[: len(asked) - begin])
         return np.concatenate(found).reshape(len(pairs), len(seeds), tasks + 1, tasks)
 
     return run
-
-
-def tuning(seed: int) -> int:
-    """The number of a seed that is tuned by, not judged by."""
-    return _TUNING + seed

@@ -16,8 +16,7 @@ through negative eigenvalues" (2025), for the rates up to 2.
 """
 
 import dataclasses
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from ...runs import SettingsError
 from .. import sequences
@@ -51,7 +50,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(sequences.Comparison):
     """Which models keep a state?
 
     Every model tries the same learning rates, on seeds of their own, and is judged on fresh ones
@@ -59,38 +58,23 @@ class Settings:
 
     Attributes:
         languages: Of parity, aa, abab, anbn, anbncn and shuffle2, separated by commas; or all.
-        arms: Of the models compared, separated by commas; or all.
         preset: small is for two cores; full has models of two blocks and twice the width, for a
             GPU.
         longest: Symbols of the longest string tested.
-        steps: Of every run, a multiple of 20; the preset's if not given.
-        batch_size: Strings in a step; the preset's if not given.
-        seeds: Runs to judge by.
-        tuning_seeds: Runs for each learning rate that is tried.
-        trials: Learning rates tried, half a decade apart.
 
     Raises:
         SettingsError: a value that makes no sense.
     """
 
     languages: tuple[str, ...] = ("all",)
-    arms: tuple[str, ...] = ("all",)
-    preset: Literal["small", "full"] = "small"
     longest: int = 500
-    steps: int | None = None
-    batch_size: int | None = None
-    seeds: int = 3
     tuning_seeds: int = 2
-    trials: int = 4
 
     def __post_init__(self) -> None:
-        for name, known in (("languages", LANGUAGES), ("arms", ARMS)):
-            object.__setattr__(self, name, sequences.chosen(name, getattr(self, name), known))
-        sequences.positive(self, "batch_size", "seeds", "tuning_seeds", "trials")
+        super().__post_init__()
+        self.choose("languages", LANGUAGES)
         if self.longest < 3 * SHORT:
             raise SettingsError(f"longest must be at least {3 * SHORT}, got {self.longest}")
-        if self.steps is not None and (self.steps < 20 or self.steps % 20):
-            raise SettingsError(f"steps must be a multiple of 20, got {self.steps}")
 
 
 def task_of(settings: Settings, name: str) -> Task:
@@ -109,12 +93,7 @@ def task_of(settings: Settings, name: str) -> Task:
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    options = dict(_PRESETS[settings.preset])
-    for name in ("steps", "batch_size"):
-        if getattr(settings, name) is not None:
-            options[name] = getattr(settings, name)
-    together = settings.seeds
-    return Recipe(**options, centre=_CENTRE, smoothing=_SMOOTHING, together=together)
+    return settings.recipe(_PRESETS, centre=_CENTRE, smoothing=_SMOOTHING)
 
 
 def arm_of(name: str) -> Arm:
@@ -123,19 +102,7 @@ def arm_of(name: str) -> Arm:
 
 
 def stages(settings: Settings) -> dict[str, Any]:
-    return {
-        f"{language} {arm}": partial(
-            sequences.compare,
-            task_of(settings, language),
-            arm_of(arm),
-            recipe_of(settings),
-            settings.trials,
-            settings.tuning_seeds,
-            settings.seeds,
-        )
-        for language in settings.languages
-        for arm in settings.arms
-    }
+    return sequences.stages(settings, settings.languages, task_of, recipe_of(settings), arm_of)
 
 
 def example(settings: Settings) -> Example:

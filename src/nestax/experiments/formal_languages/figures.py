@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...runs import Picture
+from .. import sequences
 from ..plots import Line, Panel, draw
 from ..sequences import ARMS
 from ..study import Records
@@ -15,7 +16,7 @@ from .languages import LANGUAGES
 def draw_all(settings: Any, records: Records, directory: Path) -> list[Picture]:
     along, training = [], []
     for name in settings.languages:
-        done = {arm: r for arm in settings.arms if (r := records.get(f"{name} {arm}"))}
+        done = sequences.done(settings, records, name)
         if not done:
             continue
         title = LANGUAGES[name].label

@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 
 from ...runs import Table
-from .._images import spread
-from ..sequences import ARMS
-from ..study import Findings, Records, Verdict
+from .. import sequences
+from ..sequences import ARMS, tested
+from ..study import Findings, Records, Verdict, spread
 from .languages import LANGUAGES
 
 KNOWN = 0.99  # of strings, or of last symbols
 FAILED = 0.5  # of strings, at most
+GUESSED = 0.75  # of last symbols, at most; half are right by chance
 _PAPER = "(Nested Learning, formal languages)"
-_WITHOUT = ("transformer", "linear_attention", "delta_positive")  # 0 % of longer strings there
+_WITHOUT = (
+    "transformer",
+    "linear_attention",
+    "delta_positive",
+)  # 10 % of longer strings at most there
 _NAMES = {"short": "trained lengths", "longer": "twice as long", "long": "longest"}
-
-
-def tested(record: dict[str, Any], test: str, what: str) -> np.ndarray:
-    """(seeds,): a number of a test; what was not finite counts as nothing right."""
-    return np.nan_to_num(np.asarray(record["tests"][test][what], float))
 
 
 def find(settings: Any, records: Records) -> Findings:
@@ -28,16 +28,12 @@ def find(settings: Any, records: Records) -> Findings:
     summary: dict[str, Any] = {}
     verdicts: list[Verdict] = []
     for name in settings.languages:
-        done = {arm: r for arm in settings.arms if (r := records.get(f"{name} {arm}"))}
-        summary[name] = {
-            arm: {k: r[k] for k in ("rates", "scores", "rate", "edge", "parameters", "tests")}
-            for arm, r in done.items()
-        }
+        done = sequences.done(settings, records, name)
+        summary[name] = sequences.summarized(done)
         for arm, record in done.items():
             cells = [spread(tested(record, test, "whole")) for test in _NAMES]
             cells += [spread(tested(record, "long", what)) for what in ("accuracy", "last")]
-            rate = f"{record['rate']:.2g}" + " (edge)" * record["edge"]
-            rows.append([LANGUAGES[name].label, ARMS[arm].label, rate, *cells])
+            rows.append([LANGUAGES[name].label, ARMS[arm].label, sequences.rate(record), *cells])
         verdicts += _verdicts(settings, name, done)
     head = ["language", "model", "rate", *(f"strings %, {words}" for words in _NAMES.values()),
             "symbols %, longest", "last symbol %, longest"]  # fmt: skip
@@ -54,12 +50,7 @@ def _verdicts(settings: Any, name: str, done: Records) -> list[Verdict]:
     language, found = LANGUAGES[name], []
 
     def judge(claim: str, criterion: str, arms: tuple[str, ...], what: Any, holds: Any) -> None:
-        values = {arm: what(done[arm]) for arm in arms if arm in done}
-        texts = [f"{ARMS[arm].label}: {spread(value)} %" for arm, value in values.items()]
-        full = len(values) == len(arms)
-        found.append(
-            Verdict(claim, criterion, "; ".join(texts) or "-", holds(values) if full else None)
-        )
+        found.append(sequences.verdict(claim, criterion, done, arms, what, holds))
 
     def strings(record: dict[str, Any]) -> np.ndarray:
         return tested(record, "longer", "whole")
@@ -67,11 +58,11 @@ def _verdicts(settings: Any, name: str, done: Records) -> list[Verdict]:
     def last(record: dict[str, Any]) -> np.ndarray:
         return tested(record, "long", "last")
 
-    def know(values: dict[str, np.ndarray]) -> bool:
-        return bool(min(np.median(value) for value in values.values()) >= KNOWN)
+    def know(medians: dict[str, float]) -> bool:
+        return min(medians.values()) >= KNOWN
 
-    def fail(values: dict[str, np.ndarray]) -> bool:
-        return bool(max(np.median(value) for value in values.values()) <= FAILED)
+    def fail(medians: dict[str, float]) -> bool:
+        return max(medians.values()) <= FAILED
 
     longer = "of strings of 51 to 100 symbols, after training on up to 50"
     judge(
@@ -120,9 +111,9 @@ def _verdicts(settings: Any, name: str, done: Records) -> list[Verdict]:
         judge(
             "and not if they reach 1 only (Grazzi et al. 2025)",
             f"median over seeds: after the last symbol of strings of {settings.longest}, at most "
-            "75 % of the answers right",
+            f"{100 * GUESSED:g} % of the answers right",
             ("delta_positive",),
             last,
-            lambda values: bool(np.median(values["delta_positive"]) <= 0.75),
+            lambda m: m["delta_positive"] <= GUESSED,
         )
     return found

@@ -28,8 +28,7 @@ import numpy as np
 
 from ...runs import RunFolder, SettingsError
 from ..sequences import positive
-from ..sequences.training import tuning
-from ..study import Example, Records, Study
+from ..study import Example, Records, Study, tuning
 from . import corpora
 from .arms import ARMS, FAMILIES, Shape, parameters
 from .figures import draw_all

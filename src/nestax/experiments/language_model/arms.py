@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .. import sequences
+from .. import sequences, study
 
 FAMILIES = {"blocks": "blocks on one skeleton", "ablations": "Hope, one thing changed"}
 
@@ -97,8 +97,5 @@ def parameters(name: str, shape: Shape) -> int:
     """How many an arm's model has; nothing is computed."""
     import equinox as eqx
 
-    model = jax.eval_shape(
-        lambda key: eqx.filter(ARMS[name].make(*shape, key), eqx.is_inexact_array),
-        jax.random.key(0),
-    )
-    return sum(leaf.size for leaf in jax.tree.leaves(model))
+    make = functools.partial(ARMS[name].make, *shape)
+    return study.parameters(eqx.filter_eval_shape(make, jax.random.key(0)))

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...runs import Section, Table, Text
-from .._images import spread
-from ..study import Findings, Records, Verdict
+from ..study import Findings, Records, Verdict, clearly, spread
 from .arms import ARMS, CLAIMS, Claim
 
 LEAST = 0.01  # bits; a smaller difference does not count
@@ -86,12 +85,14 @@ def _verdict(claim: Claim, done: Mapping[str, list[dict[str, Any]]]) -> Verdict 
     better, worse = (bits(done[arm]) for arm in (claim.better, claim.worse))
     count = min(len(better), len(worse))
     gain = worse[:count] - better[:count]
-    holds = bool(np.median(gain) >= LEAST and np.sum(gain > 0) >= 0.9 * count)
+    holds = clearly(gain, LEAST)
     texts = [f"{ARMS[claim.better].label} {spread(better, 3, 1.0)} bits"]
     texts += [f"{ARMS[claim.worse].label} {spread(worse, 3, 1.0)}"]
     measured = f"{', '.join(texts)}; {spread(gain, 3, 1.0)} fewer over {count} seeds"
     if claim.opposite:
-        return Verdict(claim.text, f"not so: {_CRITERION}", measured, not holds)
+        return Verdict(
+            claim.text, f"not so: {_CRITERION}", measured, None if holds is None else not holds
+        )
     return Verdict(claim.text, _CRITERION, measured, holds)
 
 

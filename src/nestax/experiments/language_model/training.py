@@ -19,11 +19,9 @@ from jaxtyping import Array, Float, Integer
 from ...flows import Direct
 from ...levels import DivergenceError, Level, Nest
 from ...runs import RunFolder, Watch
-from ..sequences.training import decayed
+from ..sequences.descent import optimizer
 from .corpora import Corpus, streams, windows
 
-_WARMUP = 0.05  # of the steps
-_CLIPPED = 1.0  # norm of a gradient, at most
 _SEEN = 32  # windows that are looked at along a run, at most
 
 
@@ -52,18 +50,6 @@ def mean_loss(model: Any, batch: Integer[Array, "n places"]) -> Float[Array, ""]
     tokens = batch.astype(jnp.int32)
     scores, _ = jax.vmap(lambda one: model(one))(tokens[:, :-1])
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, tokens[:, 1:]))
-
-
-def optimizer(rate: Any, steps: Any, decay: float) -> optax.GradientTransformation:
-    """AdamW behind a clipped gradient; the rate warms up, then falls to zero along a cosine."""
-
-    def schedule(count: Any) -> Any:
-        done = jnp.minimum((count + 0.5) / steps, 1.0)
-        fall = 0.5 * (1 + jnp.cos(jnp.pi * (done - _WARMUP) / (1 - _WARMUP)))
-        return rate * jnp.where(done < _WARMUP, done / _WARMUP, fall)
-
-    adam = optax.adamw(schedule, b2=0.95, weight_decay=decay, mask=decayed)
-    return optax.chain(optax.clip_by_global_norm(_CLIPPED), adam)
 
 
 def system(corpus: Corpus, size: Size, every: int) -> Nest:

@@ -12,8 +12,7 @@ haystacks of up to 16K tokens.
 """
 
 import dataclasses
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from ...runs import SettingsError
 from .. import sequences
@@ -34,7 +33,7 @@ GROUPS = 8  # of depths
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(sequences.Comparison):
     """Who finds the needle?
 
     Every model tries the same learning rates, on seeds of their own, and is judged on fresh ones
@@ -43,35 +42,21 @@ class Settings:
     Attributes:
         kinds: Of passkey (one) and names (several, one of them asked for), separated by commas; or
             all.
-        arms: Of the models compared, separated by commas; or all.
         preset: small is for two cores; full has longer haystacks and larger models, for a GPU.
         length: Tokens of the haystacks learned from; the preset's if not given.
         times: How many times as long those tested are.
-        steps: Of every run, a multiple of 20; the preset's if not given.
-        batch_size: Haystacks in a step; the preset's if not given.
-        seeds: Runs to judge by.
-        tuning_seeds: Runs for each learning rate that is tried.
-        trials: Learning rates tried, half a decade apart.
 
     Raises:
         SettingsError: a value that makes no sense.
     """
 
     kinds: tuple[str, ...] = ("all",)
-    arms: tuple[str, ...] = ("all",)
-    preset: Literal["small", "full"] = "small"
     length: int | None = None
     times: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    steps: int | None = None
-    batch_size: int | None = None
-    seeds: int = 3
-    tuning_seeds: int = 1
-    trials: int = 4
 
     def __post_init__(self) -> None:
-        for name, known in (("kinds", KINDS), ("arms", ARMS)):
-            object.__setattr__(self, name, sequences.chosen(name, getattr(self, name), known))
-        sequences.positive(self, "batch_size", "seeds", "tuning_seeds", "trials")
+        super().__post_init__()
+        self.choose("kinds", KINDS)
         if self.times[:1] != (1,) or list(self.times) != sorted(set(self.times)):
             raise SettingsError(
                 "times must begin with 1 and rise, got "
@@ -80,8 +65,6 @@ class Settings:
         least = BLOCK * (max(KINDS[kind] for kind in self.kinds) + 2)
         if self.length is not None and self.length < least:
             raise SettingsError(f"length must be at least {least}, got {self.length}")
-        if self.steps is not None and (self.steps < 20 or self.steps % 20):
-            raise SettingsError(f"steps must be a multiple of 20, got {self.steps}")
 
     @property
     def learned(self) -> int:
@@ -106,27 +89,11 @@ def task_of(settings: Settings, kind: str) -> Task:
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    options = dict(_PRESETS[settings.preset])
-    for name in ("steps", "batch_size"):
-        if getattr(settings, name) is not None:
-            options[name] = getattr(settings, name)
-    return Recipe(**options, centre=_CENTRE, together=settings.seeds)
+    return settings.recipe(_PRESETS, centre=_CENTRE)
 
 
 def stages(settings: Settings) -> dict[str, Any]:
-    return {
-        f"{kind} {arm}": partial(
-            sequences.compare,
-            task_of(settings, kind),
-            ARMS[arm],
-            recipe_of(settings),
-            settings.trials,
-            settings.tuning_seeds,
-            settings.seeds,
-        )
-        for kind in settings.kinds
-        for arm in settings.arms
-    }
+    return sequences.stages(settings, settings.kinds, task_of, recipe_of(settings))
 
 
 def example(settings: Settings) -> Example:

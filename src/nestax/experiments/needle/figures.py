@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ...runs import Picture
+from .. import sequences
 from ..plots import RC, Line, Panel, draw, save
 from ..sequences import ARMS
 from ..study import Records
@@ -18,7 +19,7 @@ def draw_all(settings: Any, records: Records, directory: Path) -> list[Picture]:
     panels, pictures = [], []
     lengths = np.asarray(settings.times) * settings.learned
     for kind in settings.kinds:
-        done = {arm: r for arm in settings.arms if (r := records.get(f"{kind} {arm}"))}
+        done = sequences.done(settings, records, kind)
         if not done:
             continue
         lines = []

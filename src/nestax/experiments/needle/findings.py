@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from ...runs import Table
-from .._images import spread
+from .. import sequences
 from ..sequences import ARMS
-from ..study import Findings, Records, Verdict
+from ..study import Findings, Records, Verdict, spread
 from .haystack import LABELS
 
 FOUND = 0.99
@@ -18,7 +18,7 @@ _PAPER = "Nested Learning, needles"
 
 def found(record: dict[str, Any], times: int) -> np.ndarray:
     """(seeds,): the share of haystacks with every digit right."""
-    return np.nan_to_num(np.asarray(record["tests"][str(times)]["whole"], float))
+    return sequences.tested(record, str(times), "whole")
 
 
 def find(settings: Any, records: Records) -> Findings:
@@ -26,15 +26,11 @@ def find(settings: Any, records: Records) -> Findings:
     summary: dict[str, Any] = {}
     verdicts: list[Verdict] = []
     for kind in settings.kinds:
-        done = {arm: r for arm in settings.arms if (r := records.get(f"{kind} {arm}"))}
-        summary[kind] = {
-            arm: {k: r[k] for k in ("rates", "scores", "rate", "edge", "parameters", "tests")}
-            for arm, r in done.items()
-        }
+        done = sequences.done(settings, records, kind)
+        summary[kind] = sequences.summarized(done)
         for arm, record in done.items():
-            rate = f"{record['rate']:.2g}" + " (edge)" * record["edge"]
             cells = [spread(found(record, times)) for times in settings.times]
-            rows.append([LABELS[kind], ARMS[arm].label, rate, *cells])
+            rows.append([LABELS[kind], ARMS[arm].label, sequences.rate(record), *cells])
         verdicts += _verdicts(settings, kind, done)
     lengths = [f"{times * settings.learned} tokens" for times in settings.times]
     caption = (
@@ -51,16 +47,9 @@ def _verdicts(settings: Any, kind: str, done: Records) -> list[Verdict]:
     made: list[Verdict] = []
     last = settings.times[-1]
 
-    def judge(claim: str, criterion: str, arms: tuple[str, ...], times: int, holds: Any) -> None:
-        values = {arm: found(done[arm], times) for arm in arms if arm in done}
-        texts = [f"{ARMS[arm].label}: {spread(value)} %" for arm, value in values.items()]
-        middle = {arm: float(np.median(value)) for arm, value in values.items()}
-        known = len(values) == len(arms)
-        made.append(
-            Verdict(
-                claim, criterion, "; ".join(texts) or "-", bool(holds(middle)) if known else None
-            )
-        )
+    def judge(claim: str, criterion: str, arms: tuple[str, ...], holds: Any) -> None:
+        share = lambda record: found(record, last)  # noqa: E731
+        made.append(sequences.verdict(claim, criterion, done, arms, share, holds))
 
     where = f"haystacks of {last * settings.learned} tokens, {last} times those learned from"
     share = f"median over seeds: at least {100 * FOUND:g} % of"
@@ -70,21 +59,18 @@ def _verdicts(settings: Any, kind: str, done: Records) -> list[Verdict]:
             f"Hope finds one passkey at any length ({_PAPER}, 16K tokens)",
             f"{share} {where}",
             ("hope",),
-            last,
             lambda m: m["hope"] >= FOUND,
         )
         judge(
             f"Hope-Attention finds one passkey at any length ({_PAPER}, 16K tokens)",
             f"{share} {where}",
             ("hope_attention",),
-            last,
             lambda m: m["hope_attention"] >= FOUND,
         )
         judge(
             f"The Transformer finds fewer than Hope does ({_PAPER}: 80 % against 100)",
             f"median over seeds, {where}: Hope finds {ahead}",
             ("hope", "transformer"),
-            last,
             lambda m: m["hope"] >= m["transformer"] + AHEAD,
         )
     else:
@@ -92,21 +78,18 @@ def _verdicts(settings: Any, kind: str, done: Records) -> list[Verdict]:
             f"Of several passkeys Hope finds more than Titans does ({_PAPER})",
             f"median over seeds, {where}: {ahead}",
             ("hope", "titans"),
-            last,
             lambda m: m["hope"] >= m["titans"] + AHEAD,
         )
         judge(
             f"Of several passkeys the Transformer finds more than Hope does ({_PAPER})",
             f"median over seeds, {where}: {ahead}",
             ("transformer", "hope"),
-            last,
             lambda m: m["transformer"] >= m["hope"] + AHEAD,
         )
         judge(
             f"Of several passkeys Hope-Attention finds as many as the Transformer ({_PAPER})",
             f"median over seeds, {where}: not {100 * AHEAD:g} points fewer",
             ("hope_attention", "transformer"),
-            last,
             lambda m: m["hope_attention"] > m["transformer"] - AHEAD,
         )
     return made

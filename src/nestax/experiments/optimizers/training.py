@@ -16,13 +16,13 @@ import numpy as np
 import optax
 
 from ...models import Linear
+from ..study import parameters, tuning
 from .arms import ARMS, Arm
 
 Curves = dict[str, np.ndarray]
 CAP = 1e6  # stands for a loss that is larger, or not finite
 _WARMUP = 0.05  # of a run, where the rate falls along a cosine
 _MORE = 2  # trials after the grid
-_TUNING = 10_000  # seeds from here on are for tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ def compare(
     for _ in range(2):
         fresh = rates[len(scores) :]
         say(f"tries rates from {min(fresh):.1g} to {max(fresh):.1g}")
-        pairs = [(rate, _TUNING + seed) for rate in fresh for seed in range(tuning_seeds)]
+        pairs = [(rate, tuning(seed)) for rate in fresh for seed in range(tuning_seeds)]
         curves = run(*zip(*pairs, strict=True), steps=task.steps)
         scores += np.mean(task.score(curves).reshape(len(fresh), -1), axis=1).tolist()
         if len(rates) < trials:
@@ -177,9 +177,7 @@ def compare(
         "scores": scores,
         "rate": rates[best],
         "edge": rates[best] in (min(rates), max(rates)),
-        "parameters": sum(
-            leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
-        ),
+        "parameters": parameters(jax.eval_shape(task.init, jax.random.key(0))),
         "step": [i * task.steps // task.points for i in range(task.points + 1)],
         "curves": _listed(curves),
     }

@@ -11,10 +11,8 @@ recall; the tasks are of Arora et al. (2024) and of Poli et al. (2024), see `tas
 """
 
 import dataclasses
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from ...runs import SettingsError
 from .. import sequences
 from ..sequences import ARMS, Recipe, Task
 from ..study import Example, Study
@@ -49,7 +47,7 @@ _CENTRE = 10**-2.25
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(sequences.Comparison):
     """Which models recall?
 
     Every model tries the same learning rates, on seeds of their own, and is judged on fresh ones
@@ -58,33 +56,17 @@ class Settings:
     Attributes:
         tasks: Of mqar, recall, fuzzy, noisy, copying, compression and memorization, separated by
             commas; or all.
-        arms: Of the models compared, separated by commas; or all.
         preset: small is for two cores; full has the lengths of the published tasks, for a GPU.
-        steps: Of every run, a multiple of 20; the preset's if not given.
-        batch_size: Sequences in a step; the preset's if not given.
-        seeds: Runs to judge by.
-        tuning_seeds: Runs for each learning rate that is tried.
-        trials: Learning rates tried, half a decade apart.
 
     Raises:
         SettingsError: a value that makes no sense.
     """
 
     tasks: tuple[str, ...] = ("all",)
-    arms: tuple[str, ...] = ("all",)
-    preset: Literal["small", "full"] = "small"
-    steps: int | None = None
-    batch_size: int | None = None
-    seeds: int = 3
-    tuning_seeds: int = 1
-    trials: int = 4
 
     def __post_init__(self) -> None:
-        for name, known in (("tasks", TASKS), ("arms", ARMS)):
-            object.__setattr__(self, name, sequences.chosen(name, getattr(self, name), known))
-        sequences.positive(self, "batch_size", "seeds", "tuning_seeds", "trials")
-        if self.steps is not None and (self.steps < 20 or self.steps % 20):
-            raise SettingsError(f"steps must be a multiple of 20, got {self.steps}")
+        super().__post_init__()
+        self.choose("tasks", TASKS)
 
 
 def task_of(settings: Settings, name: str) -> Task:
@@ -93,27 +75,11 @@ def task_of(settings: Settings, name: str) -> Task:
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    options = dict(_SIZES[settings.preset])
-    for name in ("steps", "batch_size"):
-        if getattr(settings, name) is not None:
-            options[name] = getattr(settings, name)
-    return Recipe(**options, centre=_CENTRE, together=settings.seeds)
+    return settings.recipe(_SIZES, centre=_CENTRE)
 
 
 def stages(settings: Settings) -> dict[str, Any]:
-    return {
-        f"{task} {arm}": partial(
-            sequences.compare,
-            task_of(settings, task),
-            ARMS[arm],
-            recipe_of(settings),
-            settings.trials,
-            settings.tuning_seeds,
-            settings.seeds,
-        )
-        for task in settings.tasks
-        for arm in settings.arms
-    }
+    return sequences.stages(settings, settings.tasks, task_of, recipe_of(settings))
 
 
 def example(settings: Settings) -> Example:

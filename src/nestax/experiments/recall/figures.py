@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ...runs import Picture
+from .. import sequences
 from ..plots import COLOURS, RC, Line, Panel, draw, save
 from ..sequences import ARMS
 from ..study import Records
@@ -16,10 +17,7 @@ from .tasks import GROUPS, TASKS
 
 
 def draw_all(settings: Any, records: Records, directory: Path) -> list[Picture]:
-    done = {
-        task: {arm: r for arm in settings.arms if (r := records.get(f"{task} {arm}"))}
-        for task in settings.tasks
-    }
+    done = {task: sequences.done(settings, records, task) for task in settings.tasks}
     done = {task: arms for task, arms in done.items() if arms}
     if not done:
         return []

@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 
 from ...runs import Table
-from .._images import spread
+from .. import sequences
 from ..sequences import ARMS
-from ..study import Findings, Records, Verdict
+from ..study import Findings, Records, Verdict, spread
 from .tasks import TASKS
 
 BEHIND = 0.01  # accuracy; less is no difference
+ERASED = 0.1  # accuracy that erasing is to add
 KNOWN = 0.99
 _PAPER = "Nested Learning, MAD"
 _OURS = {"mqar": "ours", "noisy": "ours"}  # what that paper's table does not hold
@@ -18,8 +19,8 @@ _SOLVED = ("recall", "copying")  # 99 % and more there
 
 
 def answered(record: dict[str, Any]) -> np.ndarray:
-    """(seeds,): the share of right answers; what was not finite counts as nothing right."""
-    return np.nan_to_num(np.asarray(record["tests"]["test"]["accuracy"], float))
+    """(seeds,): the share of right answers."""
+    return sequences.tested(record, "test", "accuracy")
 
 
 def find(settings: Any, records: Records) -> Findings:
@@ -27,17 +28,13 @@ def find(settings: Any, records: Records) -> Findings:
     summary: dict[str, Any] = {}
     verdicts: list[Verdict] = []
     for name in settings.tasks:
-        done = {arm: r for arm in settings.arms if (r := records.get(f"{name} {arm}"))}
-        summary[name] = {
-            arm: {k: r[k] for k in ("rates", "scores", "rate", "edge", "parameters", "tests")}
-            for arm, r in done.items()
-        }
+        done = sequences.done(settings, records, name)
+        summary[name] = sequences.summarized(done)
         for arm in sorted(done, key=lambda arm: -float(np.median(answered(done[arm])))):
             record = done[arm]
-            rate = f"{record['rate']:.2g}" + " (edge)" * record["edge"]
-            whole = np.nan_to_num(np.asarray(record["tests"]["test"]["whole"], float))
+            whole = sequences.tested(record, "test", "whole")
             cells = [spread(answered(record)), spread(whole), record["parameters"]]
-            rows.append([TASKS[name][0], ARMS[arm].label, rate, *cells])
+            rows.append([TASKS[name][0], ARMS[arm].label, sequences.rate(record), *cells])
         verdicts += _verdicts(name, done)
     head = ["task", "model", "rate", "answers %", "whole sequences %", "parameters"]
     caption = (
@@ -51,15 +48,7 @@ def _verdicts(name: str, done: Records) -> list[Verdict]:
     found, label = [], TASKS[name][0]
 
     def judge(claim: str, criterion: str, arms: tuple[str, ...], holds: Any) -> None:
-        values = {arm: answered(done[arm]) for arm in arms if arm in done}
-        texts = [f"{ARMS[arm].label}: {spread(value)} %" for arm, value in values.items()]
-        middle = {arm: float(np.median(value)) for arm, value in values.items()}
-        known = len(values) == len(arms)
-        found.append(
-            Verdict(
-                claim, criterion, "; ".join(texts) or "-", bool(holds(middle)) if known else None
-            )
-        )
+        found.append(sequences.verdict(claim, criterion, done, arms, answered, holds))
 
     judge(
         f"Hope is behind neither Titans nor the Transformer in {label} ({_OURS.get(name, _PAPER)})",
@@ -79,9 +68,10 @@ def _verdicts(name: str, done: Records) -> list[Verdict]:
         judge(
             "A memory that erases recalls more than one that only adds (Yang et al. 2024, delta "
             "rule)",
-            "median over seeds of right answers: the delta rule 10 points above linear attention",
+            f"median over seeds of right answers: the delta rule {100 * ERASED:g} points above "
+            "linear attention",
             ("delta", "linear_attention"),
-            lambda m: m["delta"] >= m["linear_attention"] + 0.1,
+            lambda m: m["delta"] >= m["linear_attention"] + ERASED,
         )
         judge(
             "Attention recalls any number of pairs (Arora et al. 2024)",

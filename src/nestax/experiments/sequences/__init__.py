@@ -2,14 +2,21 @@
 
 from .arms import ARMS as ARMS
 from .arms import Arm as Arm
+from .comparison import Comparison as Comparison
+from .comparison import done as done
+from .comparison import rate as rate
+from .comparison import stages as stages
+from .comparison import summarized as summarized
+from .comparison import tested as tested
+from .comparison import verdict as verdict
 from .options import chosen as chosen
 from .options import positive as positive
-from .training import Draw as Draw
-from .training import Exam as Exam
-from .training import Example as Example
+from .tasks import Draw as Draw
+from .tasks import Exam as Exam
+from .tasks import Example as Example
+from .tasks import Task as Task
+from .tasks import read as read
 from .training import Recipe as Recipe
-from .training import Task as Task
 from .training import compare as compare
 from .training import example as example
-from .training import read as read
 from .training import runner as runner

@@ -5,104 +5,24 @@ that nothing is judged by. Examples are drawn afresh at every step, on the devic
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
 
 from ...levels import Level, Nest
 from .. import study
 from .arms import Arm
+from .descent import optimizer
+from .judging import graded, judge
+from .tasks import Example, Task
 
-_WARMUP = 0.05  # of a run; then the rate falls along a cosine
-_CLIP = 1.0  # norm of a gradient
-_GATES = re.compile(r"\b(rate|retain|forget|mu)\b|bias")  # names of parameters
-_TUNING = 10_000  # seeds from here on are for tuning
 _SPACING = 0.5  # decades between the rates tried
-_BLOCKS = 50  # pieces of a sequence, and groups of places, in which accuracy is recorded, at most
 _TIE = 1e-4  # accuracy; rates closer than this are told apart by the loss
-
-
-class Example(NamedTuple):
-    """A sequence; `mask` says where there is anything to answer. Answers are tokens too."""
-
-    tokens: Int[Array, " time"]
-    targets: Int[Array, " time"]
-    mask: Bool[Array, " time"]
-
-
-Draw = Callable[[Any, Array, Array], Example]
-"""(world, key, place) -> example. Place is a number in [0, 1) by which whatever is to be spread
-evenly over examples (a length, a depth) is chosen: drawn in training, on a grid in tests."""
-
-
-def read(model: Any, tokens: Int[Array, " time"], piece: int | None = None) -> Array:
-    """The scores at every token, (time, vocabulary).
-
-    Args:
-        model: `(tokens, state) -> (scores, state)`.
-        tokens: a sequence.
-        piece: tokens read at a time, the state carried from piece to piece; must divide their
-            number. All at once if not given.
-    """
-    if piece is None:
-        return model(tokens)[0]
-
-    def go_on(state: Any, part: Array) -> tuple[Any, Array]:
-        scores, state = model(part, state)
-        return state, scores
-
-    scores = jax.lax.scan(go_on, model.init_state(), tokens.reshape(-1, piece))[1]
-    return scores.reshape(len(tokens), -1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Exam:
-    """What a trained model is judged on.
-
-    Attributes:
-        draw: as in training.
-        count: sequences.
-        piece: tokens read at a time; all at once if not given.
-        together: sequences side by side, for memory's sake.
-        groups: of places, smallest first, whose accuracy is recorded; divides `count`.
-    """
-
-    draw: Draw
-    count: int = 256
-    piece: int | None = None
-    together: int = 64
-    groups: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is learned, and how it is looked at.
-
-    Attributes:
-        vocabulary: number of tokens, answers included.
-        train: draws an example to learn from.
-        tests: by name.
-        window: tokens of the longest sequence.
-        tune: name of the test by whose accuracy, on seeds of their own, rates are chosen.
-        world: key -> what all examples of a run share.
-        wrap: (model, key) -> what is trained, if it is more than the model.
-        answer: (what is trained, tokens, piece) -> scores, (time, vocabulary).
-    """
-
-    vocabulary: int
-    train: Draw
-    tests: Mapping[str, Exam]
-    tune: str
-    window: int
-    world: Callable[[Array], Any] = lambda key: None
-    wrap: Callable[[Any, Array], Any] = lambda model, key: model
-    answer: Callable[[Any, Array, int | None], Array] = read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,50 +60,16 @@ def grid(recipe: Recipe, trials: int) -> list[float]:
     return [recipe.centre * 10 ** (_SPACING * (i - (trials - 1) / 2)) for i in range(trials)]
 
 
-def tuning(seed: int) -> int:
-    """The number of a seed that is tuned by, not judged by."""
-    return _TUNING + seed
-
-
-def _optimizer(recipe: Recipe, rate: Any) -> optax.GradientTransformation:
-    """Adam, its steps of a size that warms up and falls; what is decayed is pulled towards 0.
-
-    Its memory of squares is short, and next to nothing is added to them: what a rule for all
-    lengths takes beyond one for the lengths learned from (an eigenvalue of -1 rather than -0.99)
-    is learned from gradients that have become small.
-    """
-
-    def at(count: Any) -> Any:
-        done = (count + 0.5) / recipe.steps
-        fall = 0.5 * (1 + jnp.cos(jnp.pi * (done - _WARMUP) / (1 - _WARMUP)))
-        return rate * jnp.where(done < _WARMUP, done / _WARMUP, fall)
-
-    adam = optax.adamw(at, b2=0.95, eps=1e-12, weight_decay=recipe.decay, mask=decayed)
-    return optax.chain(optax.clip_by_global_norm(_CLIP), adam)
-
-
-def decayed(params: Any) -> Any:
-    """Which of a model's parameters are: matrices, but for those that gates are made by, whose
-    eigenvalues would be pulled away from where they must be."""
-
-    def one(path: Any, leaf: Any) -> bool:
-        return leaf.ndim > 1 and not _GATES.search(jax.tree_util.keystr(path))
-
-    return jax.tree_util.tree_map_with_path(one, params)
-
-
-def graded(scores: Float[Array, "*batch time vocabulary"], examples: Example) -> Any:
-    """Loss (nats) and correctness at every token, 0 where there is nothing to answer. Scores that
-    are not finite are wrong answers."""
-    each = optax.softmax_cross_entropy_with_integer_labels(scores, examples.targets)
-    finite = jnp.all(jnp.isfinite(scores), axis=-1)
-    right = (jnp.argmax(scores, axis=-1) == examples.targets) & finite & examples.mask
-    return jnp.where(examples.mask, each, 0.0), right
-
-
 def _model(task: Task, arm: Arm, recipe: Recipe, key: Array) -> Any:
     sizes = recipe.width, recipe.depth, recipe.heads
     return arm.make(task.vocabulary, *sizes, task.window, key)
+
+
+def _descent(recipe: Recipe, rate: Any) -> optax.GradientTransformation:
+    # Next to nothing is added to the memory of squares: what a rule for all lengths takes beyond
+    # one for the lengths learned from (an eigenvalue of -1 rather than -0.99) is learned from
+    # gradients that have become small.
+    return optimizer(rate, recipe.steps, recipe.decay, eps=1e-12)
 
 
 def batch(task: Task, recipe: Recipe, world: Any, key: Array) -> Example:
@@ -220,7 +106,7 @@ def example(task: Task, arm: Arm, recipe: Recipe) -> study.Example:
     level = Level(
         "model",
         loss,
-        _optimizer(recipe, recipe.centre),
+        _descent(recipe, recipe.centre),
         lambda world, key: batch(task, recipe, world, key),
     )
     nest = Nest([level], task=task.world(keys[1]))
@@ -234,7 +120,7 @@ def runner(
     """(rates, seeds), one of each for every run -> curves and tests, with a leading axis of runs.
 
     `loss` and `accuracy` are means over a stretch of training, (runs, points); `tests` holds for
-    each test what `_judge` finds.
+    each test what `judge` finds.
     """
     import equinox as eqx
 
@@ -243,7 +129,7 @@ def runner(
         world = task.world(keys[0])
         model = _model(task, arm, recipe, keys[1])
         params, static = eqx.partition(task.wrap(model, keys[2]), eqx.is_inexact_array)
-        optimizer = _optimizer(recipe, rate)
+        descent = _descent(recipe, rate)
 
         def loss(params: Any, number: Array) -> tuple[Array, Any]:
             examples = batch(task, recipe, world, jax.random.fold_in(keys[3], number))
@@ -252,19 +138,19 @@ def runner(
         def step(carry: Any, number: Array) -> Any:
             params, state = carry
             gradient, found = jax.grad(loss, has_aux=True)(params, number)
-            updates, state = optimizer.update(gradient, state, params)
+            updates, state = descent.update(gradient, state, params)
             return (optax.apply_updates(params, updates), state), found
 
         def point(carry: Any, numbers: Array) -> Any:
             carry, found = jax.lax.scan(step, carry, numbers)
             return carry, [jnp.mean(a) for a in found]
 
-        start = params, optimizer.init(params)
+        start = params, descent.init(params)
         numbers = jnp.arange(recipe.steps).reshape(recipe.points, -1)
         (params, _), (losses, accuracies) = jax.lax.scan(point, start, numbers)
         trained = eqx.combine(params, static)
         tests = {
-            name: _judge(task, test, trained, world, jax.random.fold_in(keys[4], i))
+            name: judge(task, test, trained, world, jax.random.fold_in(keys[4], i))
             for i, (name, test) in enumerate(task.tests.items())
         }
         return {"loss": losses, "accuracy": accuracies, "tests": tests}
@@ -285,46 +171,6 @@ def runner(
     return run
 
 
-def _judge(task: Task, test: Exam, trained: Any, world: Any, key: Array) -> dict[str, Array]:
-    """Means over all answers of a test: `loss` (nats) and `accuracy`; over sequences: `whole`, all
-    answers right, and `last`, the last one right; `by_position`, accuracy along the sequence in
-    blocks, NaN where nothing is asked; `by_place` and `whole_by_place`, accuracy and `whole` in
-    each group of places."""
-    keys = jax.random.split(key, test.count)
-    places = jnp.arange(test.count) / test.count
-
-    def one(drawn: Any) -> Any:
-        example = test.draw(world, *drawn)
-        each, right = graded(task.answer(trained, example.tokens, test.piece), example)
-        final = len(right) - 1 - jnp.argmax(jnp.flip(example.mask))
-        return jnp.sum(each), right, example.mask, right[final]
-
-    losses, right, asked, last = jax.lax.map(
-        one, (keys, places), batch_size=min(test.together, test.count)
-    )
-    whole = jnp.all(right == asked, axis=1).astype(float)
-    time = right.shape[1]
-    block = -(-time // _BLOCKS)
-
-    def blocks(of: Array) -> Array:
-        total = jnp.pad(jnp.sum(of, axis=0), (0, -time % block))
-        return jnp.sum(total.reshape(-1, block), axis=1)
-
-    def grouped(of: Array) -> Array:
-        return jnp.sum(of.reshape(test.groups, -1), axis=1)
-
-    count = jnp.sum(asked)
-    return {
-        "loss": jnp.sum(losses) / count,
-        "accuracy": jnp.sum(right) / count,
-        "whole": jnp.mean(whole),
-        "last": jnp.mean(last.astype(float)),
-        "by_position": blocks(right) / blocks(asked),
-        "by_place": grouped(jnp.sum(right, axis=1)) / grouped(jnp.sum(asked, axis=1)),
-        "whole_by_place": grouped(whole) / (test.count // test.groups),
-    }
-
-
 def compare(
     task: Task,
     arm: Arm,
@@ -343,7 +189,7 @@ def compare(
 
     run, rates = runner(task, arm, recipe), grid(recipe, trials)
     say(f"tries rates from {min(rates):.1g} to {max(rates):.1g}")
-    pairs = [(rate, tuning(seed)) for rate in rates for seed in range(tuning_seeds)]
+    pairs = [(rate, study.tuning(seed)) for rate in rates for seed in range(tuning_seeds)]
     found = run(*zip(*pairs, strict=True))["tests"][task.tune]
     scores, losses = (
         np.nan_to_num(found[name], nan=np.inf).reshape(trials, -1).mean(1)
@@ -360,19 +206,10 @@ def compare(
         "scores": _listed(scores),
         "rate": rates[best],
         "edge": best in (0, trials - 1),
-        "parameters": parameters(shape),
+        "parameters": study.parameters(shape),
         "step": [(i + 1) * recipe.steps // recipe.points for i in range(recipe.points)],
         **jax.tree.map(lambda a: _listed(a.T), found),
     }
-
-
-def parameters(model: Any) -> int:
-    """How many numbers are trained."""
-    return sum(
-        leaf.size
-        for leaf in jax.tree.leaves(model)
-        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
-    )
 
 
 def _listed(values: Any) -> Any:

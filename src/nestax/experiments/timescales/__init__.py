@@ -23,7 +23,7 @@ import optax
 from ... import models
 from ...levels import Level, Nest
 from ...runs import SettingsError
-from ..study import Example, Study
+from ..study import Example, Study, tuning
 from . import streams
 from .arms import ARMS, CLOCKS, FAMILIES
 from .figures import draw_all
@@ -147,7 +147,7 @@ def learn(
     """
     run = streams.runner(stream_of(settings, kind), ARMS[arm], load())
     rates, made = grid(arm, settings.trials), []
-    seeds = [streams.tuning(i) for i in range(settings.tuning_seeds)] + list(range(settings.seeds))
+    seeds = [tuning(i) for i in range(settings.tuning_seeds)] + list(range(settings.seeds))
     for rate in rates:
         say(f"rate {rate:.2g}")
         made.append(run([rate], seeds)[0])

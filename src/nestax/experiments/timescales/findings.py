@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...runs import Table
-from .._images import spread
-from ..study import Findings, Records, Verdict
+from ..study import Findings, Records, Verdict, clearly, spread
 from .arms import ARMS
 from .streams import STREAMS
 
@@ -78,14 +77,6 @@ def less_forgotten(one: dict[str, Any], other: dict[str, Any]) -> np.ndarray:
         own, others = (forgotten_at(*arm, level) for arm in pair)
         found.append(others - own)
     return np.asarray(found)
-
-
-def clearly(difference: np.ndarray) -> bool | None:
-    """Whether paired differences are in favour, by the criterion; None if one is not known."""
-    if not np.isfinite(difference).all():
-        return None
-    wins = np.sum(difference > 0)
-    return bool(np.median(difference) >= LEAST and wins >= 0.9 * len(difference))
 
 
 def at_tuned(record: dict[str, Any], name: str) -> np.ndarray:
@@ -162,7 +153,7 @@ def _verdicts(stream: str, done: Records, gains: dict[str, dict[str, np.ndarray]
             assert against is not None
             key = "single" if against == arm.single else "control"
             gain = gains[name].get(key)
-            judged.append(None if gain is None else clearly(gain))
+            judged.append(None if gain is None else clearly(gain, LEAST))
             words = "-" if gain is None else _points(gain)
             texts.append(f"{words} points less than {ARMS[against].label}")
         holds = None if None in judged else all(judged)
@@ -193,7 +184,7 @@ def _verdicts(stream: str, done: Records, gains: dict[str, dict[str, np.ndarray]
                 f"best with one, rates of its parts chosen likewise, both chosen on seeds of their "
                 f"own: {_PAIRED}",
                 "; ".join(texts),
-                clearly(ends[0] - ends[1]),
+                clearly(ends[0] - ends[1], LEAST),
             )
         )
     return found

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ... import data, models
+from ..study import is_tuning
 from .arms import Arm
 
 STREAMS = {
@@ -24,7 +25,6 @@ STREAMS = {
     "permuted": "permuted pixels",
 }
 _CLASSES = 10
-_TUNING = 10_000  # seeds from here on are for tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,15 +187,10 @@ def runner(
             # Always as many, so that there is one program.
             some = [pairs[min(begin + i, len(pairs) - 1)] for i in range(stream.together)]
             keys = jnp.stack([jax.random.key(seed) for _, seed in some])
-            judged = jnp.asarray([int(seed < _TUNING) for _, seed in some])
+            judged = jnp.asarray([int(not is_tuning(seed)) for _, seed in some])
             chosen = jnp.asarray([rate for rate, _ in some], float)
             got = np.asarray(compiled(train, held_out, chosen, keys, judged))
             found.append(got[: len(pairs) - begin])
         return np.concatenate(found).reshape(len(rates), len(seeds), stream.tasks, stream.tasks)
 
     return run
-
-
-def tuning(seed: int) -> int:
-    """The number of a seed that is tuned by, not judged by."""
-    return _TUNING + seed

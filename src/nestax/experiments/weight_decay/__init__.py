@@ -27,9 +27,9 @@ from ... import models
 from ...flows import CG, Identity, Implicit, Neumann, Nystrom, Solver, Unroll
 from ...levels import Level, Nest
 from ...runs import Picture, SettingsError, Table
-from .._images import Pool, accuracy, cross_entropy, halves, pools, spread, whole
+from .._images import Pool, accuracy, cross_entropy, halves, pools, whole
 from ..plots import Line, Panel, draw
-from ..study import Example, Findings, Records, Study, Verdict
+from ..study import Example, Findings, Records, Study, Verdict, spread
 from . import solvers
 
 _POOL = 5000
