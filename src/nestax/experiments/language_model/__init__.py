@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from .training import Size, discard, judge, system, train, write
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "small": {"arms": ("all",), "seeds": 3, "trials": 3, "steps": 600, "width": 64, "depth": 2,
-              "heads": 4, "length": 128, "batch_size": 8, "rate": 4e-3},
+              "heads": 4, "length": 128, "batch_size": 8, "rate": 1e-2},
     "hour": {"arms": ("transformer",), "seeds": 1, "trials": 1, "steps": 6000, "width": 160,
              "depth": 4, "heads": 4, "length": 128, "batch_size": 16, "rate": 2e-3},
     "full": {"arms": ("all",), "seeds": 3, "trials": 5, "steps": 5000, "width": 256, "depth": 6,
@@ -46,6 +46,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 _POINTS = 20
 _PATIENCE = {"windows": 1000, "pieces": 16, "sample": 300}
 _DECADES = 0.4  # between the rates tried
+_BEYOND = 2  # rates tried beyond an edge where the best one lies, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Settings:
         arms: Of those compared, or families of them (blocks, ablations), separated by commas; or
             all.
         seeds: Runs to judge by, of each model.
-        trials: Learning rates tried, each with half of the steps, a factor of 2.5 apart; 1 takes
-            the rate as it is.
+        trials: Learning rates tried, each with half of the steps, a factor of 2.5 apart, and up to
+            two more where the best is the smallest or largest; 1 takes the rate as it is.
         steps: Of every run, a multiple of 40.
         width: Of the residual sum; blocks of all kinds have about as many parameters.
         depth: Blocks.
@@ -117,6 +118,18 @@ def rates(settings: Any) -> list[float]:
     return [settings.rate * 10 ** (_DECADES * (i - middle)) for i in range(settings.trials)]
 
 
+def _best(scores: Mapping[float, float | None]) -> float:
+    """The rate whose score is least; None is that of a run that diverged."""
+    return min(scores, key=lambda rate: np.inf if scores[rate] is None else scores[rate])
+
+
+def beyond(scores: Mapping[float, float | None]) -> list[float]:
+    """The rate to try next, if the best of those tried is the smallest or the largest of them."""
+    best = _best(scores)
+    step = (best == max(scores)) - (best == min(scores))
+    return [best * 10 ** (_DECADES * step)] if step else []
+
+
 class _Work:
     """What the stages share: the text, and for each arm its nest, so that it is compiled once."""
 
@@ -145,16 +158,20 @@ class _Work:
 
     def tune(self, arm: str, say: Callable[[str], None]) -> dict[str, Any]:
         """The rate that predicts kept text best after half of the steps."""
-        tried = rates(self.settings)
-        scores: list[float | None] = []
-        for rate in tried:
-            found = self.run(arm, rate, tuning(0), _POINTS, lambda t, r=rate: say(f"{r:.2g} {t}"))
-            scores.append(found.losses["trial"][-1] if found else None)
-            discard(self.path / f"{arm}-{tuning(0)}-{rate:.2g}")
-        known = [np.inf if score is None else score for score in scores]
-        place = int(np.argmin(known))
-        edge = place in (0, len(tried) - 1)
-        return {"rates": tried, "scores": scores, "rate": tried[place], "edge": edge}
+        scores: dict[float, float | None] = {}
+        for _ in range(1 + _BEYOND):
+            for rate in beyond(scores) if scores else rates(self.settings):
+                told = lambda text, rate=rate: say(f"{rate:.2g} {text}")  # noqa: E731
+                found = self.run(arm, rate, tuning(0), _POINTS, told)
+                scores[rate] = found.losses["trial"][-1] if found else None
+                discard(self.path / f"{arm}-{tuning(0)}-{rate:.2g}")
+        tried = sorted(scores)
+        return {
+            "rates": tried,
+            "scores": [scores[rate] for rate in tried],
+            "rate": _best(scores),
+            "edge": bool(beyond(scores)),
+        }
 
     def learn(self, arm: str, seed: int, rate: float, say: Callable[[str], None]) -> dict[str, Any]:
         """One seed: its curves, and how its model is judged."""
