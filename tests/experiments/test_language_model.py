@@ -16,6 +16,7 @@ from nestax.experiments.language_model.corpora import Corpus, streams, windows
 from nestax.experiments.language_model.findings import CAP, bits, find, gains, seeds_of
 from nestax.experiments.language_model.training import Size
 from nestax.experiments.sequences import descent
+from nestax.memory import HopeLM
 from nestax.runs import RunFolder, SettingsError
 
 LETTERS = "abcdefgh"
@@ -31,7 +32,7 @@ class Counting(eqx.Module):
     def init_state(self):
         return jnp.zeros((), jnp.int32)
 
-    def __call__(self, tokens, state=None):
+    def __call__(self, tokens, state=None, *, key=None):
         state = self.init_state() if state is None else state
         at = state + jnp.arange(len(tokens), dtype=jnp.int32)
         late = jnp.where(at >= 8, self.late, 0.0)
@@ -138,6 +139,20 @@ def test_a_text_is_learned_and_kept_text_is_looked_at(small, tmp_path):
     expected = training.mean_loss(found.model, kept)
     assert found.losses["trial"][-1] == pytest.approx(float(expected), rel=1e-5)
     assert "step 20/20" in said[-1]
+
+
+def test_dropout_is_for_learning_only(small):
+    nest = training.system(small, SIZE, every=1)
+    trial = {"rate": jnp.float32(0.0), "steps": jnp.float32(20)}  # nothing is learned
+    found = {}
+    for dropout in (0.0, 0.5):
+        model = HopeLM(8, 8, 1, 2, block="transformer", dropout=dropout, key=jax.random.key(0))
+        state = nest.init({"model": model, "trial": trial}, jax.random.key(1))
+        found[dropout] = nest.step(state)[1]
+    kept = training.mean_loss(model, jnp.asarray(windows(small.tune, 32, 8)))
+    for infos in found.values():
+        np.testing.assert_allclose(infos["trial"].loss, kept, rtol=1e-6)
+    assert abs(found[0.0]["model"].loss - found[0.5]["model"].loss).min() > 1e-4
 
 
 def test_an_interrupted_run_goes_on_and_ends_where_a_whole_one_does(small, tmp_path):
@@ -338,6 +353,7 @@ def test_the_example_is_a_nest_of_one_that_learns_and_one_that_looks(small):
         ({"steps": 50}, "multiple of 40, got 50"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"rate": 0.0}, "rate must be positive"),
+        ({"dropout": 1.0}, "less than 1, got 1"),
         ({"width": 12}, "multiple of twice the heads, 8, got 12"),
     ],
 )

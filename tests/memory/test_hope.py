@@ -8,6 +8,7 @@ import pytest
 
 import nestax as nx
 from nestax.memory._generate import generate
+from nestax.memory._parts import dropped, rms_norm
 from nestax.memory.blocks import KINDS, count
 from nestax.memory.continuum import ContinuumMemory
 from nestax.memory.hope import HopeLM
@@ -147,6 +148,46 @@ def test_blocks_may_be_of_several_kinds():
     assert model.blocks[0].mixer.window == 3
 
 
+# Dropout.
+
+
+def test_dropout_leaves_out_a_share_and_keeps_the_mean():
+    x = jnp.linspace(1.0, 2.0, 40_000).reshape(200, 200)
+    for share in (0.1, 0.5):
+        y = dropped(x, share, jax.random.key(1))
+        gone = np.asarray(y == 0)
+        assert gone.mean() == pytest.approx(share, abs=5 * (share * (1 - share) / x.size) ** 0.5)
+        np.testing.assert_allclose(y[~gone], x[~gone] / (1 - share), rtol=1e-4)
+        # Rows and columns are as often hit as any other.
+        assert gone.mean(0).std() < 0.05 and gone.mean(1).std() < 0.05
+    assert dropped(x, 0.5, None) is x and dropped(x, 0.0, jax.random.key(1)) is x
+
+
+def test_dropout_is_on_the_embedding_and_on_what_both_halves_add(x64):
+    model, plain = (language_model("transformer", 2, dropout=d) for d in (0.3, 0.0))
+    tokens, key = text(TIME), jax.random.key(5)
+    keys = jax.random.split(key, 3)
+    x = dropped(model.embedding[tokens], 0.3, keys[2])
+    for block, own in zip(model.blocks, keys[:2], strict=True):
+        first, second = jax.random.split(own)
+        x = x + dropped(block.mixer(rms_norm(x, block.norm))[0], 0.3, first)
+        x = x + dropped(block.feed(x)[0] - x, 0.3, second)
+    logits, state = model(tokens, key=key)
+    close(logits, rms_norm(x, model.norm) @ model.head.T)
+    assert jax.tree.structure(state) == jax.tree.structure(model.init_state())
+    close(model(tokens)[0], plain(tokens)[0])
+    close(plain(tokens, key=key)[0], plain(tokens)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_block_is_trained_with_dropout(kind):
+    model, tokens = language_model(kind, dropout=0.2), text(TIME)
+    loss = lambda m, key: jnp.mean(m(tokens, key=key)[0] ** 2)  # noqa: E731
+    gradient = eqx.filter_jit(eqx.filter_grad(loss))
+    one, same, other = (gradient(model, jax.random.key(i)).embedding for i in (0, 0, 1))
+    assert jnp.isfinite(one).all() and (one == same).all() and (one != other).any()
+
+
 # Levels.
 
 
@@ -249,6 +290,7 @@ def test_a_batch_is_drawn_side_by_side():
             {"continuum": {"period": (4,)}},
             "memory has no option 'period'; it has: periods",
         ),
+        ({"dropout": 1.0}, "at least 0 and less than 1, got 1"),
         ({"vocabulary": 0}, "sizes must be at least 1, got vocabulary=0"),
     ],
 )

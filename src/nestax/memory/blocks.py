@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._attention import CausalAttention
 from ._feed import FeedForward
-from ._parts import rms_norm
+from ._parts import dropped, rms_norm
 from .continuum import ContinuumMemory
 from .layers import DeltaMemory, LinearAttention, SelfModifyingMemory, TitansMemory
 
@@ -75,13 +75,33 @@ class Block(eqx.Module):
         return BlockState(self.mixer.init_state(), self.feed.init_state())
 
     def __call__(
-        self, x: Float[Array, "time width"], state: BlockState | None = None
+        self,
+        x: Float[Array, "time width"],
+        state: BlockState | None = None,
+        *,
+        dropout: float = 0.0,
+        key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "time width"], BlockState]:
-        """(time, width) -> (time, width), and the state after the piece; None: a beginning."""
+        """One piece of a stream.
+
+        Args:
+            x: tokens.
+            state: what came before; None: nothing.
+            dropout: probability with which a number that either half adds is left out.
+            key: for dropout; None: nothing is left out.
+
+        Returns:
+            (time, width), and the state after the piece.
+        """
         mixer, feed = (None, None) if state is None else state
         mixed, mixer = self.mixer(rms_norm(x, self.norm), mixer)
-        x, feed = self.feed(x + mixed, feed)
-        return x, BlockState(mixer, feed)
+        if key is None:
+            x, feed = self.feed(x + mixed, feed)
+            return x, BlockState(mixer, feed)
+        first, second = jax.random.split(key)
+        x = x + dropped(mixed, dropout, first)
+        fed, feed = self.feed(x, feed)
+        return x + dropped(fed - x, dropout, second), BlockState(mixer, feed)
 
 
 def make_block(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from ._feed import FeedForward
-from ._parts import linear, matrix, rms_norm
+from ._parts import dropped, linear, matrix, rms_norm
 from .blocks import Block, BlockState, make_block
 from .continuum import ContinuumMemory
 
@@ -24,6 +24,7 @@ class HopeLM(eqx.Module):
         logits, state = model(tokens)             # (time,) -> (time, 256)
         logits, state = model(more, state)        # the stream goes on
         logits, _ = jax.vmap(model)(batch)        # (batch, time) -> (batch, time, 256)
+        logits, _ = model(tokens, key=key)        # in training, if it was made with dropout
 
     | block | mixer | MLPs |
     | --- | --- | --- |
@@ -43,12 +44,15 @@ class HopeLM(eqx.Module):
         blocks: one after another.
         norm: scale of the root-mean-square norm before the head.
         head: (vocabulary, width), not the embedding; small at first.
+        dropout: probability with which, in training, a number of the embedding or of what a block's
+            halves add is left out.
     """
 
     embedding: Float[Array, "vocabulary width"]
     blocks: tuple[Block, ...]
     norm: Float[Array, " width"]
     head: Float[Array, "vocabulary width"]
+    dropout: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class HopeLM(eqx.Module):
         block: str | Sequence[str] = "hope",
         hidden: int | None = None,
         continuum: Mapping[str, Any] | None = None,
+        dropout: float = 0.0,
         key: PRNGKeyArray,
         **options: Any,
     ):
@@ -73,11 +78,13 @@ class HopeLM(eqx.Module):
             block: the kind of all blocks, or one for each.
             hidden: units of each MLP; None: such that models of all kinds are about as large.
             continuum: options of `ContinuumMemory`, such as `{"periods": (4, 32)}`.
+            dropout: at least 0, less than 1; without effect where a call has no key.
             key: a typed PRNG key.
             **options: of the mixers, such as `window=512` of attention.
 
         Raises:
-            ValueError: sizes below 1, an unknown kind or option; see also the layers.
+            ValueError: sizes below 1, a dropout out of range, an unknown kind or option; see also
+                the layers.
         """
         if min(vocabulary, width, depth) < 1:
             raise ValueError(
@@ -90,6 +97,8 @@ class HopeLM(eqx.Module):
                 f"HopeLM: block must be one kind for all blocks or one for each of the {depth}, "
                 f"got {len(kinds)}"
             )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"HopeLM: dropout must be at least 0 and less than 1, got {dropout:g}")
         keys = jax.random.split(key, depth + 2)
         self.embedding = jax.random.normal(keys[0], (vocabulary, width))
         self.blocks = tuple(
@@ -107,19 +116,25 @@ class HopeLM(eqx.Module):
         )
         self.norm = jnp.ones(width)
         self.head = matrix(keys[1], vocabulary, width, 0.1)
+        self.dropout = float(dropout)
 
     def init_state(self) -> tuple[BlockState, ...]:
         """The state at the beginning of a stream."""
         return tuple(block.init_state() for block in self.blocks)
 
     def __call__(
-        self, tokens: Integer[Array, " time"], state: tuple[BlockState, ...] | None = None
+        self,
+        tokens: Integer[Array, " time"],
+        state: tuple[BlockState, ...] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "time vocabulary"], tuple[BlockState, ...]]:
         """One piece of a stream.
 
         Args:
             tokens: numbers below the vocabulary.
             state: what came before; None: nothing.
+            key: of a step of training, for dropout; None: nothing is left out.
 
         Returns:
             Scores of the token after each one, (time, vocabulary), and the state after the piece.
@@ -132,10 +147,13 @@ class HopeLM(eqx.Module):
                 f"HopeLM: one sequence of tokens (time,) is expected, got {tokens.shape}; for a "
                 "batch use jax.vmap"
             )
-        x = self.embedding[tokens]
+        depth = len(self.blocks)
+        keys = [None] * (depth + 1) if key is None else list(jax.random.split(key, depth + 1))
+        x = dropped(self.embedding[tokens], self.dropout, keys[-1])
         states = []
         for index, block in enumerate(self.blocks):
-            x, new = block(x, None if state is None else state[index])
+            known = None if state is None else state[index]
+            x, new = block(x, known, dropout=self.dropout, key=keys[index])
             states.append(new)
         return linear(self.head, rms_norm(x, self.norm)), tuple(states)
 

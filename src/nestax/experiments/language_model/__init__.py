@@ -37,11 +37,11 @@ from .training import Size, discard, judge, system, train, write
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "small": {"arms": ("all",), "seeds": 3, "trials": 3, "steps": 600, "width": 64, "depth": 2,
-              "heads": 4, "length": 128, "batch_size": 8, "rate": 1e-2},
+              "heads": 4, "length": 128, "batch_size": 8, "rate": 1e-2, "dropout": 0.0},
     "hour": {"arms": ("transformer",), "seeds": 1, "trials": 1, "steps": 6000, "width": 160,
-             "depth": 4, "heads": 4, "length": 128, "batch_size": 16, "rate": 2e-3},
+             "depth": 4, "heads": 4, "length": 128, "batch_size": 16, "rate": 2e-3, "dropout": 0.0},
     "full": {"arms": ("all",), "seeds": 3, "trials": 5, "steps": 5000, "width": 256, "depth": 6,
-             "heads": 4, "length": 512, "batch_size": 32, "rate": 2e-3},
+             "heads": 4, "length": 512, "batch_size": 32, "rate": 2e-3, "dropout": 0.1},
 }  # fmt: skip
 _POINTS = 20
 _PATIENCE = {"windows": 1000, "pieces": 16, "sample": 300}
@@ -69,6 +69,7 @@ class Settings:
         length: Tokens in a window.
         batch_size: Windows in a step.
         rate: The learning rate, or the middle of those tried.
+        dropout: Probability with which a number that a block adds is left out in training.
 
     Raises:
         SettingsError: a value that makes no sense.
@@ -86,12 +87,13 @@ class Settings:
     length: int | None = None
     batch_size: int | None = None
     rate: float | None = None
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         for name, usual in _PRESETS[self.preset].items():
             if getattr(self, name) in (None, ()):
                 object.__setattr__(self, name, usual)
-        positive(self, *(name for name in _PRESETS[self.preset] if name not in ("arms", "rate")))
+        positive(self, *(n for n in _PRESETS[self.preset] if n not in ("arms", "rate", "dropout")))
         families = {f: [a for a in ARMS if ARMS[a].family == f] for f in FAMILIES}
         named = families | {"all": list(ARMS)} | {arm: [arm] for arm in ARMS}
         if unknown := [arm for arm in self.arms if arm not in named]:
@@ -102,6 +104,9 @@ class Settings:
         wanted = {arm for name in self.arms for arm in named[name]}
         object.__setattr__(self, "arms", tuple(arm for arm in ARMS if arm in wanted))
         assert self.rate is not None and self.steps and self.width and self.heads
+        assert self.dropout is not None
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
         if self.rate <= 0:
             raise SettingsError(f"rate must be positive, got {self.rate}")
         if self.steps % (2 * _POINTS):
@@ -120,7 +125,7 @@ def rates(settings: Any) -> list[float]:
 
 def _best(scores: Mapping[float, float | None]) -> float:
     """The rate whose score is least; None is that of a run that diverged."""
-    return min(scores, key=lambda rate: np.inf if scores[rate] is None else scores[rate])
+    return min((np.inf if score is None else score, rate) for rate, score in scores.items())[1]
 
 
 def beyond(scores: Mapping[float, float | None]) -> list[float]:
@@ -150,7 +155,8 @@ class _Work:
         return system(self.corpus(), self.size, self.settings.steps // (2 * _POINTS))
 
     def model(self, arm: str, seed: int) -> Any:
-        return ARMS[arm].make(*self.shape(), jax.random.key(seed))
+        made = ARMS[arm].given(dropout=self.settings.dropout)
+        return made.make(*self.shape(), jax.random.key(seed))
 
     def run(self, arm: str, rate: float, seed: int, points: int, say: Any) -> Any:
         folder = self.path / f"{arm}-{seed}-{rate:.2g}"

@@ -45,10 +45,16 @@ class Size(NamedTuple):
     decay: float = 0.1
 
 
-def mean_loss(model: Any, batch: Integer[Array, "n places"]) -> Float[Array, ""]:
-    """Mean nats for each token but the first of every window."""
+def mean_loss(
+    model: Any, batch: Integer[Array, "n places"], key: Array | None = None
+) -> Float[Array, ""]:
+    """Mean nats for each token but the first of every window; with a key as in training."""
     tokens = batch.astype(jnp.int32)
-    scores, _ = jax.vmap(lambda one: model(one))(tokens[:, :-1])
+    if key is None:
+        scores, _ = jax.vmap(lambda one: model(one))(tokens[:, :-1])
+    else:
+        keys = jax.random.split(key, len(tokens))
+        scores, _ = jax.vmap(lambda one, key: model(one, key=key))(tokens[:, :-1], keys)
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, tokens[:, 1:]))
 
 
@@ -57,13 +63,14 @@ def system(corpus: Corpus, size: Size, every: int) -> Nest:
     for it after each `every` steps."""
     task = {"text": corpus.train, "kept": windows(corpus.tune, _SEEN, size.length)}
 
-    def draw(task: Any, key: jax.Array) -> Array:
+    def draw(task: Any, key: jax.Array) -> Any:
+        key, other = jax.random.split(key)
         starts = jax.random.randint(key, (size.batch_size,), 0, len(task["text"]) - size.length)
         cut = lambda i: jax.lax.dynamic_slice(task["text"], (i,), (size.length + 1,))  # noqa: E731
-        return jax.vmap(cut)(starts)
+        return jax.vmap(cut)(starts), other
 
     def loss(v: dict[str, Any], batch: Any) -> jax.Array:
-        return mean_loss(v["model"], batch)
+        return mean_loss(v["model"], *batch)
 
     def look(v: dict[str, Any], kept: Any) -> jax.Array:
         at_once = kept.reshape(-1, _divisor(len(kept), size.batch_size), kept.shape[1])
