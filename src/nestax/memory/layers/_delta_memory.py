@@ -42,7 +42,8 @@ class DeltaMemory(eqx.Module):
             puts it; else alpha = 1.
         negative: beta in (0, 2) rather than (0, 1).
         conv: window of the short convolution, in tokens; 0 or None for none.
-        chunk: tokens that are written in parallel; of speed only, not of what is computed.
+        chunk: tokens that are written in parallel, of speed only; None: what `memory_scan` finds
+            best.
         key: a typed PRNG key.
 
     Raises:
@@ -59,7 +60,7 @@ class DeltaMemory(eqx.Module):
     output: GatedOutput
     heads: int = eqx.field(static=True)
     negative: bool = eqx.field(static=True)
-    chunk: int = eqx.field(static=True)
+    chunk: int | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class DeltaMemory(eqx.Module):
         gated: bool = True,
         negative: bool = True,
         conv: int | None = 4,
-        chunk: int = 64,
+        chunk: int | None = None,
         key: PRNGKeyArray,
     ):
         check_sizes("DeltaMemory", width, heads, chunk=chunk)

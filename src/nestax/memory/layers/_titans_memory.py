@@ -29,6 +29,8 @@ from .._scan import memory_scan
 from ._self_writing import hidden as activation
 from ._self_writing import limited
 
+_FROZEN = 16  # tokens for which an MLP's gradients are those of the first one's memory
+
 
 class TitansMemory(eqx.Module):
     r"""Memories that learn by gradient descent with momentum and decay, one per head:
@@ -59,8 +61,8 @@ class TitansMemory(eqx.Module):
             input z, where theta is at most (1 + alpha) / 2; `"local"`: matrices of an MLP learn by
             the delta rule what their error at the chunk's beginning asks of them (`network_scan`),
             which converges at every rate; of linear memories the same as `"gd"`.
-        chunk: tokens written in parallel; for linear memories of speed only, for MLPs part of what
-            is computed.
+        chunk: tokens written in parallel. For linear memories of speed only; None: what
+            `memory_scan` finds best. For MLPs part of what is computed; None: 16.
         conv: window of the short convolution, in tokens; 0 or None for none.
         read: `"before"` a token's own write, or `"after"`.
         key: a typed PRNG key.
@@ -83,7 +85,7 @@ class TitansMemory(eqx.Module):
     heads: int = eqx.field(static=True)
     objective: str = eqx.field(static=True)
     rule: str = eqx.field(static=True)
-    chunk: int = eqx.field(static=True)
+    chunk: int | None = eqx.field(static=True)
     read: str = eqx.field(static=True)
 
     def __init__(
@@ -97,7 +99,7 @@ class TitansMemory(eqx.Module):
         decay: bool = True,
         objective: str = "l2",
         rule: str = "gd",
-        chunk: int = 16,
+        chunk: int | None = None,
         conv: int | None = 4,
         read: str = "before",
         key: PRNGKeyArray,
@@ -234,7 +236,7 @@ class TitansMemory(eqx.Module):
             rule=self.rule,
             # A stream that begins needs no room for what lies in its chunk already.
             state=None if fresh else memory,
-            chunk=self.chunk,
+            chunk=self.chunk or _FROZEN,
             read=self.read,
             implicit=False,
             activation=activation,
