@@ -281,6 +281,7 @@ def test_bits_are_nats_over_ln_2_and_a_diverged_run_has_the_most():
     some = records(hope=(1.0, None)) | {"hope-gd seed 0": record(2.0)}
     seeds = seeds_of(some, "hope")
     np.testing.assert_allclose(bits(seeds), [1 / math.log(2), CAP])
+    assert bits([record(math.nan)])[0] == CAP
     np.testing.assert_allclose(gains(seeds), [0.1 / math.log(2), 0])
     assert len(seeds) == 2
 
@@ -303,6 +304,46 @@ def test_rates_beyond_an_edge_are_tried_only_where_the_best_one_lies_there():
     assert language_model.beyond({0.1: 2.0, 0.2: 1.0}) == pytest.approx([0.2 * 10**0.4])
     assert language_model.beyond({0.1: 2.0, 0.2: None}) == pytest.approx([0.1 / 10**0.4])
     assert language_model.beyond({0.1: None, 0.2: None}) == pytest.approx([0.1 / 10**0.4])
+
+
+@pytest.mark.parametrize(
+    ("best", "trials", "tried", "edge"),
+    [
+        (1.0, 3, (-1, 0, 1), False),
+        (10**0.4, 3, (-1, 0, 1, 2), False),  # a step up, and the best one lies within
+        (10**-0.4, 3, (-2, -1, 0, 1), False),
+        (1e9, 3, (-1, 0, 1, 2, 3), True),  # no more than two
+        (1e-9, 2, (-2.5, -1.5, -0.5, 0.5), True),
+    ],
+)
+def test_the_rate_tuned_is_the_best_of_those_tried(
+    small, tmp_path, monkeypatch, best, trials, tried, edge
+):
+    def run(self, arm, rate, seed, points, say):
+        loss = abs(np.log(rate / best))
+        return training.Trained(None, [1], {"trial": [9.0, loss]}) if loss else None
+
+    monkeypatch.setattr(language_model._Work, "run", run)
+    settings = language_model.Settings(rate=1.0001, trials=trials, steps=40)
+    found = language_model._Work(settings, tmp_path).tune("hope", print)
+    np.testing.assert_allclose(found["rates"], 1.0001 * 10 ** (0.4 * np.array(tried)))
+    np.testing.assert_allclose(found["scores"], np.abs(np.log(np.array(found["rates"]) / best)))
+    assert found["rate"] == found["rates"][int(np.argmin(found["scores"]))]
+    assert found["edge"] is edge
+
+
+def test_the_best_of_runs_that_all_diverge_lies_at_an_edge(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(language_model._Work, "run", lambda *a: None)
+    settings = language_model.Settings(rate=1.0, trials=2, steps=40)
+    found = language_model._Work(settings, tmp_path).tune("hope", print)
+    assert found["scores"] == [None] * 4 and found["rate"] == found["rates"][0] and found["edge"]
+
+
+def test_models_have_the_dropout_that_is_asked_for(tmp_path):
+    settings = language_model.Settings(arms=("transformer",), dropout=0.25, width=8, heads=2)
+    work = language_model._Work(settings, tmp_path)
+    work.shape = lambda: Shape(5, 8, 1, 2, 4)
+    assert work.model("transformer", 0).dropout == 0.25
 
 
 def test_a_run_is_complete_and_a_half_finished_one_goes_on(small, folder, tmp_path, monkeypatch):

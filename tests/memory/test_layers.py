@@ -59,6 +59,16 @@ def weights_of(layer, state):
     return [memory if layer.mu is None else memory[0]]
 
 
+@pytest.mark.parametrize(("name", "chunk"), [("gated delta", 5), ("titans", 5), ("titans mlp", 16)])
+def test_the_usual_chunk_is_of_speed_only_or_16(x64, name, chunk):
+    x = sequence(37)
+    y, state = run(make(name, chunk=None), x)
+    expected, end = run(make(name, chunk=chunk), x)
+    np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-11)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(end), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_equals_a_loop_in_outputs_state_and_gradients(x64, name):
     layer, x = make(name), sequence()

@@ -31,6 +31,7 @@ from ..flows import CG, Direct, Identity, Implicit, Neumann, Unroll, best_respon
 from ..levels import Level, Nest, State
 from ..runs import Picture, SettingsError, Table
 from ._images import Pool, accuracy, cross_entropy, losses, pools, whole
+from .options import positive
 from .plots import Line, Panel, draw
 from .study import Example, Findings, Records, Study, Verdict, spread
 
@@ -92,9 +93,7 @@ class Settings:
             raise SettingsError(
                 f"arms are of {', '.join(_FLOWS)}; got {', '.join(self.arms) or 'none'}"
             )
-        for name in ("images", "validation", "seeds"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        positive(self, "images", "validation", "seeds")
         if self.steps < _POINTS or self.steps % _POINTS:
             raise SettingsError(f"steps must be a multiple of {_POINTS}, got {self.steps}")
         if not 0 < self.corrupted < 1:

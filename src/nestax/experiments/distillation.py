@@ -38,6 +38,7 @@ from ..flows import CG, Direct, Identity, Implicit, Unroll, best_response
 from ..levels import Level, Nest
 from ..runs import Picture, SettingsError, Table
 from ._images import Batch, Pool, accuracy, cross_entropy, pools, whole
+from .options import positive
 from .plots import RC, Line, Panel, draw, save
 from .study import Example, Findings, Records, Study, Verdict, spread
 
@@ -97,9 +98,7 @@ class Settings:
             raise SettingsError(
                 f"data are of digits, mnist, fashion-mnist; got {', '.join(self.data) or 'none'}"
             )
-        for name in ("batch_size", "seeds"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        positive(self, "batch_size", "seeds")
         if self.steps < _POINTS or self.steps % _POINTS:
             raise SettingsError(f"steps must be a multiple of {_POINTS}, got {self.steps}")
         most = 1437 if "digits" in self.data else 60000

@@ -39,6 +39,7 @@ from .. import data, models
 from ..flows import Direct, Implicit, Neumann, Unroll, best_response
 from ..levels import Level, Nest
 from ..runs import Picture, SettingsError, Table
+from .options import positive
 from .plots import Line, Panel, draw
 from .study import Example, Findings, Records, Study, Verdict, spread
 
@@ -74,9 +75,7 @@ class Settings:
     seeds: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("features", "hidden", "seeds"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        positive(self, "features", "hidden", "seeds")
         if self.batch_size < 0:
             raise SettingsError(f"batch_size must be at least 0, got {self.batch_size}")
         if self.steps < _POINTS or self.steps % _POINTS:

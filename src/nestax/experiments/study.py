@@ -62,6 +62,11 @@ def spread(values: Sequence[float] | np.ndarray, digits: int = 1, scale: float =
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def rate_tuned(record: Mapping[str, Any]) -> str:
+    """A record's learning rate, and whether it is the smallest or largest tried."""
+    return f"{record['rate']:.2g}" + " (edge)" * record["edge"]
+
+
 def clearly(difference: np.ndarray, least: float) -> bool | None:
     """Whether differences paired over seeds are in favour: their median is at least `least`, and at
     least nine in ten are above 0. None if one is not known."""

@@ -87,7 +87,7 @@ class Block(eqx.Module):
         Args:
             x: tokens.
             state: what came before; None: nothing.
-            dropout: probability with which a number that either half adds is left out.
+            dropout: probability with which a number that either half adds is left out, less than 1.
             key: for dropout; None: nothing is left out.
 
         Returns:

@@ -28,7 +28,7 @@ import optax
 
 from ...levels import Level, Nest
 from ...runs import SettingsError
-from ..sequences import chosen, positive
+from ..options import chosen, positive
 from ..study import Example, Study, parameters, tuning
 from ..timescales import streams
 from . import worlds
@@ -58,7 +58,7 @@ class Settings:
     Attributes:
         preset: small has digits, and takes minutes; full has MNIST.
         streams: Of class (classes split between tasks, one head), permuted (all classes, pixels
-            permuted) and languages (Markov chains, named), separated by commas.
+            permuted) and languages (Markov chains, named), separated by commas; or all.
         arms: Of those compared, separated by commas; or all.
         data: Images; the preset's if not given.
         tasks: One after another.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...runs import Table
-from ..study import Findings, Records, Verdict, clearly, spread
+from ..study import Findings, Records, Verdict, clearly, rate_tuned, spread
 from ..timescales import findings as timescales
 from ..timescales.findings import LEAST
 from .arms import ARMS
@@ -68,14 +68,18 @@ def find(settings: Any, records: Records) -> Findings:
         }
         for arm in sorted(done, key=lambda arm: -float(np.median(done[arm]["final"]))):
             record = done[arm]
-            tuned = f"{record['rate']:.2g}" + " (edge)" * record["edge"]
-            extra, tried = record["extra"], [pair[1] for pair in record["pairs"]]
-            also = f"{ARMS[arm].extra} {extra:g}" + " (edge)" * (extra in (min(tried), max(tried)))
-            also = also if ARMS[arm].extra else None
+            also = f"{ARMS[arm].extra} {record['extra']:g}" if ARMS[arm].extra else None
             cells = [spread(record[name]) for name in ("final", "learning", "forgetting")]
             cells += [spread(record[name]) for name in ("backward", "forward")]
             rows.append(
-                [STREAMS[stream], ARMS[arm].label, record["parameters"], tuned, also, *cells]
+                [
+                    STREAMS[stream],
+                    ARMS[arm].label,
+                    record["parameters"],
+                    rate_tuned(record),
+                    also,
+                    *cells,
+                ]
             )
         verdicts += _verdicts(stream, done)
     head = ["stream", "arm", "parameters", "rate", "also tuned", "final %",

@@ -1,8 +1,8 @@
 """Is Hope a better language model? Blocks on one skeleton, and Hope with one thing less.
 
 Characters of tiny Shakespeare, or bytes of WikiText-2; every model has about as many parameters,
-tries the same number of learning rates, and is judged after as many steps on text that none has
-seen.
+tries learning rates by the same rule (some, and up to two more where the best lies at an edge), and
+is judged after as many steps on text that none has seen.
 
     nestax run language-model --out runs/language-model
     nestax run language-model --preset hour --out runs/hour
@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from ...runs import RunFolder, SettingsError
-from ..sequences import positive
+from ..options import positive
 from ..study import Example, Records, Study, tuning
 from . import corpora
 from .arms import ARMS, FAMILIES, Shape, parameters
@@ -41,7 +41,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "hour": {"arms": ("transformer",), "seeds": 1, "trials": 1, "steps": 6000, "width": 160,
              "depth": 4, "heads": 4, "length": 128, "batch_size": 16, "rate": 2e-3, "dropout": 0.0},
     "full": {"arms": ("all",), "seeds": 3, "trials": 5, "steps": 5000, "width": 256, "depth": 6,
-             "heads": 4, "length": 512, "batch_size": 32, "rate": 2e-3, "dropout": 0.1},
+             "heads": 4, "length": 512, "batch_size": 32, "rate": 2e-3, "dropout": 0.0},
 }  # fmt: skip
 _POINTS = 20
 _PATIENCE = {"windows": 1000, "pieces": 16, "sample": 300}
@@ -55,7 +55,7 @@ class Settings:
 
     Attributes:
         preset: What is not given below. small compares all models at a small size on two cores;
-            hour trains one model of 1.2 million parameters for an hour; full is for a GPU.
+            hour trains one model of 1.2 million parameters in less than one; full is for a GPU.
         data: Tiny Shakespeare by characters, or WikiText-2 by bytes.
         arms: Of those compared, or families of them (blocks, ablations), separated by commas; or
             all.
@@ -69,7 +69,8 @@ class Settings:
         length: Tokens in a window.
         batch_size: Windows in a step.
         rate: The learning rate, or the middle of those tried.
-        dropout: Probability with which a number that a block adds is left out in training.
+        dropout: Probability with which a number of an embedding, or one that a block adds, is left
+            out in training.
 
     Raises:
         SettingsError: a value that makes no sense.
@@ -170,8 +171,9 @@ class _Work:
                 told = lambda text, rate=rate: say(f"{rate:.2g} {text}")  # noqa: E731
                 found = self.run(arm, rate, tuning(0), _POINTS, told)
                 scores[rate] = found.losses["trial"][-1] if found else None
-                discard(self.path / f"{arm}-{tuning(0)}-{rate:.2g}")
         tried = sorted(scores)
+        for rate in tried:  # not before: an interruption does not repeat those that are done
+            discard(self.path / f"{arm}-{tuning(0)}-{rate:.2g}")
         return {
             "rates": tried,
             "scores": [scores[rate] for rate in tried],
@@ -247,8 +249,8 @@ STUDY = Study(
     "Language models that learn while they read",
     "Hope writes what it reads into memories that also decide how they are written, and passes it "
     "through a chain of layers that are written at several clocks. Here it is compared with other "
-    "blocks on the same skeleton, and with itself where one thing is changed: as many parameters, "
-    "steps and learning rates tried for each.",
+    "blocks on the same skeleton, and with itself where one thing is changed: as many parameters "
+    "and steps for each, and learning rates tried by the same rule.",
     stages,
     find,
     draw_all,

@@ -35,7 +35,7 @@ def seeds_of(records: Records, arm: str) -> list[dict[str, Any]]:
 def bits(seeds: list[dict[str, Any]]) -> np.ndarray:
     """(seeds,): bits for each token, in windows that are read from an empty state."""
     nats = [math.inf if record.get("diverged") else record["windows"] for record in seeds]
-    return np.minimum(np.asarray(nats) / math.log(2), CAP)
+    return np.fmin(np.asarray(nats) / math.log(2), CAP)
 
 
 def gains(seeds: list[dict[str, Any]]) -> np.ndarray:
@@ -51,10 +51,10 @@ def find(settings: Any, records: Records) -> Findings:
         seeds, tuned = done[arm], records.get(f"{arm} rates")
         rate = f"{seeds[0]['rate']:.2g}" + (" (edge)" if tuned and tuned["edge"] else "")
         nats = bits(seeds) * math.log(2)
-        row = [ARMS[arm].label, seeds[0]["parameters"], rate]
+        row = [ARMS[arm].label, seeds[0]["parameters"], rate, len(tuned["rates"]) if tuned else 1]
         rows.append([*row, *(spread(found, 3, 1.0) for found in (bits(seeds), nats, gains(seeds)))])
     unit = "byte" if settings.data == "wikitext2" else "character"
-    head = ["model", "parameters", "rate", f"bits per {unit}",
+    head = ["model", "parameters", "rate", "rates tried", f"bits per {unit}",
             f"nats per {unit}", "bits gained by state"]  # fmt: skip
     caption = (
         "Median (least to most) over seeds, the best first, on text that nobody has seen: in "

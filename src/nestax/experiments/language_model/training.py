@@ -64,10 +64,9 @@ def system(corpus: Corpus, size: Size, every: int) -> Nest:
     task = {"text": corpus.train, "kept": windows(corpus.tune, _SEEN, size.length)}
 
     def draw(task: Any, key: jax.Array) -> Any:
-        key, other = jax.random.split(key)
         starts = jax.random.randint(key, (size.batch_size,), 0, len(task["text"]) - size.length)
         cut = lambda i: jax.lax.dynamic_slice(task["text"], (i,), (size.length + 1,))  # noqa: E731
-        return jax.vmap(cut)(starts), other
+        return jax.vmap(cut)(starts), jax.random.fold_in(key, 1)
 
     def loss(v: dict[str, Any], batch: Any) -> jax.Array:
         return mean_loss(v["model"], *batch)

@@ -8,7 +8,7 @@ import numpy as np
 from ...runs import Table
 from .. import sequences
 from ..sequences import ARMS
-from ..study import Findings, Records, Verdict, spread
+from ..study import Findings, Records, Verdict, rate_tuned, spread
 from .haystack import LABELS
 
 FOUND = 0.99
@@ -30,7 +30,7 @@ def find(settings: Any, records: Records) -> Findings:
         summary[kind] = sequences.summarized(done)
         for arm, record in done.items():
             cells = [spread(found(record, times)) for times in settings.times]
-            rows.append([LABELS[kind], ARMS[arm].label, sequences.rate(record), *cells])
+            rows.append([LABELS[kind], ARMS[arm].label, rate_tuned(record), *cells])
         verdicts += _verdicts(settings, kind, done)
     lengths = [f"{times * settings.learned} tokens" for times in settings.times]
     caption = (
@@ -48,8 +48,8 @@ def _verdicts(settings: Any, kind: str, done: Records) -> list[Verdict]:
     last = settings.times[-1]
 
     def judge(claim: str, criterion: str, arms: tuple[str, ...], holds: Any) -> None:
-        share = lambda record: found(record, last)  # noqa: E731
-        made.append(sequences.verdict(claim, criterion, done, arms, share, holds))
+        at_last = lambda record: found(record, last)  # noqa: E731
+        made.append(sequences.verdict(claim, criterion, done, arms, at_last, holds))
 
     where = f"haystacks of {last * settings.learned} tokens, {last} times those learned from"
     share = f"median over seeds: at least {100 * FOUND:g} % of"

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from ... import models, optim
 from ...levels import Level, Nest
 from ...runs import SettingsError
+from ..options import chosen, positive
 from ..study import Example, Study
 from . import remembered
 from .arms import ARMS
@@ -80,18 +81,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, known in (("tasks", _TASKS), ("optimizers", ARMS)):
-            given = getattr(self, name)
-            if given == ("all",):
-                given = tuple(known)
-                object.__setattr__(self, name, given)
-            if set(given) - set(known) or not given or len(set(given)) < len(given):
-                raise SettingsError(
-                    f"{name} must be named once each, of {', '.join(known)}; got "
-                    f"{', '.join(given) or 'none'}"
-                )
-        for name in ("seeds", "tuning_seeds"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+            object.__setattr__(self, name, chosen(name, getattr(self, name), known))
+        positive(self, "seeds", "tuning_seeds")
         if self.trials < 5:
             raise SettingsError(f"trials must be at least 5, got {self.trials}")
         if self.steps is not None and (self.steps < 80 or self.steps % 80):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...runs import Table
-from ..study import Findings, Records, Verdict
+from ..study import Findings, Records, Verdict, rate_tuned
 from .arms import ARMS
 from .small import SETTLED
 from .training import CAP
@@ -84,8 +84,7 @@ def find(settings: Any, records: Records) -> Findings:
         for arm in sorted(done, key=lambda arm: float(np.median(outcome(task, done[arm])))):
             record = done[arm]
             summary[task][arm] = _numbers(task, record)
-            rate = f"{record['rate']:.2g}" + (" (edge)" if record["edge"] else "")
-            cells = [TITLES[task], ARMS[arm].label, rate, _shown(task, record)]
+            cells = [TITLES[task], ARMS[arm].label, rate_tuned(record), _shown(task, record)]
             cells.append(_further(task, record))
             timed = record.get("equal_time")
             cells += [f"{record['pace']:.2f}", spread(timed["train"])] if timed else [None, None]

@@ -7,7 +7,7 @@ import numpy as np
 from ...runs import Table
 from .. import sequences
 from ..sequences import ARMS
-from ..study import Findings, Records, Verdict, spread
+from ..study import Findings, Records, Verdict, rate_tuned, spread
 from .tasks import TASKS
 
 BEHIND = 0.01  # accuracy; less is no difference
@@ -34,7 +34,7 @@ def find(settings: Any, records: Records) -> Findings:
             record = done[arm]
             whole = sequences.tested(record, "test", "whole")
             cells = [spread(answered(record)), spread(whole), record["parameters"]]
-            rows.append([TASKS[name][0], ARMS[arm].label, sequences.rate(record), *cells])
+            rows.append([TASKS[name][0], ARMS[arm].label, rate_tuned(record), *cells])
         verdicts += _verdicts(name, done)
     head = ["task", "model", "rate", "answers %", "whole sequences %", "parameters"]
     caption = (

@@ -4,13 +4,10 @@ from .arms import ARMS as ARMS
 from .arms import Arm as Arm
 from .comparison import Comparison as Comparison
 from .comparison import done as done
-from .comparison import rate as rate
 from .comparison import stages as stages
 from .comparison import summarized as summarized
 from .comparison import tested as tested
 from .comparison import verdict as verdict
-from .options import chosen as chosen
-from .options import positive as positive
 from .tasks import Draw as Draw
 from .tasks import Exam as Exam
 from .tasks import Example as Example

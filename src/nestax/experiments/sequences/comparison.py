@@ -11,13 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ...runs import SettingsError
+from ..options import chosen, positive
 from ..study import Records, Verdict, spread
 from .arms import ARMS, Arm
-from .options import chosen, positive
 from .tasks import Task
-from .training import Recipe, compare
-
-_POINTS = 20  # of curves
+from .training import POINTS, Recipe, compare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +46,8 @@ class Comparison:
     def __post_init__(self) -> None:
         self.choose("arms", ARMS)
         positive(self, "batch_size", "seeds", "tuning_seeds", "trials")
-        if self.steps is not None and (self.steps < _POINTS or self.steps % _POINTS):
-            raise SettingsError(f"steps must be a multiple of {_POINTS}, got {self.steps}")
+        if self.steps is not None and (self.steps < POINTS or self.steps % POINTS):
+            raise SettingsError(f"steps must be a multiple of {POINTS}, got {self.steps}")
 
     def choose(self, name: str, known: Iterable[str]) -> None:
         """Checks a setting that names things, and spells out what `all` means."""
@@ -60,7 +58,7 @@ class Comparison:
         asked = {"steps": self.steps, "batch_size": self.batch_size}
         given = {name: value for name, value in asked.items() if value is not None}
         sizes = {**presets[self.preset], **given, **more}
-        return Recipe(points=_POINTS, together=self.seeds, **sizes)
+        return Recipe(together=self.seeds, **sizes)
 
 
 def stages(
@@ -89,11 +87,6 @@ def summarized(arms: Records) -> Records:
     """What a summary holds of a subject's records."""
     kept = "rates", "scores", "rate", "edge", "parameters", "tests"
     return {arm: {name: record[name] for name in kept} for arm, record in arms.items()}
-
-
-def rate(record: Mapping[str, Any]) -> str:
-    """The rate tuned, and whether it was the smallest or largest tried."""
-    return f"{record['rate']:.2g}" + " (edge)" * record["edge"]
 
 
 def tested(record: Mapping[str, Any], test: str, what: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from .descent import optimizer
 from .judging import graded, judge
 from .tasks import Example, Task
 
+POINTS = 20  # of a curve, usually
 _SPACING = 0.5  # decades between the rates tried
 _TIE = 1e-4  # accuracy; rates closer than this are told apart by the loss
 
@@ -51,7 +52,7 @@ class Recipe:
     centre: float = 3e-3
     decay: float = 0.0
     smoothing: float = 0.0
-    points: int = 20
+    points: int = POINTS
     together: int = 1
 
 

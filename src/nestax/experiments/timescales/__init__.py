@@ -23,6 +23,7 @@ import optax
 from ... import models
 from ...levels import Level, Nest
 from ...runs import SettingsError
+from ..options import chosen, positive
 from ..study import Example, Study, tuning
 from . import streams
 from .arms import ARMS, CLOCKS, FAMILIES
@@ -58,7 +59,7 @@ class Settings:
     Attributes:
         preset: small has digits, and takes minutes; full has MNIST.
         streams: Of class (split by classes, one head), task (the same where the task is known) and
-            permuted (all classes, pixels permuted), separated by commas.
+            permuted (all classes, pixels permuted), separated by commas; or all.
         arms: Of those compared, or families of them (first, last, blocks, adaptive,
             others), separated by commas; or all; the preset's if not given.
         data: The preset's if not given.
@@ -95,18 +96,8 @@ class Settings:
             )
         wanted = {arm for name in asked for arm in named[name]}
         object.__setattr__(self, "arms", tuple(arm for arm in ARMS if arm in wanted))
-        if (
-            set(self.streams) - set(STREAMS)
-            or not self.streams
-            or len(set(self.streams)) < len(self.streams)
-        ):
-            raise SettingsError(
-                f"streams must be named once each, of {', '.join(STREAMS)}; got "
-                f"{', '.join(self.streams) or 'none'}"
-            )
-        for name in ("batch_size", "seeds", "tuning_seeds"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        object.__setattr__(self, "streams", chosen("streams", self.streams, STREAMS))
+        positive(self, "batch_size", "seeds", "tuning_seeds")
         if self.trials < 2:
             raise SettingsError(f"trials must be at least 2, got {self.trials}")
         split = bool(set(self.streams) - {"permuted"})

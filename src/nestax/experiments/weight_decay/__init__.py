@@ -28,6 +28,7 @@ from ...flows import CG, Identity, Implicit, Neumann, Nystrom, Solver, Unroll
 from ...levels import Level, Nest
 from ...runs import Picture, SettingsError, Table
 from .._images import Pool, accuracy, cross_entropy, halves, pools, whole
+from ..options import positive
 from ..plots import Line, Panel, draw
 from ..study import Example, Findings, Records, Study, Verdict, spread
 from . import solvers
@@ -77,9 +78,7 @@ class Settings:
     products: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
 
     def __post_init__(self) -> None:
-        for name in ("images", "hidden", "seeds", "compared_images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        positive(self, "images", "hidden", "seeds", "compared_images", "batch_size")
         if self.steps < _POINTS or self.steps % _POINTS:
             raise SettingsError(f"steps must be a multiple of {_POINTS}, got {self.steps}")
         if self.batch_size > self.compared_images:

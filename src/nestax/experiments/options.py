@@ -1,9 +1,9 @@
-"""Settings that the experiments on sequences check alike."""
+"""Settings that the experiments check alike."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from ...runs import SettingsError
+from ..runs import SettingsError
 
 
 def chosen(name: str, given: tuple[str, ...], known: Iterable[str]) -> tuple[str, ...]:
