@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ...runs import Picture
 from ..plots import COLOURS, GREY, RC, Line, Panel, draw, save
@@ -69,11 +70,13 @@ def _results(settings: Any, done: dict[str, Any], path: Path) -> Picture:
                 low, middle, high = np.quantile(of(done[arm]), (0, 0.5, 1))
                 axes.plot([low, high], [place, place], color=colour, linewidth=3, alpha=0.35)
                 axes.plot([middle], [place], "o", color=colour, markersize=4.5)
+        panels[0].xaxis.set_major_locator(MaxNLocator(6))
+        panels[1].xaxis.set_major_locator(MaxNLocator(3))
         panels[0].set_yticks(range(len(order)), [ARMS[arm].label for arm in order])
         panels[0].invert_yaxis()
         panels[0].set_xlabel(f"bits per {unit} of text to judge by")
         panels[1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-        panels[1].set_xlabel("bits gained by carrying the state")
+        panels[1].set_xlabel("bits gained by state")
         save(figure, path)
     caption = (
         "Dots are medians over seeds, bars their range. Left: windows read from an empty state; "
