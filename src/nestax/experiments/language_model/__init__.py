@@ -8,8 +8,7 @@ is judged after as many steps on text that none has seen.
     nestax run language-model --preset hour --out runs/hour
     nestax run language-model --preset full --data wikitext2 --out runs/wikitext2
 
-By the time of its steps the first takes one and a half hours on one core; the second, one model of
-1.2 million parameters, took half an hour.
+The first took an hour on one core; the second, one model of 1.2 million parameters, half an hour.
 
 Source: the claims are those of Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025),
 Tables 2 and 6, made there of models with 760 million parameters and more.
