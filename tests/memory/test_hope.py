@@ -8,7 +8,7 @@ import pytest
 
 import nestax as nx
 from nestax.memory._generate import generate
-from nestax.memory._parts import dropped, rms_norm
+from nestax.memory._parts import rms_norm
 from nestax.memory.blocks import KINDS, count
 from nestax.memory.continuum import ContinuumMemory
 from nestax.memory.hope import HopeLM
@@ -151,27 +151,16 @@ def test_blocks_may_be_of_several_kinds():
 # Dropout.
 
 
-def test_dropout_leaves_out_a_share_and_keeps_the_mean():
-    x = jnp.linspace(1.0, 2.0, 40_000).reshape(200, 200)
-    for share in (0.1, 0.5):
-        y = dropped(x, share, jax.random.key(1))
-        gone = np.asarray(y == 0)
-        assert gone.mean() == pytest.approx(share, abs=5 * (share * (1 - share) / x.size) ** 0.5)
-        np.testing.assert_allclose(y[~gone], x[~gone] / (1 - share), rtol=1e-4)
-        # Rows and columns are as often hit as any other.
-        assert gone.mean(0).std() < 0.05 and gone.mean(1).std() < 0.05
-    assert dropped(x, 0.5, None) is x and dropped(x, 0.0, jax.random.key(1)) is x
-
-
 def test_dropout_is_on_the_embedding_and_on_what_both_halves_add(x64):
     model, plain = (language_model("transformer", 2, dropout=d) for d in (0.3, 0.0))
     tokens, key = text(TIME), jax.random.key(5)
     keys = jax.random.split(key, 3)
-    x = dropped(model.embedding[tokens], 0.3, keys[2])
+    drop = eqx.nn.Dropout(0.3)
+    x = drop(model.embedding[tokens], key=keys[2])
     for block, own in zip(model.blocks, keys[:2], strict=True):
         first, second = jax.random.split(own)
-        x = x + dropped(block.mixer(rms_norm(x, block.norm))[0], 0.3, first)
-        x = x + dropped(block.feed(x)[0] - x, 0.3, second)
+        x = x + drop(block.mixer(rms_norm(x, block.norm))[0], key=first)
+        x = x + drop(block.feed(x)[0] - x, key=second)
     logits, state = model(tokens, key=key)
     close(logits, rms_norm(x, model.norm) @ model.head.T)
     assert jax.tree.structure(state) == jax.tree.structure(model.init_state())

@@ -67,19 +67,6 @@ def rms_norm(
     return inner.astype(x.dtype)
 
 
-def dropped(
-    x: Float[Array, "*rest"], share: float, key: PRNGKeyArray | None
-) -> Float[Array, "*rest"]:
-    """x with a share of its entries zero and the others larger by as much, so that the mean is x
-    (Srivastava et al. 2014); without a key x itself."""
-    if key is None or not share:
-        return x
-    # 16 random bits decide: on CPUs they are what dropout costs.
-    kept = min(max(round((1 - share) * 2**16), 1), 2**16 - 1)
-    bits = jax.random.bits(key, x.shape, jnp.uint16)
-    return jnp.where(bits < kept, x * (2**16 / kept), 0)
-
-
 def rotary(
     x: Float[Array, "*rest time size"], positions: Int[Array, " time"], base: float = 10_000.0
 ) -> Float[Array, "*rest time size"]:

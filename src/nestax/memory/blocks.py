@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._attention import CausalAttention
 from ._feed import FeedForward
-from ._parts import dropped, rms_norm
+from ._parts import rms_norm
 from .continuum import ContinuumMemory
 from .layers import DeltaMemory, LinearAttention, SelfModifyingMemory, TitansMemory
 
@@ -99,9 +99,10 @@ class Block(eqx.Module):
             x, feed = self.feed(x + mixed, feed)
             return x, BlockState(mixer, feed)
         first, second = jax.random.split(key)
-        x = x + dropped(mixed, dropout, first)
+        drop = eqx.nn.Dropout(dropout)
+        x = x + drop(mixed, key=first)
         fed, feed = self.feed(x, feed)
-        return x + dropped(fed - x, dropout, second), BlockState(mixer, feed)
+        return x + drop(fed - x, key=second), BlockState(mixer, feed)
 
 
 def make_block(

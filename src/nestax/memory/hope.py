@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from ._feed import FeedForward
-from ._parts import dropped, linear, matrix, rms_norm
+from ._parts import linear, matrix, rms_norm
 from .blocks import Block, BlockState, make_block
 from .continuum import ContinuumMemory
 
@@ -149,7 +149,8 @@ class HopeLM(eqx.Module):
             )
         depth = len(self.blocks)
         keys = [None] * (depth + 1) if key is None else list(jax.random.split(key, depth + 1))
-        x = dropped(self.embedding[tokens], self.dropout, keys[-1])
+        drop = eqx.nn.Dropout(self.dropout, inference=key is None)
+        x = drop(self.embedding[tokens], key=keys[-1])
         states = []
         for index, block in enumerate(self.blocks):
             known = None if state is None else state[index]

@@ -7,7 +7,7 @@ clocks of examples, against a plain MLP, elastic weight consolidation and replay
     nestax run continual --out runs/continual
     nestax run continual --preset full --out runs/continual-full
 
-The first takes some eight minutes on one core, most of them compilation.
+The first took an hour on a core that was shared with other work.
 
 Sources: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), sections 7.1 and 9, for
 the memory and the claim; Kirkpatrick et al., "Overcoming catastrophic forgetting in neural

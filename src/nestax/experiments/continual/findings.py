@@ -71,16 +71,8 @@ def find(settings: Any, records: Records) -> Findings:
             also = f"{ARMS[arm].extra} {record['extra']:g}" if ARMS[arm].extra else None
             cells = [spread(record[name]) for name in ("final", "learning", "forgetting")]
             cells += [spread(record[name]) for name in ("backward", "forward")]
-            rows.append(
-                [
-                    STREAMS[stream],
-                    ARMS[arm].label,
-                    record["parameters"],
-                    rate_tuned(record),
-                    also,
-                    *cells,
-                ]
-            )
+            what = STREAMS[stream], ARMS[arm].label, record["parameters"]
+            rows.append([*what, rate_tuned(record), also, *cells])
         verdicts += _verdicts(stream, done)
     head = ["stream", "arm", "parameters", "rate", "also tuned", "final %",
             "learning accuracy %", "forgetting, points", "backward transfer",
