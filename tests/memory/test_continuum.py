@@ -97,6 +97,15 @@ def test_with_rates_of_zero_it_is_a_chain_of_mlps(x64, variant):
     assert not state.tick.any() and not any(g.any() for g in jax.tree.leaves(state.gathered))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_piece_of_one_period_is_read_as_if_nothing_were_written(x64, variant):
+    x = tokens(TIME)
+    written, still = (apply(memory(variant, (2 * TIME, TIME), rate=rate), x) for rate in (5.0, 0.0))
+    close(written[0], still[0])
+    fast, before = (jax.tree.leaves(state.weights[1]) for _, state in (written, still))
+    assert all(jnp.abs(a - b).max() > 1e-3 for a, b in zip(fast, before, strict=True))
+
+
 def test_one_level_is_the_mlp_of_a_transformer(x64):
     feed = FeedForward(WIDTH, 7, key=jax.random.key(3))
     options = {"levels": [feed.mlp], "norms": [feed.norm], "key": jax.random.key(0)}
