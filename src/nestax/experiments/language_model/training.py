@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Integer
 from ...flows import Direct
 from ...levels import DivergenceError, Level, Nest
 from ...runs import RunFolder, Watch
-from ..sequences.descent import optimizer
+from ..sequences.descent import mean_by_parts, optimizer
 from .corpora import Corpus, streams, windows
 
 _SEEN = 32  # windows that are looked at along a run, at most
@@ -46,16 +46,25 @@ class Size(NamedTuple):
 
 
 def mean_loss(
-    model: Any, batch: Integer[Array, "n places"], key: Array | None = None
+    model: Any, batch: Integer[Array, "n places"], keys: Array | None = None
 ) -> Float[Array, ""]:
-    """Mean nats for each token but the first of every window; with a key as in training."""
+    """Mean nats for each token but the first of every window; with keys (n,) as in training."""
     tokens = batch.astype(jnp.int32)
-    if key is None:
+    if keys is None:
         scores, _ = jax.vmap(lambda one: model(one))(tokens[:, :-1])
     else:
-        keys = jax.random.split(key, len(tokens))
         scores, _ = jax.vmap(lambda one, key: model(one, key=key))(tokens[:, :-1], keys)
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, tokens[:, 1:]))
+
+
+def training_loss(model: Any, batch: Integer[Array, "n places"], keys: Array) -> Float[Array, ""]:
+    """`mean_loss` in training. CPUs, whose caches hold one window at a time, are given one."""
+    import equinox as eqx
+
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    together = 1 if jax.default_backend() == "cpu" else len(batch)
+    parts = jax.tree.map(lambda a: a.reshape(-1, together, *a.shape[1:]), (batch, keys))
+    return mean_by_parts(lambda p, part: mean_loss(eqx.combine(p, static), *part), params, parts)
 
 
 def system(corpus: Corpus, size: Size, every: int) -> Nest:
@@ -66,10 +75,10 @@ def system(corpus: Corpus, size: Size, every: int) -> Nest:
     def draw(task: Any, key: jax.Array) -> Any:
         starts = jax.random.randint(key, (size.batch_size,), 0, len(task["text"]) - size.length)
         cut = lambda i: jax.lax.dynamic_slice(task["text"], (i,), (size.length + 1,))  # noqa: E731
-        return jax.vmap(cut)(starts), jax.random.fold_in(key, 1)
+        return jax.vmap(cut)(starts), jax.random.split(jax.random.fold_in(key, 1), len(starts))
 
     def loss(v: dict[str, Any], batch: Any) -> jax.Array:
-        return mean_loss(v["model"], *batch)
+        return training_loss(v["model"], *batch)
 
     def look(v: dict[str, Any], kept: Any) -> jax.Array:
         at_once = kept.reshape(-1, _divisor(len(kept), size.batch_size), kept.shape[1])

@@ -1,6 +1,7 @@
 """How sequence models descend: AdamW behind a clipped gradient, its rate on a schedule."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,6 +32,38 @@ def optimizer(
 
     adam = optax.adamw(at, b2=0.95, eps=eps, weight_decay=decay, mask=decayed)
     return optax.chain(optax.clip_by_global_norm(_CLIP), adam)
+
+
+def mean_by_parts(loss: Callable[[Any, Any], jax.Array], params: Any, parts: Any) -> jax.Array:
+    """The mean of `loss(params, part)`, the gradient of each part made with its loss.
+
+    So nothing of a part outlives it, and what a small part needs stays in a processor's caches. May
+    be differentiated once, in reverse, by `params`.
+
+    Args:
+        loss: gives a number.
+        params: pytree of floating-point arrays.
+        parts: pytree of arrays with a leading axis, the parts.
+    """
+    count = jax.tree.leaves(parts)[0].shape[0]
+
+    @jax.custom_vjp
+    def mean(params: Any, parts: Any) -> jax.Array:
+        return jnp.mean(jax.lax.map(lambda part: loss(params, part), parts))
+
+    def forward(params: Any, parts: Any) -> tuple[jax.Array, Any]:
+        def add(total: Any, part: Any) -> tuple[Any, jax.Array]:
+            value, slope = jax.value_and_grad(loss)(params, part)
+            return jax.tree.map(jnp.add, total, slope), value
+
+        total, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+        return jnp.mean(values), jax.tree.map(lambda t: t / count, total)
+
+    def backward(slope: Any, above: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(lambda s: above * s, slope), None
+
+    mean.defvjp(forward, backward)
+    return mean(params, parts)
 
 
 def decayed(params: Any) -> Any:
