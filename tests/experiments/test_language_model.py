@@ -130,6 +130,36 @@ def test_the_rate_warms_up_and_falls_and_matrices_decay():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, other)
 
 
+@pytest.mark.parametrize("each", [1, 2, 6])
+def test_a_mean_over_parts_has_the_gradient_of_the_mean(x64, each):
+    w = {"a": jax.random.normal(jax.random.key(0), (3,)), "b": jnp.asarray(0.3)}
+    x = jax.random.normal(jax.random.key(1), (6, 3))
+
+    def loss(w, x):
+        return jnp.mean(jnp.tanh(x @ w["a"] + w["b"]) ** 2)
+
+    def by_parts(w):
+        return jnp.exp(descent.mean_by_parts(loss, w, x.reshape(-1, each, 3)))
+
+    plain = lambda w: jnp.exp(loss(w, x))  # noqa: E731
+    np.testing.assert_allclose(by_parts(w), plain(w), rtol=1e-13)
+    found, wanted = jax.jit(jax.grad(by_parts))(w), jax.grad(plain)(w)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13), found, wanted)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_training_window_by_window_is_training_at_once(x64, dropout):
+    model = HopeLM(8, 8, 1, 2, block="gated_delta", dropout=dropout, key=jax.random.key(0))
+    batch = jax.random.randint(jax.random.key(1), (3, 10), 0, 8)
+    keys = jax.random.split(jax.random.key(2), 3)
+    one, other = (
+        eqx.filter_value_and_grad(lambda m, loss=loss: loss(m, batch, keys))(model)
+        for loss in (training.training_loss, training.mean_loss)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), one, other)
+    assert (abs(one[0] - training.mean_loss(model, batch)) > 1e-4) == (dropout > 0)
+
+
 def test_a_text_is_learned_and_kept_text_is_looked_at(small, tmp_path):
     nest = training.system(small, SIZE, every=5)
     said = []
@@ -346,6 +376,20 @@ def test_models_have_the_dropout_that_is_asked_for(tmp_path):
     assert work.model("transformer", 0).dropout == 0.25
 
 
+def test_weights_have_the_decay_that_is_asked_for(small, tmp_path):
+    """A letter that never occurs has no gradient: its weights only decay."""
+    moved = {}
+    for decay in (0.0, 3.0):
+        settings = language_model.Settings(steps=40, length=8, batch_size=2, decay=decay)
+        work = language_model._Work(settings, tmp_path / f"{decay}")
+        start = Counting(jnp.ones((9, 8)), jnp.asarray(0.0))
+        found = training.train(work.nest("hope"), start, 0.01, 0, 40, tmp_path / f"{decay}", print)
+        moved[decay] = float(found.model.table[8, 0])
+    assert moved[0.0] == 1.0
+    # The mean of the schedule is a half.
+    assert moved[3.0] == pytest.approx(math.exp(-3.0 * 0.01 * 20), rel=0.05)
+
+
 def test_a_run_is_complete_and_a_half_finished_one_goes_on(small, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         language_model, "write", lambda model, corpus, size, seed: ("abc", "def\nghi")
@@ -394,6 +438,7 @@ def test_the_example_is_a_nest_of_one_that_learns_and_one_that_looks(small):
         ({"steps": 50}, "multiple of 40, got 50"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"rate": 0.0}, "rate must be positive"),
+        ({"decay": -1.0}, "decay must be at least 0, got -1"),
         ({"dropout": 1.0}, "less than 1, got 1"),
         ({"width": 12}, "multiple of twice the heads, 8, got 12"),
     ],

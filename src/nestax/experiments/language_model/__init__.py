@@ -36,11 +36,14 @@ from .training import Size, discard, judge, system, train, write
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "small": {"arms": ("all",), "seeds": 3, "trials": 3, "steps": 600, "width": 64, "depth": 2,
-              "heads": 4, "length": 128, "batch_size": 8, "rate": 1e-2, "dropout": 0.0},
+              "heads": 4, "length": 128, "batch_size": 8, "rate": 1e-2, "decay": 0.1,
+              "dropout": 0.0},
     "hour": {"arms": ("transformer",), "seeds": 1, "trials": 1, "steps": 6000, "width": 160,
-             "depth": 4, "heads": 4, "length": 128, "batch_size": 16, "rate": 2e-3, "dropout": 0.0},
+             "depth": 4, "heads": 4, "length": 128, "batch_size": 16, "rate": 2e-3, "decay": 0.1,
+             "dropout": 0.0},
     "full": {"arms": ("all",), "seeds": 3, "trials": 5, "steps": 5000, "width": 256, "depth": 6,
-             "heads": 4, "length": 512, "batch_size": 32, "rate": 2e-3, "dropout": 0.0},
+             "heads": 4, "length": 512, "batch_size": 32, "rate": 2e-3, "decay": 0.1,
+             "dropout": 0.0},
 }  # fmt: skip
 _POINTS = 20
 _PATIENCE = {"windows": 1000, "pieces": 16, "sample": 300}
@@ -68,6 +71,7 @@ class Settings:
         length: Tokens in a window.
         batch_size: Windows in a step.
         rate: The learning rate, or the middle of those tried.
+        decay: Of weights, in units of the learning rate.
         dropout: Probability with which a number of an embedding, or one that a block adds, is left
             out in training.
 
@@ -87,13 +91,15 @@ class Settings:
     length: int | None = None
     batch_size: int | None = None
     rate: float | None = None
+    decay: float | None = None
     dropout: float | None = None
 
     def __post_init__(self) -> None:
         for name, usual in _PRESETS[self.preset].items():
             if getattr(self, name) in (None, ()):
                 object.__setattr__(self, name, usual)
-        positive(self, *(n for n in _PRESETS[self.preset] if n not in ("arms", "rate", "dropout")))
+        counts = set(_PRESETS[self.preset]) - {"arms", "rate", "decay", "dropout"}
+        positive(self, *sorted(counts))
         families = {f: [a for a in ARMS if ARMS[a].family == f] for f in FAMILIES}
         named = families | {"all": list(ARMS)} | {arm: [arm] for arm in ARMS}
         if unknown := [arm for arm in self.arms if arm not in named]:
@@ -104,9 +110,11 @@ class Settings:
         wanted = {arm for name in self.arms for arm in named[name]}
         object.__setattr__(self, "arms", tuple(arm for arm in ARMS if arm in wanted))
         assert self.rate is not None and self.steps and self.width and self.heads
-        assert self.dropout is not None
+        assert self.dropout is not None and self.decay is not None
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
+        if self.decay < 0:
+            raise SettingsError(f"decay must be at least 0, got {self.decay}")
         if self.rate <= 0:
             raise SettingsError(f"rate must be positive, got {self.rate}")
         if self.steps % (2 * _POINTS):
@@ -140,7 +148,7 @@ class _Work:
 
     def __init__(self, settings: Any, path: Path):
         self.settings, self.path = settings, path
-        self.size = Size(settings.length, settings.batch_size, **_PATIENCE)
+        self.size = Size(settings.length, settings.batch_size, **_PATIENCE, decay=settings.decay)
         self.corpus = functools.cache(lambda: corpora.load(settings.data))
 
     def shape(self) -> Shape:
