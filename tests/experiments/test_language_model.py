@@ -20,7 +20,7 @@ from nestax.memory import HopeLM
 from nestax.runs import RunFolder, SettingsError
 
 LETTERS = "abcdefgh"
-SIZE = Size(length=8, batch_size=2, windows=5, pieces=3, sample=6)
+SIZE = Size(length=8, batch_size=2, windows=5, pieces=3, sample=6, decay=0.1)
 
 
 class Counting(eqx.Module):

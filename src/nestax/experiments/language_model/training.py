@@ -42,7 +42,7 @@ class Size(NamedTuple):
     windows: int
     pieces: int
     sample: int
-    decay: float = 0.1
+    decay: float
 
 
 def mean_loss(
