@@ -366,10 +366,20 @@ def test_neither_scale_nor_format_of_the_right_hand_side_matters(solver):
 
 @pytest.mark.parametrize(
     ("solver", "check"),
-    [(CG(30), True), (CG(30), False), (Neumann(30), True), (Nystrom(3), True), (Dense(), True)],
+    [
+        (CG(30, 4e-5), True),
+        (CG(30, 4e-5), False),
+        (Neumann(30), True),
+        (Nystrom(3), True),
+        (Dense(), True),
+    ],
 )
 def test_within_shard_map(x64, solver, check):
-    """Systems of different difficulty on two devices, and one that both hold a part of."""
+    """Systems of different difficulty on two devices, and one that both hold a part of.
+
+    CG's tolerance lies far from every residual on its way (1.5e-4 then 1.1e-5, and 1e-2 then
+    1e-11), so that its count of products, compared here, is not a matter of rounding.
+    """
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
     matrices = np.stack([spd(7, 2.0)[0], spd(7, 100.0, 1)[0]])
     b = np.random.default_rng(2).normal(size=(2, 7))
