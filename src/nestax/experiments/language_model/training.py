@@ -62,9 +62,13 @@ def training_loss(model: Any, batch: Integer[Array, "n places"], keys: Array) ->
     import equinox as eqx
 
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    together = 1 if jax.default_backend() == "cpu" else len(batch)
-    parts = jax.tree.map(lambda a: a.reshape(-1, together, *a.shape[1:]), (batch, keys))
-    return mean_by_parts(lambda p, part: mean_loss(eqx.combine(p, static), *part), params, parts)
+
+    def loss(params: Any, part: Any) -> jax.Array:
+        return mean_loss(eqx.combine(params, static), *part)
+
+    return mean_by_parts(
+        loss, params, (batch, keys), 1 if jax.default_backend() == "cpu" else len(batch)
+    )
 
 
 def system(corpus: Corpus, size: Size, every: int) -> Nest:

@@ -1,5 +1,6 @@
 """How sequence models descend: AdamW behind a clipped gradient, its rate on a schedule."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax import microbatching
 
 _WARMUP = 0.05  # of a run; then the rate falls along a cosine
 _CLIP = 1.0  # norm of a gradient, at most
@@ -34,36 +36,39 @@ def optimizer(
     return optax.chain(optax.clip_by_global_norm(_CLIP), adam)
 
 
-def mean_by_parts(loss: Callable[[Any, Any], jax.Array], params: Any, parts: Any) -> jax.Array:
-    """The mean of `loss(params, part)`, the gradient of each part made with its loss.
+def mean_by_parts(
+    loss: Callable[[Any, Any], jax.Array], params: Any, batch: Any, size: int
+) -> jax.Array:
+    """The mean of `loss` over the parts of a batch, the gradient of each part made with its loss.
 
     So nothing of a part outlives it, and what a small part needs stays in a processor's caches. May
     be differentiated once, in reverse, by `params`.
 
     Args:
-        loss: gives a number.
+        loss: (params, part) -> number, a mean over the part.
         params: pytree of floating-point arrays.
-        parts: pytree of arrays with a leading axis, the parts.
+        batch: pytree of arrays with a leading axis.
+        size: of a part; divides the batch.
     """
-    count = jax.tree.leaves(parts)[0].shape[0]
+    over_parts = functools.partial(
+        microbatching.microbatch,
+        argnums=1,
+        microbatch_size=size,
+        accumulator=microbatching.AccumulationType.MEAN,
+    )
 
     @jax.custom_vjp
-    def mean(params: Any, parts: Any) -> jax.Array:
-        return jnp.mean(jax.lax.map(lambda part: loss(params, part), parts))
+    def mean(params: Any, batch: Any) -> jax.Array:
+        return over_parts(loss)(params, batch)
 
-    def forward(params: Any, parts: Any) -> tuple[jax.Array, Any]:
-        def add(total: Any, part: Any) -> tuple[Any, jax.Array]:
-            value, slope = jax.value_and_grad(loss)(params, part)
-            return jax.tree.map(jnp.add, total, slope), value
-
-        total, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
-        return jnp.mean(values), jax.tree.map(lambda t: t / count, total)
+    def forward(params: Any, batch: Any) -> tuple[jax.Array, Any]:
+        return over_parts(jax.value_and_grad(loss))(params, batch)
 
     def backward(slope: Any, above: jax.Array) -> tuple[Any, None]:
         return jax.tree.map(lambda s: above * s, slope), None
 
     mean.defvjp(forward, backward)
-    return mean(params, parts)
+    return mean(params, batch)
 
 
 def decayed(params: Any) -> Any:
