@@ -138,6 +138,23 @@ def test_long_sequences_in_float32_with_rates_up_to_two():
     close(delta_rule(*tokens), wanted, 1e-5)
 
 
+def test_a_number_is_the_rate_of_every_token():
+    """Also in its dtype: a Python number does not widen float32."""
+    q, k, v, *_ = (jnp.asarray(a, jnp.float32) for a in draw(time=9))
+    every = lambda rate: jnp.full(9, rate, jnp.float32)  # noqa: E731
+    with jax.enable_x64(True):
+        for function, numbers in (
+            (linear_attention, (0.5, 0.9)),
+            (delta_rule, (0.5, 0.9)),
+            (delta_rule, (jnp.float32(0.5), None)),
+            (titans, (0.5, 0.7, 0.9)),
+        ):
+            one = function(q, k, v, *numbers)
+            rates = (None if n is None else every(n) for n in numbers)
+            jax.tree.map(np.testing.assert_array_equal, one, function(q, k, v, *rates))
+            assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(one))
+
+
 def test_wrong_rates_are_refused(monkeypatch):
     q, k, v, beta, _, mu, *_ = arrays(*draw(time=4))
     # The annotations, which only tests check, would refuse them first.
@@ -146,8 +163,11 @@ def test_wrong_rates_are_refused(monkeypatch):
         (lambda: linear_attention(q, k, v, beta[:1]), "linear_attention: rate"),
         (lambda: delta_rule(q, k, v, beta[:, None]), "delta_rule: beta"),
         (lambda: titans(q, k, v, beta[:3], mu), "titans: rate"),
-        (lambda: delta_rule(q, k, v, beta, beta[:3]), "alpha must hold one number per token"),
-        (lambda: titans(q, k, v, beta, mu[:3]), "momentum must hold one number per token"),
+        (
+            lambda: delta_rule(q, k, v, beta, beta[:3]),
+            "alpha must be a number or hold one per token",
+        ),
+        (lambda: titans(q, k, v, beta, mu[:3]), "momentum must be a number or hold one per token"),
         (lambda: delta_rule(q[:3], k, v, beta), "q and k must be"),
         (lambda: linear_attention(q, k, v[:3]), "values must be"),
     ):

@@ -7,20 +7,17 @@ step on the memory's own objective: the Hebbian one, -<M k, v>, the delta rule's
 
 from typing import Any
 
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from ._scan import memory_scan
-
-Rates = Float[Array, " time"]
-Valid = Bool[Array, " time"] | None
+from ._scan import Rate, Valid, memory_scan, per_token
 
 
 def linear_attention(
     q: Float[Array, "time key"],
     k: Float[Array, "time key"],
     v: Float[Array, "time value"],
-    rate: Rates | None = None,
-    alpha: Rates | None = None,
+    rate: Rate | None = None,
+    alpha: Rate | None = None,
     state: Float[Array, "value key"] | None = None,
     chunk: int | None = None,
     implementation: str | None = None,
@@ -36,8 +33,8 @@ def linear_attention(
     Args:
         q, k: (time, key), queries and keys, used as they are given.
         v: (time, value).
-        rate: (time,), step sizes; None: 1.
-        alpha: (time,), what is retained at each token, in [0, 1]; None: 1.
+        rate: step sizes, (time,) or a number for all tokens; None: 1.
+        alpha: what is retained at each token, (time,) or a number, in [0, 1]; None: 1.
         state: M_0 (value, key), None: zeros.
         chunk, implementation, valid: as in `memory_scan`.
         read: `"after"` reads M_t, `"before"` M_{t-1}.
@@ -59,8 +56,8 @@ def delta_rule(
     q: Float[Array, "time key"],
     k: Float[Array, "time key"],
     v: Float[Array, "time value"],
-    beta: Rates,
-    alpha: Rates | None = None,
+    beta: Rate,
+    alpha: Rate | None = None,
     state: Float[Array, "value key"] | None = None,
     chunk: int | None = None,
     implementation: str | None = None,
@@ -79,8 +76,8 @@ def delta_rule(
     Args:
         q, k: (time, key), queries and keys, used as they are given; normalise k.
         v: (time, value).
-        beta: (time,), step sizes.
-        alpha: (time,), what is retained at each token, in [0, 1]; None: 1.
+        beta: step sizes, (time,) or a number for all tokens.
+        alpha: what is retained at each token, (time,) or a number, in [0, 1]; None: 1.
         state: M_0 (value, key), None: zeros.
         chunk, implementation, valid: as in `memory_scan`.
         read: `"after"` reads M_t, `"before"` M_{t-1}.
@@ -96,7 +93,9 @@ def delta_rule(
     factor I - beta k k' is printed on the left of M.
     """
     u = _times("delta_rule", "beta", beta, v)
-    erase = beta if alpha is None else _checked("delta_rule", "alpha", alpha, v) * beta
+    if alpha is not None:
+        alpha = per_token("delta_rule", "alpha", alpha, v.shape[0])
+    erase = beta if alpha is None else alpha * beta
     return memory_scan(q, k, u, erase, alpha, None, None, state, chunk, implementation, read, valid)
 
 
@@ -104,9 +103,9 @@ def titans(
     q: Float[Array, "time key"],
     k: Float[Array, "time key"],
     v: Float[Array, "time value"],
-    rate: Rates,
-    momentum: Rates,
-    retain: Rates | None = None,
+    rate: Rate,
+    momentum: Rate,
+    retain: Rate | None = None,
     state: tuple[Float[Array, "value key"], Float[Array, "value key"]] | None = None,
     chunk: int | None = None,
     implementation: str | None = None,
@@ -124,9 +123,10 @@ def titans(
     Args:
         q, k: (time, key), queries and keys, used as they are given; normalise k.
         v: (time, value).
-        rate: (time,), theta of the paper; its loss |M k - v|^2 makes that half of this one.
-        momentum: (time,), eta of the paper, how much of the past surprise is carried on.
-        retain: (time,), 1 - alpha of the paper; None: 1.
+        rate: theta of the paper, whose loss |M k - v|^2 makes that half of this one. This and the
+            other two: (time,), or a number for all tokens.
+        momentum: eta of the paper, how much of the past surprise is carried on.
+        retain: 1 - alpha of the paper; None: 1.
         state: (M_0, S_0), (value, key) each, None: zeros.
         chunk, implementation, valid: as in `memory_scan`.
         read: `"before"` reads M_{t-1}, `"after"` M_t.
@@ -146,14 +146,5 @@ def titans(
     )
 
 
-def _times(function: str, name: str, rates: Array, v: Array) -> Array:
-    return _checked(function, name, rates, v)[:, None] * v
-
-
-def _checked(function: str, name: str, rates: Array, v: Array) -> Array:
-    if rates.shape != v.shape[:1]:
-        raise ValueError(
-            f"{function}: {name} must hold one number per token, shape {v.shape[:1]}, "
-            f"got {rates.shape}"
-        )
-    return rates
+def _times(function: str, name: str, rate: Rate, v: Array) -> Array:
+    return per_token(function, name, rate, v.shape[0])[:, None] * v

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from ._chunk import State, Tokens, advance, prepare
 
-Rate = Float[Array, " time"] | None
+Rate = float | Float[Array, ""] | Float[Array, " time"]
 Valid = Bool[Array, " time"] | None
 
 # Tokens that are prepared together; of these only the first state is stored for the backward pass.
@@ -31,10 +31,10 @@ def memory_scan(
     q: Float[Array, "time key"],
     k: Float[Array, "time key"],
     u: Float[Array, "time value"],
-    erase: Rate = None,
-    retain: Rate = None,
-    momentum: Rate = None,
-    carried: Rate = None,
+    erase: Rate | None = None,
+    retain: Rate | None = None,
+    momentum: Rate | None = None,
+    carried: Rate | None = None,
     state: Any = None,
     chunk: int | None = None,
     implementation: str | None = None,
@@ -57,19 +57,21 @@ def memory_scan(
         delta gradient descent   eta v         eta           alpha
 
     The chunked form solves one triangular system for each chunk and is the same function: outputs,
-    states and derivatives to rounding, whatever the rates. It needs about two matrix products per
-    chunk in sequence, and its backward pass stores one state for many tokens and recomputes the
-    rest; the recurrent form stores a state for every token. Both may be differentiated in forward
-    and reverse mode to any order. Batches and heads: `jax.vmap`.
+    states and derivatives to rounding, whatever the rates (that of the backend's matrix products;
+    on a GPU or TPU float32's takes `jax.default_matmul_precision("highest")`). It needs about two
+    matrix products per chunk in sequence, and its backward pass stores one state for many tokens
+    and recomputes the rest; the recurrent form stores a state for every token. Both may be
+    differentiated in forward and reverse mode to any order. Batches and heads: `jax.vmap`.
 
     Args:
         q, k: (time, key), queries and keys.
         u: (time, value), what is written.
-        erase: eps (time,), rate at which the memory forgets what it says about k; None: 0.
-        retain: alpha (time,), what is retained of all of it; None: 1. May be 0.
-        momentum: mu (time,), what is retained of the surprise; None: there is no surprise.
-        carried: rho (time,), rate of what is forgotten as part of the surprise, and carried on
-            with it; None: 0. Without momentum it is the same as `erase`, and added to it.
+        erase: eps, rate at which the memory forgets what it says about k; None: 0. This and the
+            other rates: (time,), or a number for all tokens.
+        retain: alpha, what is retained of all of it; None: 1. May be 0.
+        momentum: mu, what is retained of the surprise; None: there is no surprise.
+        carried: rho, rate of what is forgotten as part of the surprise, and carried on with it;
+            None: 0. Without momentum it is the same as `erase`, and added to it.
         state: M_0 (value, key), with momentum the pair (M_0, S_0); None: zeros.
         chunk: tokens per chunk, of speed only: not a divisor of the time, nor below it. None: 32 on
             a CPU, 64 elsewhere.
@@ -114,10 +116,10 @@ def memory_chunk(
     q: Float[Array, "time key"],
     k: Float[Array, "time key"],
     u: Float[Array, "time value"],
-    erase: Rate = None,
-    retain: Rate = None,
-    momentum: Rate = None,
-    carried: Rate = None,
+    erase: Rate | None = None,
+    retain: Rate | None = None,
+    momentum: Rate | None = None,
+    carried: Rate | None = None,
     read: str = "before",
     valid: Valid = None,
 ) -> tuple[Float[Array, "time value"], Any]:
@@ -191,7 +193,12 @@ def _canonical(
     name: str, q: Array, k: Array, u: Array, rates: tuple, state: Any, read: str, valid: Valid
 ) -> tuple[Tokens, State]:
     """Everything in one dtype, with what is not valid made to do nothing."""
-    _check(name, q, k, u, rates, state, read, valid)
+    _check(name, q, k, u, state, rates[2] is not None, read, valid)
+    names = ("erase", "retain", "momentum", "carried")
+    rates = tuple(
+        None if rate is None else per_token(name, what, rate, k.shape[0])
+        for what, rate in zip(names, rates, strict=True)
+    )
     leaves = (q, k, u, *(rate for rate in rates if rate is not None), *jax.tree.leaves(state))
     wide = jnp.result_type(jnp.float32, *leaves)
 
@@ -221,8 +228,23 @@ def _public(state: State) -> Any:
     return state[0] if state[1] is None else state
 
 
+def per_token(name: str, what: str, rate: Rate, time: int) -> Float[Array, " time"]:
+    """A rate of every token: those that are given, or the number that is given.
+
+    Raises:
+        ValueError: another shape.
+    """
+    rate = jnp.asarray(rate)
+    if rate.shape not in ((), (time,)):
+        raise ValueError(
+            f"{name}: {what} must be a number or hold one per token, shape {(time,)}, got "
+            f"{rate.shape}"
+        )
+    return jnp.broadcast_to(rate, (time,))
+
+
 def _check(
-    name: str, q: Array, k: Array, u: Array, rates: tuple, state: Any, read: str, valid: Valid
+    name: str, q: Array, k: Array, u: Array, state: Any, momentum: bool, read: str, valid: Valid
 ) -> None:
     if read not in ("before", "after"):
         raise ValueError(f'{name}: read must be "before" or "after", got {read!r}')
@@ -235,16 +257,14 @@ def _check(
         raise ValueError(
             f"{name}: values must be (time, value) with the {k.shape[0]} tokens of k, got {u.shape}"
         )
-    named = zip(("erase", "retain", "momentum", "carried", "valid"), (*rates, valid), strict=True)
-    for what, a in named:
-        if a is not None and jnp.shape(a) != k.shape[:1]:
-            raise ValueError(
-                f"{name}: {what} must hold one number per token, shape {k.shape[:1]}, got "
-                f"{jnp.shape(a)}"
-            )
+    if valid is not None and jnp.shape(valid) != k.shape[:1]:
+        raise ValueError(
+            f"{name}: valid must hold one truth value per token, shape {k.shape[:1]}, got "
+            f"{jnp.shape(valid)}"
+        )
     if state is None:
         return
-    pair, momentum = isinstance(state, tuple), rates[2] is not None
+    pair = isinstance(state, tuple)
     if pair != momentum or (pair and len(state) != 2):
         wanted = "with momentum the pair (M, S)" if momentum else "without momentum the array M"
         raise ValueError(f"{name}: state must be {wanted}, got {type(state).__name__}")
