@@ -182,6 +182,8 @@ def naive_self_modifying(layer, x):
                 alpha = sigmoid(logit + array(layer.retain_bias)[h])
             eta = sigmoid(ask(anchor[h], "rate", z)[0] + array(layer.rate_bias)[h])
             eta = rule.max_rate * (1 + alpha) / 2 * eta
+            if (rule.objective, rule.rule) == ("l2", "dgd"):  # erases twice
+                eta = eta / 2
             before = ask(now[h], "memory", q)
             for box in now[h]:
                 error = -ask(anchor[h], box, v)

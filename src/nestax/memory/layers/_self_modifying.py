@@ -55,7 +55,7 @@ class SelfModifyingMemory(eqx.Module):
 
         k_t = unit(M_k(x_t)),   v_t = M_v(x_t),   q_t = unit(W_q of the layer's input)
         alpha_t = sigmoid(M_retain(x_t) + bias)
-        eta_t = max_rate (1 + alpha_t) / 2 sigmoid(M_rate(x_t) + bias)
+        eta_t = max_rate (1 + alpha_t) / 2 sigmoid(M_rate(x_t) + bias)    (see Bounds)
         vhat_b = M_b(v_t)
         o_t = M_memory,t-1(q_t),        y = W_out [norm(o) silu(W_g input)]
 
@@ -89,6 +89,8 @@ class SelfModifyingMemory(eqx.Module):
     never above max(|W_0|, max_rate limit / (1 - rho)). Of an MLP the same holds for the last matrix
     and, as errors are passed down through that, at most quadratic growth for the first. Momentum
     replaces eta_t limit by the sum of its past ones, discounted by mu.
+    With "l2" and "dgd" both the loss and the rule erase, so that for small errors and a chunk of
+    one token alpha_t - 2 eta_t must not go below -1: there eta_t is half of what is written above.
     `limit=float("inf")` is the paper's rule and has none of these bounds. No bound on gradients
     follows: memories whose own part outgrows their skips are chaotic. Over 8,192 tokens with all
     weights tripled, gradients stayed below 100 for a limit of 1, and exceeded 1e17 for 4.

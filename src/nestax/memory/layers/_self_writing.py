@@ -17,7 +17,8 @@ each memory is written by its own input z and its own error e, to which e_b is p
 
     W_t = W_{t-1} (alpha_t I - eta_t z_t z_t') - eta_t e_t z_t',
 
-without -eta z z' for the rule "gd". The erasure is exact at every token, and so is the read,
+without -eta z z' for the rule "gd"; "l2" with "dgd" erases twice, and takes half the rate. The
+erasure is exact at every token, and so is the read,
 M_memory,t-1(q_t).
 
 Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (83-93).
@@ -237,6 +238,9 @@ def _write(
         retain = _gate(ask("retain", x), fixed.retain_bias)
         # Then alpha - eta, the eigenvalue along the key, is -1 or more whatever alpha is.
         rate = rate * (1 + retain) / 2
+    if rule.objective == "l2" and rule.rule == "dgd":
+        # Both the rule and the loss erase: for small errors the eigenvalue is alpha - 2 eta.
+        rate = rate / 2
     step = functools.partial(
         network_chunk,
         objective=_objective(rule),
