@@ -419,6 +419,27 @@ def test_other_mistakes_are_refused():
         memory().gather(state, state.weights, 2)
 
 
+def test_what_fills_a_row_leaves_no_mark(x64):
+    """A level whose derivative at zero is not finite, on pieces that do not fill their periods."""
+    unit = jax.tree_util.Partial(lambda w, z: w @ z / jnp.linalg.norm(z), jnp.eye(WIDTH))
+    layer = ContinuumMemory.from_mlps(
+        [unit], (4,), width=WIDTH, objective="local", rate=0.3, key=jax.random.key(0)
+    )
+    x = tokens(10)
+    whole, end = apply(layer, x)
+    first, state = apply(layer, x[:5])
+    second, state = apply(layer, x[5:], state)
+    assert all(jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves((whole, end)))
+    close(jnp.concatenate([first, second]), whole)
+    close(state, end)
+
+
+def test_a_level_that_changes_the_width_is_refused():
+    narrow = jax.tree_util.Partial(lambda w, z: w * z[:1], jnp.ones(1))
+    with pytest.raises(ValueError, match=r"a level says is added .* level 0 maps them to"):
+        ContinuumMemory.from_mlps([narrow], (4,))(tokens(5))
+
+
 def test_rates_can_be_constants(x64):
     layer = memory(rate=(0.1, 0.2), trained_rate=False)
     assert layer.rate is None and layer.constant_rate == (0.1, 0.2)

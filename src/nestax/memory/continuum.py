@@ -262,7 +262,7 @@ class ContinuumMemory(eqx.Module):
             The tokens with what the levels add, in the dtype of x; the state after them.
 
         Raises:
-            ValueError: x is not one sequence.
+            ValueError: x is not one sequence, or a level maps tokens to another shape.
         """
         check_input("ContinuumMemory", x, x.shape[-1] if self.width is None else self.width)
         known = self.init_state() if state is None else state
@@ -270,6 +270,11 @@ class ContinuumMemory(eqx.Module):
         for s in range(len(self.levels)):
             offset = None if state is None else known.tick[s]
             said, *part = self._level(s, total if self.mix is None else x, known, offset)
+            if said.shape != x.shape:
+                raise ValueError(
+                    f"ContinuumMemory: what a level says is added to the tokens, {x.shape}; level "
+                    f"{s} maps them to {said.shape}"
+                )
             if self.mix is not None:
                 said = self.mix[s].astype(said.dtype) * said
             total = total + said.astype(x.dtype)
@@ -359,9 +364,12 @@ class ContinuumMemory(eqx.Module):
         def visit(carry: tuple[PyTree, PyTree], row: Any) -> tuple[tuple[PyTree, PyTree], Array]:
             weights, gathered = carry
             tokens, valid, due, renew = row
+            valid = jnp.broadcast_to(valid[:, None], tokens.shape)
+            if not layout.full:
+                # Rows are filled with zeros, where a level's derivative may not be finite.
+                tokens = jnp.where(valid, tokens, jnp.broadcast_to(inputs[0], tokens.shape))
             said, pull = jax.vjp(lambda w: said_of(w, tokens), weights)
             error = (said - linear(target, tokens)) / tokens.shape[1]
-            valid = jnp.broadcast_to(valid[:, None], error.shape)
             (gradient,) = pull(jnp.where(valid, error, jnp.zeros_like(error)))
             gathered = jax.tree.map(_add, gathered, gradient)
             due = None if layout.full else due
