@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -61,6 +62,31 @@ def test_pieces_are_one_pass(x64, kind):
     assert jax.tree.structure(like) == jax.tree.structure(held)
     for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(held), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_in_float32_pieces_are_one_pass_to_rounding():
+    """They differ by no more than rounding every weight would: eps sum_i |w_i d logit / d w_i|."""
+    model, tokens = language_model("hope"), text(17)
+    whole, _ = apply(model, tokens)
+    exact = jax.tree.map(lambda w: np.asarray(w, np.float64), model)
+    with jax.enable_x64(True):
+        slopes = jax.jit(jax.jacfwd(lambda model, tokens: model(tokens)[0]))(exact, tokens)
+    bound = np.finfo(np.float32).eps * sum(
+        np.sum(np.abs(np.asarray(j) * w), tuple(range(2, j.ndim)))
+        for j, w in zip(jax.tree.leaves(slopes), jax.tree.leaves(exact), strict=True)
+    )
+
+    def pieces(between=lambda state: state):
+        parts, held = [], model.init_state()
+        for piece in jnp.split(tokens, [5, 6, 11, 12]):
+            part, held = apply(model, piece, between(held))
+            parts.append(part)
+        return jnp.concatenate(parts)
+
+    assert np.all(np.abs(pieces() - whole) <= bound)
+    half = lambda a: np.asarray(a).astype(jnp.bfloat16).astype(a.dtype)  # noqa: E731
+    rounded = pieces(lambda state: jax.tree.map(half, state))
+    assert np.mean(np.abs(rounded - whole) > bound) > 0.5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -287,6 +313,34 @@ def test_bad_models_are_refused(options, message):
     options = {"vocabulary": 5, "width": 8, "depth": 2, **options}
     with pytest.raises(ValueError, match=message):
         HopeLM(**options, key=jax.random.key(0))
+
+
+def test_tokens_out_of_range_are_not_read_as_others(monkeypatch):
+    model = language_model("transformer")
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for wrong, message in (
+        (jnp.array([1, 11]), "from 0 to 10, below the vocabulary; got 11"),
+        (jnp.array([-1, 0]), "got -1"),
+        (jnp.ones(3), "tokens are integers, got float"),
+        (jnp.zeros((2, 3), jnp.int32), "one sequence of tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(wrong)
+    for token in (-1, 11):  # where they are traced
+        logits, _ = apply(model, jnp.array([1, 2, token]))
+        assert jnp.isnan(logits[-1]).all()
+
+
+def test_flushing_a_model_flushes_its_continuum_memories():
+    model = language_model("hope", depth=2)
+    _, state = apply(model, text(5))
+    for block, before, after in zip(model.blocks, state, model.flush(state), strict=True):
+        close(after.feed, block.feed.flush(before.feed), rtol=0, atol=0)
+        assert not after.feed.tick.any() and before.feed.tick.any()
+        close(after.mixer, before.mixer, rtol=0, atol=0)
+    plain = language_model("transformer")
+    _, state = apply(plain, text(5))
+    assert plain.flush(state) is not None and len(plain.flush(state)) == 1
 
 
 def test_bad_generation_is_refused():

@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from ._feed import FeedForward
@@ -132,7 +133,8 @@ class HopeLM(eqx.Module):
         """One piece of a stream.
 
         Args:
-            tokens: numbers below the vocabulary.
+            tokens: integers from 0, below the vocabulary. Of others the scores are NaN where they
+                are traced, and an error where they are known.
             state: what came before; None: nothing.
             key: of a step of training, for dropout; None: nothing is left out.
 
@@ -140,23 +142,46 @@ class HopeLM(eqx.Module):
             Scores of the token after each one, (time, vocabulary), and the state after the piece.
 
         Raises:
-            ValueError: tokens that are not one sequence.
+            ValueError: tokens that are not one sequence, not integers or out of range.
         """
-        if tokens.ndim != 1:
-            raise ValueError(
-                f"HopeLM: one sequence of tokens (time,) is expected, got {tokens.shape}; for a "
-                "batch use jax.vmap"
-            )
+        self._check(tokens)
         depth = len(self.blocks)
         keys = [None] * (depth + 1) if key is None else list(jax.random.split(key, depth + 1))
         drop = eqx.nn.Dropout(self.dropout, inference=key is None)
-        x = drop(self.embedding[tokens], key=keys[-1])
+        # Out of range they would be clamped, or count from the end, and no one would notice.
+        rows = self.embedding.at[tokens]
+        x = rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        x = drop(x, key=keys[-1])
         states = []
         for index, block in enumerate(self.blocks):
             known = None if state is None else state[index]
             x, new = block(x, known, dropout=self.dropout, key=keys[index])
             states.append(new)
         return linear(self.head, rms_norm(x, self.norm)), tuple(states)
+
+    def flush(self, state: tuple[BlockState, ...]) -> tuple[BlockState, ...]:
+        """Ends the periods of all continuum memories now, see `ContinuumMemory.flush`."""
+        return tuple(
+            s._replace(feed=b.feed.flush(s.feed)) if isinstance(b.feed, ContinuumMemory) else s
+            for b, s in zip(self.blocks, state, strict=True)
+        )
+
+    def _check(self, tokens: Array) -> None:
+        if tokens.ndim != 1:
+            raise ValueError(
+                f"HopeLM: one sequence of tokens (time,) is expected, got {tokens.shape}; for a "
+                "batch use jax.vmap"
+            )
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f"HopeLM: tokens are integers, got {tokens.dtype}")
+        if isinstance(tokens, Tracer) or not tokens.size:
+            return
+        vocabulary, low, high = self.embedding.shape[0], int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= vocabulary:
+            raise ValueError(
+                f"HopeLM: tokens must be from 0 to {vocabulary - 1}, below the vocabulary; got "
+                f"{low if low < 0 else high}"
+            )
 
 
 def stack_levels(model: HopeLM, periods: Sequence[int], **options: Any) -> HopeLM:
