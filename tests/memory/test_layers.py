@@ -10,9 +10,9 @@ from nestax.memory.layers import DeltaMemory, LinearAttention, TitansMemory
 
 WIDTH, TIME = 6, 13
 LAYERS = {
-    "linear attention": (LinearAttention, {"decay": True, "key_size": 2}),
+    "linear attention": (LinearAttention, {"decay": True, "key_size": 2, "trained_start": True}),
     "linear attention, bare": (LinearAttention, {"conv": None}),
-    "gated delta": (DeltaMemory, {"chunk": 4}),
+    "gated delta": (DeltaMemory, {"chunk": 4, "trained_start": True}),
     "delta": (DeltaMemory, {"chunk": 4, "gated": False, "negative": False, "conv": 2}),
     "titans": (TitansMemory, {"chunk": 4}),
     "titans dgd": (TitansMemory, {"chunk": 4, "rule": "dgd", "read": "after"}),

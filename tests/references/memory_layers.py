@@ -58,9 +58,16 @@ def queries_keys_values(layer, x):
     return made
 
 
+def begun(layer, rows, columns):
+    """The memory of each head before the first token."""
+    if layer.initial is None:
+        return [np.zeros((rows, columns)) for _ in range(layer.heads)]
+    return list(array(layer.initial))
+
+
 def naive_linear_attention(layer, x):
     heads, width = layer.heads, layer.into.shape[1]
-    memory = [np.zeros((width // heads, layer.key_size)) for _ in range(heads)]
+    memory = begun(layer, width // heads, layer.key_size)
     outputs = []
     for row, tokens in zip(x, queries_keys_values(layer, x), strict=True):
         reads = []
@@ -75,7 +82,7 @@ def naive_linear_attention(layer, x):
 def naive_delta_memory(layer, x):
     heads, width = layer.heads, layer.into.shape[1]
     size = width // heads
-    memory = [np.zeros((size, size)) for _ in range(heads)]
+    memory = begun(layer, size, size)
     outputs = []
     for row, tokens in zip(x, queries_keys_values(layer, x), strict=True):
         reads = []

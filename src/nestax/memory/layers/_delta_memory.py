@@ -44,6 +44,8 @@ class DeltaMemory(eqx.Module):
         conv: window of the short convolution, in tokens; 0 or None for none.
         chunk: tokens that are written in parallel, of speed only; None: what `memory_scan` finds
             best.
+        trained_start: whether what the memory is before the first token, zero at first, is a
+            parameter, trained through the writes; else it stays zero.
         key: a typed PRNG key.
 
     Raises:
@@ -58,6 +60,7 @@ class DeltaMemory(eqx.Module):
     rate: Gate
     forget: Gate | None
     output: GatedOutput
+    initial: Float[Array, "heads value key"] | None
     heads: int = eqx.field(static=True)
     negative: bool = eqx.field(static=True)
     chunk: int | None = eqx.field(static=True)
@@ -71,6 +74,7 @@ class DeltaMemory(eqx.Module):
         negative: bool = True,
         conv: int | None = 4,
         chunk: int | None = None,
+        trained_start: bool = False,
         key: PRNGKeyArray,
     ):
         check_sizes("DeltaMemory", width, heads, chunk=chunk)
@@ -81,11 +85,15 @@ class DeltaMemory(eqx.Module):
         self.rate = Gate(width, jnp.zeros(heads), key=keys[2])
         self.forget = Gate(width, spread(3.0, 5.0, heads), key=keys[3]) if gated else None
         self.output = GatedOutput(width, heads, width // heads, key=keys[4])
+        size = width // heads
+        self.initial = jnp.zeros((heads, size, size)) if trained_start else None
 
     def init_state(self) -> LayerState:
-        """The state at the beginning of a stream: M_0 = 0, (heads, value, key)."""
-        size = self.into.shape[1] // self.heads
+        """The state at the beginning of a stream: M_0, (heads, value, key)."""
         dtype = wide(self.into.dtype)
+        if self.initial is not None:
+            return LayerState(self.conv.init_state(dtype), self.initial.astype(dtype))
+        size = self.into.shape[1] // self.heads
         return LayerState(self.conv.init_state(dtype), jnp.zeros((self.heads, size, size), dtype))
 
     def __call__(

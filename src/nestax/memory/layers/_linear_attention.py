@@ -37,6 +37,8 @@ class LinearAttention(eqx.Module):
         key_size: of a head's queries and keys; by default that of its values.
         decay: whether the memory forgets; gates begin around 0.95 to 0.993, where x = 0 puts them.
         conv: window of the short convolution, in tokens; 0 or None for none.
+        trained_start: whether what the memory is before the first token, zero at first, is a
+            parameter, trained through the writes; else it stays zero.
         key: a typed PRNG key.
 
     Raises:
@@ -50,6 +52,7 @@ class LinearAttention(eqx.Module):
     conv: ShortConvolution
     forget: Gate | None
     output: GatedOutput
+    initial: Float[Array, "heads value key"] | None
     heads: int = eqx.field(static=True)
     key_size: int = eqx.field(static=True)
 
@@ -61,6 +64,7 @@ class LinearAttention(eqx.Module):
         key_size: int | None = None,
         decay: bool = False,
         conv: int | None = 4,
+        trained_start: bool = False,
         key: PRNGKeyArray,
     ):
         check_sizes("LinearAttention", width, heads, key_size=key_size)
@@ -72,12 +76,16 @@ class LinearAttention(eqx.Module):
         self.conv = ShortConvolution(channels, conv, key=keys[1])
         self.forget = Gate(width, spread(3.0, 5.0, heads), key=keys[2]) if decay else None
         self.output = GatedOutput(width, heads, width // heads, key=keys[3])
+        shape = (heads, width // heads, self.key_size)
+        self.initial = jnp.zeros(shape) if trained_start else None
 
     def init_state(self) -> LayerState:
-        """The state at the beginning of a stream: M_0 = 0, (heads, value, key)."""
-        width = self.into.shape[1]
+        """The state at the beginning of a stream: M_0, (heads, value, key)."""
         dtype = wide(self.into.dtype)
-        memory = jnp.zeros((self.heads, width // self.heads, self.key_size), dtype)
+        if self.initial is not None:
+            return LayerState(self.conv.init_state(dtype), self.initial.astype(dtype))
+        size = self.into.shape[1] // self.heads
+        memory = jnp.zeros((self.heads, size, self.key_size), dtype)
         return LayerState(self.conv.init_state(dtype), memory)
 
     def __call__(
