@@ -75,8 +75,8 @@ def memora(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar 
 
     A step of mirror descent: entries stay positive and their sum stays what it was, so that rates
     beyond the stable ones saturate instead of diverging. An entry below 1e-19 (in float32) counts
-    as that much. Not defined for a memory with a negative entry (the outcome is NaN): begin with,
-    for example, c / (value key) everywhere.
+    as that much. Begin with, for example, c / (value key) everywhere: to zeros, whose sum
+    is kept, nothing is ever written, and of a memory with a negative entry the outcome is NaN.
 
     Source: Miras (2025), eq. (27), with the constant of its KL retention (1 in print).
     """

@@ -277,7 +277,9 @@ def scan_rule(
         v: values.
         state: the memory (value, key), or a tuple whose first is the memory.
         read: `"before"` the token's own write, or `"after"`.
-        **parameters: numbers, or arrays with a leading axis time.
+        **parameters: numbers, or arrays with a leading axis time. An array that is the same at
+            every token, such as one weight for each place of `omega`'s window, is fixed by
+            `functools.partial` as well.
 
     Returns:
         Outputs, in the dtype of q, k and v; and the state, in float32 at least.
