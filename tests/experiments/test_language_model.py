@@ -1,5 +1,6 @@
 """Language models: the texts, the training as a nest, and what is said of them."""
 
+import dataclasses
 import json
 import math
 
@@ -219,8 +220,23 @@ def test_a_state_that_is_carried_along_counts(small):
     assert found["windows"] == pytest.approx(math.log(8), rel=1e-5)
     np.testing.assert_allclose(found["along"], [0, math.log(8), math.log(8)], atol=1e-4)
     assert found["gain"] == pytest.approx(math.log(8), rel=1e-3)
+    assert training.judge_in_context(stand_in(), small, SIZE) == {}
     with pytest.raises(ValueError, match="do not fit"):
         training.judge(stand_in(), small, SIZE._replace(batch_size=20))
+
+
+def test_the_temperature_is_that_of_the_kept_text(small):
+    """Scores of a model that has the right odds, made too large: divided again, they are right."""
+    text = np.random.default_rng(0).choice(4, 4000, p=(0.7, 0.1, 0.1, 0.1)).astype(np.uint8)
+    odds = jnp.log(jnp.array([0.7, 0.1, 0.1, 0.1, 0, 0, 0, 0]) + 1e-9)
+    model = eqx.tree_at(lambda m: m.table, stand_in(), jnp.tile(1.5 * odds, (8, 1)))
+    size = SIZE._replace(length=20, batch_size=10, windows=1000)
+    corpus = Corpus(text, text[:2000], text[2000:], 8, small.decode, "character")
+    found = training.judge(model, corpus, size)
+    entropy = -(0.7 * math.log(0.7) + 0.3 * math.log(0.1))
+    assert found["temperature"] == pytest.approx(1.5, abs=0.11)
+    assert found["calibrated"] == pytest.approx(entropy, rel=0.03)
+    assert found["windows"] > found["calibrated"] + 0.03
 
 
 # Arms
@@ -257,6 +273,16 @@ def test_a_transformer_is_judged_and_writes(small, monkeypatch):
     seen = training.judge(model, small, SIZE)
     assert 0 < seen["windows"] < 1.1 * math.log(8)
     assert len(seen["along"]) == 3 and seen["along"][0] == pytest.approx(0, abs=1e-5)
+    # The alphabet over and over: it is learnt while it is read, and noise is not.
+    size = SIZE._replace(windows=100)
+    monkeypatch.setattr(training, "RATES", (0.0, 3.0))
+    learnt = training.judge_in_context(model, small, size)
+    assert learnt["rate_in_context"] == 3.0 and learnt["tokens_in_context"] == 96
+    assert len(learnt["learned"]) == 12 and learnt["learned"][0] == 0
+    assert learnt["learned"][-1] > 0.1 and learnt["in_context"] < seen["windows"]
+    noise = np.random.default_rng(0).integers(8, size=800).astype(np.uint8)
+    of_noise = training.judge_in_context(model, dataclasses.replace(small, test=noise), size)
+    assert of_noise["in_context"] > math.log(8)
     prompt, sample = training.write(model, small, SIZE, 0)
     assert prompt == "e" and set(sample) <= set(LETTERS) and len(sample) == SIZE.sample
 
@@ -324,6 +350,12 @@ def test_the_hour_asks_for_a_loss_and_a_size(nats, count, holds):
     arm = settings.arms[0]
     found = find(settings, {f"{arm} seed 0": record(nats, parameters=count)})
     assert [v.holds for v in found.verdicts] == [holds]
+    more = {"calibrated": nats - 0.05, "in_context": nats + 1.0, "learned": [-1.0, -1.0]}
+    found = find(settings, {f"{arm} seed 0": record(nats, parameters=count, **more)})
+    assert [v.holds for v in found.verdicts] == [holds, count >= 1e6, False]
+    row = dict(zip(found.table.columns, found.table.rows[0], strict=True))
+    assert float(row["by temperature"].split()[0]) == pytest.approx(0.05 / math.log(2), abs=1e-3)
+    assert float(row["by learning in context"].split()[0]) == pytest.approx(-1.443, abs=1e-3)
 
 
 # Studies

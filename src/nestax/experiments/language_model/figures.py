@@ -37,13 +37,17 @@ def draw_all(settings: Any, records: Records, directory: Path) -> list[Picture]:
 
 def _family(settings: Any, done: dict[str, Any], path: Path, words: str) -> Picture:
     unit = "byte" if settings.data == "wikitext2" else "character"
-    curves, along = [], []
+    curves, along, learned = [], [], []
     for arm, seeds in done.items():
         label = ARMS[arm].label
         kept = np.array([record["curves"]["trial"] for record in seeds]).T / math.log(2)
         curves.append(Line(seeds[0]["step"], kept, label))
         rows = np.array([record["along"] for record in seeds]).T / math.log(2)
         along.append(Line((np.arange(len(rows)) + 0.5) * settings.length, rows, label))
+        if all("learned" in record for record in seeds):
+            rows = np.array([record["learned"] for record in seeds]).T / math.log(2)
+            tokens = seeds[0]["tokens_in_context"] / 1000
+            learned.append(Line((np.arange(len(rows)) + 0.5) / len(rows) * tokens, rows, label))
     y = f"bits per {unit}"
     panels = [
         Panel("While learning", "step", f"{y}, kept text", curves),
@@ -51,9 +55,22 @@ def _family(settings: Any, done: dict[str, Any], path: Path, words: str) -> Pict
     ]
     caption = (
         "Lines are medians over seeds, bands their range. Left: text that is kept out of training, "
-        "windows from an empty state. Right: stretches of text to judge by, read in windows like "
+        "windows from an empty state. Then stretches of text to judge by, read in windows like "
         "those of training; how much better each is predicted where the state is carried along."
     )
+    if learned:
+        panels.append(
+            Panel(
+                "What learning in context is worth",
+                "thousand tokens read",
+                "bits fewer than from reading only",
+                learned,
+            )
+        )
+        caption += (
+            " Right: all of that text; how much better it is predicted where every MLP is written "
+            "after each window by the gradient of the loss on it, of blocks that have one."
+        )
     return draw(path, panels, f"Language models: {words}", caption)
 
 

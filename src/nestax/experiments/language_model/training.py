@@ -23,6 +23,9 @@ from ..sequences.descent import mean_by_parts, optimizer
 from .corpora import Corpus, streams, windows
 
 _SEEN = 32  # windows that are looked at along a run, at most
+TEMPERATURES = tuple(round(0.8 + 0.05 * i, 2) for i in range(25))  # that scores are divided by
+RATES = (0.0, 0.03, 0.1, 0.3)  # of learning from what is read
+_STRETCHES = 40
 
 
 class Size(NamedTuple):
@@ -163,9 +166,11 @@ def judge(model: Any, corpus: Corpus, size: Size) -> dict[str, Any]:
     """A model on text to judge by, in nats for each token.
 
     Returns:
-        `windows`: the loss, from an empty state in every window; `along`: what is gained where the
-        state is carried along stretches of `size.pieces` windows, for each place in such a row (0
-        at the first), against an empty state on the same windows; `gain`: its mean over the others.
+        `windows`: the loss, from an empty state in every window; `temperature`: of `TEMPERATURES`,
+        the one by which the kept text is predicted best; `calibrated`: the loss with scores divided
+        by it; `along`: what is gained where the state is carried along stretches of `size.pieces`
+        windows, for each place in such a row (0 at the first), against an empty state on the same
+        windows; `gain`: its mean over the others.
 
     Raises:
         ValueError: the text is too short for as many windows as are in a step.
@@ -178,26 +183,96 @@ def judge(model: Any, corpus: Corpus, size: Size) -> dict[str, Any]:
             f"judge: {rows} windows of {length} do not fit into {len(corpus.test)} tokens; give a "
             "smaller length or batch_size"
         )
-    # All calls have one shape, so that there is one program.
-    groups = max(1, min(size.windows, fit) // (pieces * rows))
-    parts = windows(corpus.test, groups * pieces * rows, length)
-    read, along = _program(), streams(corpus.test, rows, pieces, length)
-    alone = [read(model, part, False) for part in parts.reshape(groups, *along.shape)]
-    gain = np.asarray(read(model, along, False)) - np.asarray(read(model, along, True))
+    kept, found = (_tempered(model, text, size) for text in (corpus.tune, corpus.test))
+    best = int(np.argmin(kept))
+    read, along = _compiled(_read), jnp.asarray(streams(corpus.test, rows, pieces, length))
+    alone, carried = (np.asarray(read(model, along, jnp.asarray(c))) for c in (False, True))
+    gain = alone - carried
     return {
-        "windows": float(np.mean(alone)),
+        "windows": float(found[TEMPERATURES.index(1.0)]),
+        "temperature": TEMPERATURES[best],
+        "calibrated": float(found[best]),
         "gain": float(gain[1:].mean()) if pieces > 1 else 0.0,
         "along": [round(float(x), 5) for x in gain],
     }
 
 
+def judge_in_context(model: Any, corpus: Corpus, size: Size) -> dict[str, Any]:
+    """A model that learns from what it reads, on one stream of text, in nats for each token.
+
+    Each block's MLP becomes a level of its own (`memory.stack_levels`), written after every window
+    by the gradient of the loss on it, at the rate by which the kept text is predicted best.
+
+    Returns:
+        `rate_in_context`: of `RATES`; `in_context`: the loss on the text to judge by, of each token
+        before it was learnt from; `learned`: how much less that is than with no writes, in up to
+        `_STRETCHES` stretches of the text; `tokens_in_context`: its length. Nothing for models with
+        other blocks.
+    """
+    from ... import memory
+
+    blocks = getattr(model, "blocks", ())
+    if not blocks or not all(isinstance(block.feed, memory.FeedForward) for block in blocks):
+        return {}
+
+    def read(text: np.ndarray, rate: float) -> np.ndarray:
+        learner = memory.stack_levels(model, [size.length] * len(blocks), rate=rate)
+        fit = min((len(text) - 1) // size.length, size.windows)
+        losses, state = [], learner.init_state()
+        for start in range(0, fit * size.length, size.length):
+            window = jnp.asarray(text[start : start + size.length + 1])
+            loss, state = _compiled(_learn)(learner, window, state)
+            losses.append(loss)
+        return np.asarray(jnp.stack(losses))
+
+    best = min(RATES, key=lambda rate: float(read(corpus.tune, rate).mean()))
+    found, gain = read(corpus.test, best), read(corpus.test, 0.0)
+    gain = np.array_split(gain - found, min(len(found), _STRETCHES))
+    return {
+        "rate_in_context": best,
+        "in_context": float(found.mean()),
+        "learned": [round(float(part.mean()), 5) for part in gain],
+        "tokens_in_context": len(found) * size.length,
+    }
+
+
+def _tempered(model: Any, text: np.ndarray, size: Size) -> Float[np.ndarray, " temperatures"]:
+    """The mean loss at each of `TEMPERATURES`, from an empty state in every window. All calls have
+    one shape, so that there is one program; windows beyond the last full batch are left out."""
+    cut = windows(text, size.windows, size.length)
+    rows = min(size.batch_size, len(cut))
+    batches = cut[: len(cut) // rows * rows].reshape(-1, rows, size.length + 1)
+    heated = _compiled(_heated)
+    return np.mean([heated(model, jnp.asarray(batch)) for batch in batches], axis=0)
+
+
 @functools.cache
-def _program() -> Any:
-    """`_read`, compiled once for all seeds of a model."""
+def _compiled(function: Callable[..., Any]) -> Any:
+    """One program for all seeds of a model."""
     import equinox as eqx
 
-    compiled = eqx.filter_jit(_read)
-    return lambda model, rows, carry: compiled(model, jnp.asarray(rows), jnp.asarray(carry))
+    return eqx.filter_jit(function)
+
+
+def _learn(model: Any, window: Integer[Array, " places"], state: Any) -> tuple[Array, Any]:
+    """A window is read and learnt from: its mean loss before that, and the state."""
+    from ... import memory
+
+    losses, state = memory.learn_in_context(model, window.astype(jnp.int32), state)
+    return jnp.mean(losses), state
+
+
+def _heated(model: Any, rows: Integer[Array, "n places"]) -> Float[Array, " temperatures"]:
+    """The mean loss of some windows at each of `TEMPERATURES`."""
+    tokens = rows.astype(jnp.int32)
+    scores, _ = jax.vmap(lambda one: model(one))(tokens[:, :-1])
+
+    def loss(temperature: Array) -> Array:
+        scaled = scores / temperature
+        found = optax.softmax_cross_entropy_with_integer_labels(scaled, tokens[:, 1:])
+        return jnp.mean(found)
+
+    return jax.lax.map(loss, jnp.asarray(TEMPERATURES, scores.dtype))
 
 
 def _read(model: Any, rows: Integer[Array, "pieces n places"], carry: Array) -> Array:
