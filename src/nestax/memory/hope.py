@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
@@ -176,11 +177,13 @@ class HopeLM(eqx.Module):
             raise ValueError(f"HopeLM: tokens are integers, got {tokens.dtype}")
         if isinstance(tokens, Tracer) or not tokens.size:
             return
-        vocabulary, low, high = self.embedding.shape[0], int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= vocabulary:
+        # Of numpy: within a jit even the minimum of an array that is known would be traced.
+        known, vocabulary = np.asarray(tokens), self.embedding.shape[0]
+        outside = known[(known < 0) | (known >= vocabulary)]
+        if outside.size:
             raise ValueError(
                 f"HopeLM: tokens must be from 0 to {vocabulary - 1}, below the vocabulary; got "
-                f"{low if low < 0 else high}"
+                f"{outside[0]}"
             )
 
 
