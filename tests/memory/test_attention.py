@@ -1,5 +1,7 @@
 """Softmax attention against numpy, and the streams whose cache it carries."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from references import memory_continuum as naive
 import nestax as nx
 from nestax.memory import _attention
 from nestax.memory._attention import CausalAttention
+from nestax.memory._parts import rotary, split_heads
 
 WIDTH, TIME = 8, 11
 
@@ -35,6 +38,44 @@ def test_equals_a_naive_loop(x64, window, heads):
     np.testing.assert_allclose(
         y, naive.attention(made, np.asarray(x), window), rtol=1e-10, atol=1e-12
     )
+
+
+def regressions(layer, x):
+    """For every head and token: what weighs the values it sees, exp(q . k_i / sqrt(size))."""
+    at, size = jnp.arange(len(x), dtype=jnp.int32), WIDTH // layer.heads
+    q, k, v = (
+        split_heads(x @ matrix.T, layer.heads) for matrix in (layer.query, layer.key, layer.value)
+    )
+    kernel = np.exp(np.asarray(rotary(q, at) @ jnp.swapaxes(rotary(k, at), 1, 2)) / size**0.5)
+    for head, t in np.ndindex(layer.heads, len(x)):
+        seen = slice(max(0, t - layer.window + 1), t + 1)
+        yield head, t, kernel[head, t, seen, None], np.asarray(v[head, seen])
+
+
+def test_it_solves_a_regression_anew_at_every_token(x64):
+    """The minimiser of sum_i s_i |v_i - m|^2 (Nadaraya-Watson, NL 62), which needs no softmax."""
+    made, x = eqx.tree_at(lambda m: m.output, layer(), jnp.eye(WIDTH)), tokens()
+    found = split_heads(apply(made, x)[0], made.heads)
+    for head, t, s, v in regressions(made, x):
+        solved = np.linalg.lstsq(s**0.5, s**0.5 * v)[0][0]
+        np.testing.assert_allclose(found[head, t], solved, rtol=1e-12, atol=1e-14)
+
+
+def test_its_frequency_is_the_limit_of_ever_more_writes_per_token(x64):
+    """n gradient steps on that regression, which the table counts, leave 1 / 2^n of the error."""
+    made, x = eqx.tree_at(lambda m: m.output, layer(), jnp.eye(WIDTH)), tokens()
+    *_, (head, t, s, v) = regressions(made, x)
+    wanted = split_heads(apply(made, x)[0], made.heads)[head, t]
+
+    def token(m, s, v, steps):
+        slope = jax.grad(lambda m: jnp.sum(s * jnp.square(m[None] - v)) / 2)
+        return jax.lax.fori_loop(0, steps, lambda _, m: m - slope(m) / (2 * jnp.sum(s)), m)
+
+    for steps in (1, 5, 25):
+        solve = functools.partial(token, steps=steps)
+        assert nx.level_table(solve, jnp.zeros(4), s, v).frequencies == {"": steps}
+        left = (wanted - solve(jnp.zeros(4), s, v)) * 2**steps
+        np.testing.assert_allclose(left, wanted, rtol=1e-7)
 
 
 @pytest.mark.parametrize("window", [1, 4, 30])
@@ -115,10 +156,11 @@ def test_long_streams_stay_finite():
     np.testing.assert_allclose(jnp.concatenate([half, rest]), y, rtol=1e-3, atol=1e-3)
 
 
-def test_the_cache_is_written_at_every_token():
+def test_the_cache_is_written_at_every_token_and_nothing_else_is():
     made = layer()
-    table = nx.level_table(lambda s, x: made(x, s)[::-1], made.init_state(), tokens(1), calls=3)
-    assert table.frequencies[".keys"] == table.frequencies[".values"] == 1
+    step = lambda s, x: made(x, s)[::-1]  # noqa: E731
+    table = nx.level_table(step, made.init_state(), tokens(1), calls=3, hidden=True)
+    assert table.frequencies == {".keys": 1, ".values": 1, ".position": 1}
     assert table.kinds[".position"] == "clock"
 
 

@@ -30,6 +30,7 @@ def text(time, seed=0):
 
 
 learn = eqx.filter_jit(learn_in_context)
+apply = eqx.filter_jit(lambda model, tokens, state=None: model(tokens, state))
 
 
 def losses_of(logits, targets):
@@ -170,15 +171,29 @@ def trained():
     return model
 
 
-def test_levels_stacked_without_rates_are_the_trained_model(trained):
-    stacked = stack_levels(trained, (4, 8), rate=0.0)
-    tokens = text(33)
-    logits, _ = trained(tokens[:-1])
-    np.testing.assert_allclose(stacked(tokens[:-1])[0], logits, rtol=1e-6, atol=1e-6)
-    losses, state = learn(stacked, tokens)
-    np.testing.assert_allclose(losses, losses_of(logits, tokens[1:]), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("objective", [None, "local"])
+def test_levels_stacked_without_rates_are_the_trained_model(trained, objective):
+    """Along a stream by which they are written, and after it; with rates they are not."""
+    tokens = text(49)
+    plain, _ = apply(trained, tokens)
+
+    def walked(rate):
+        """Losses of the first 32 tokens, logits of the rest, and the state between them."""
+        options = {"objective": objective, "key": jax.random.key(0)}
+        model = stack_levels(trained, (4, 8), rate=rate, **options)
+        if objective is None:
+            losses, state = learn(model, tokens[:33])
+        else:
+            logits, state = apply(model, tokens[:32])
+            losses = losses_of(logits, tokens[1:33])
+        return losses, apply(model, tokens[32:], state)[0], state
+
+    losses, logits, state = walked(0.0)
+    np.testing.assert_allclose(losses, losses_of(plain[:32], tokens[1:33]), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(logits, plain[32:], rtol=1e-6, atol=1e-6)
     for block, held in zip(trained.blocks, state, strict=True):
         close(held.feed.weights[0], block.feed.mlp, rtol=0, atol=0)
+    assert jnp.abs(walked(0.3)[1] - plain[32:]).max() > 0.1
 
 
 def test_the_smaller_the_rate_the_nearer_the_trained_model(trained):

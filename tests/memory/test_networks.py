@@ -64,10 +64,10 @@ def test_equals_the_definition_in_outputs_state_and_gradients(
     q, k, v, weights, rate, a, mu = sequence(value=5 if skip else 4, sizes=sizes)
     a, mu = a if retain else None, mu if momentum else None
 
-    def scan(q, k, v, weights, rate, a, mu):
+    def scan(implementation, q, k, v, weights, rate, a, mu):
         outputs, state = nm.network_scan(
             q, k, v, weights, rate, a, mu, OBJECTIVES[loss], rule, None, chunk, when,
-            implicit=implicit, skip=skip,
+            implementation, implicit=implicit, skip=skip,
         )  # fmt: skip
         return outputs, state.now, state.surprise
 
@@ -84,11 +84,11 @@ def test_equals_the_definition_in_outputs_state_and_gradients(
         inputs = (q, k, v, weights, rate, a, mu)
         return jax.jit(jax.value_and_grad(loss, range(7), has_aux=True))(*inputs)
 
-    (_, made), slopes = both(scan)
-    (_, expected), right = both(naive)
-    assert len(jax.tree.leaves(made)) == len(jax.tree.leaves(expected))
-    for x, y in zip(*map(jax.tree.leaves, ((made, slopes), (expected, right))), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
+    expected = both(naive)
+    for implementation in (None, "recurrent"):
+        made = both(partial(scan, implementation))
+        for x, y in zip(*map(jax.tree.leaves, (made, expected)), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -158,9 +158,8 @@ def test_a_frozen_chunk_of_hopes_memory_is_the_gated_delta_rule(x64):
         expected, _ = nm.scan_rule(
             nm.gated_delta, q, k, a[:, None] * written, m, rate=rate / a, retain=a
         )
-        outputs, _ = nm.network_scan(
-            q, k, v, (m,), rate, a, objective=objective, rule="dgd", implicit=False, chunk=9
-        )
+        options = {"objective": objective, "rule": "dgd", "implicit": False, "chunk": 9}
+        outputs, _ = jax.jit(partial(nm.network_scan, **options))(q, k, v, (m,), rate, a)
         np.testing.assert_allclose(outputs, expected, **EXACT)
 
 
@@ -195,18 +194,24 @@ def test_a_stream_can_be_cut_anywhere(x64, momentum, implementation):
     assert int(end.position) == 21 % 8
 
 
-@pytest.mark.parametrize("chunk, read", [(1, "before"), (4, "before"), (4, "after")])
-def test_nothing_is_read_before_it_is_said(x64, chunk, read):
-    q, k, v, weights, rate, a, mu = sequence(9)
+@pytest.mark.parametrize("read", ["before", "after"])
+def test_nothing_is_read_before_it_is_said(x64, read):
+    """At chunks of every size, also of more tokens than there are."""
+    q, k, v, weights, rate, a, mu = sequence(4)
 
-    def outputs(k, v, rate):
-        return nm.network_scan(q, k, v, weights, rate, a, mu, rule="local", chunk=chunk, read=read)[
-            0
-        ]
+    @partial(jax.jit, static_argnums=3)
+    def slopes(k, v, rate, chunk):
+        def outputs(k, v, rate):
+            options = {"rule": "local", "chunk": chunk, "read": read}
+            return nm.network_scan(q, k, v, weights, rate, a, mu, **options)[0]
 
-    for slope in jax.jit(jax.jacrev(outputs, range(3)))(k, v, rate):
-        moved = jnp.any(slope.reshape(9, 4, 9, -1) != 0, axis=(1, 3))
-        np.testing.assert_array_equal(moved, jnp.tril(jnp.ones((9, 9), bool), -(read == "before")))
+        return jax.jacrev(outputs, range(3))(k, v, rate)
+
+    for chunk in range(1, 6):
+        for slope in slopes(k, v, rate, chunk):
+            moved = np.any(np.asarray(slope).reshape(4, 4, 4, -1) != 0, axis=(1, 3))
+            earlier = np.tril(np.ones((4, 4), bool), -(read == "before"))
+            np.testing.assert_array_equal(moved, earlier)
 
 
 # Training through the writes.
@@ -257,7 +262,9 @@ def after_a_cut(rule):
 def test_batches_are_vmap():
     q, k, v, weights, rate, a, mu = sequence(21)
     run = jax.jit(lambda q, state: nm.network_scan(q, k, v, None, rate, a, mu, state=state))
-    state = nm.network_scan(q[:3], k[:3], v[:3], weights, rate[:3], a[:3], mu[:3])[1]
+    first = jax.tree.map(lambda a: a[:3], (q, k, v, rate, a, mu))
+    begin = jax.jit(lambda q, k, v, *rates: nm.network_scan(q, k, v, weights, *rates)[1])
+    state = begin(*first)
     many = jax.tree.map(lambda a: jnp.stack([a, a]), state)
     outputs, states = jax.vmap(run)(jnp.stack([q, -q]), many)
     for i, one in enumerate((q, -q)):
@@ -268,7 +275,8 @@ def test_batches_are_vmap():
 
 def test_half_precision_is_remembered_in_single():
     q, k, v, weights, *_ = jax.tree.map(lambda a: a.astype(jnp.bfloat16), sequence(9))
-    outputs, state = nm.network_scan(q, k, v, weights, 0.1, momentum=0.5)
+    scan = jax.jit(partial(nm.network_scan, rate=0.1, momentum=0.5))
+    outputs, state = scan(q, k, v, weights)
     assert outputs.dtype == jnp.bfloat16
     assert {a.dtype for a in jax.tree.leaves(state[:3])} == {jnp.dtype(jnp.float32)}
 
