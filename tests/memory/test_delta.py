@@ -155,6 +155,17 @@ def test_a_number_is_the_rate_of_every_token():
             assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(one))
 
 
+def test_outputs_have_the_dtype_of_tokens_and_states_are_wide():
+    q, k, v, beta, alpha, mu, *_ = (jnp.asarray(a, jnp.float32) for a in draw(time=9))
+    half = [a.astype(jnp.bfloat16) for a in (q, k, v)]
+    for function, rates in (
+        (linear_attention, (beta, alpha)), (delta_rule, (beta, alpha)), (titans, (beta, mu, alpha)),
+    ):  # fmt: skip
+        outputs, state = function(*half, *rates)
+        assert outputs.dtype == jnp.bfloat16
+        assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(state))
+
+
 def test_wrong_rates_are_refused(monkeypatch):
     q, k, v, beta, _, mu, *_ = arrays(*draw(time=4))
     # The annotations, which only tests check, would refuse them first.

@@ -7,6 +7,7 @@ step on the memory's own objective: the Hebbian one, -<M k, v>, the delta rule's
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._scan import Rate, Valid, memory_scan, per_token
@@ -40,7 +41,7 @@ def linear_attention(
         read: `"after"` reads M_t, `"before"` M_{t-1}.
 
     Returns:
-        (outputs (time, value), M after the last token).
+        (outputs (time, value) in the dtype of q, k and v, M after the last token).
 
     Raises:
         ValueError: as `memory_scan`.
@@ -49,7 +50,8 @@ def linear_attention(
     network" (2023). As a memory: Nested Learning (2025), eq. (64).
     """
     u = v if rate is None else _times("linear_attention", "rate", rate, v)
-    return memory_scan(q, k, u, None, alpha, None, None, state, chunk, implementation, read, valid)
+    made = memory_scan(q, k, u, None, alpha, None, None, state, chunk, implementation, read, valid)
+    return _as_given(made, q, k, v)
 
 
 def delta_rule(
@@ -83,7 +85,7 @@ def delta_rule(
         read: `"after"` reads M_t, `"before"` M_{t-1}.
 
     Returns:
-        (outputs (time, value), M after the last token).
+        (outputs (time, value) in the dtype of q, k and v, M after the last token).
 
     Raises:
         ValueError: as `memory_scan`.
@@ -96,7 +98,8 @@ def delta_rule(
     if alpha is not None:
         alpha = per_token("delta_rule", "alpha", alpha, v.shape[0])
     erase = beta if alpha is None else alpha * beta
-    return memory_scan(q, k, u, erase, alpha, None, None, state, chunk, implementation, read, valid)
+    made = memory_scan(q, k, u, erase, alpha, None, None, state, chunk, implementation, read, valid)
+    return _as_given(made, q, k, v)
 
 
 def titans(
@@ -132,7 +135,7 @@ def titans(
         read: `"before"` reads M_{t-1}, `"after"` M_t.
 
     Returns:
-        (outputs (time, value), (M, S) after the last token).
+        (outputs (time, value) in the dtype of q, k and v, (M, S) after the last token).
 
     Raises:
         ValueError: as `memory_scan`.
@@ -141,10 +144,16 @@ def titans(
     (9-14).
     """
     u = _times("titans", "rate", rate, v)
-    return memory_scan(
+    made = memory_scan(
         q, k, u, None, retain, momentum, rate, state, chunk, implementation, read, valid
     )
+    return _as_given(made, q, k, v)
 
 
 def _times(function: str, name: str, rate: Rate, v: Array) -> Array:
     return per_token(function, name, rate, v.shape[0])[:, None] * v
+
+
+def _as_given(made: tuple[Array, Any], q: Array, k: Array, v: Array) -> tuple[Array, Any]:
+    """Outputs in the dtype of the tokens, also where the rates that scale values are wider."""
+    return made[0].astype(jnp.result_type(q, k, v)), made[1]
