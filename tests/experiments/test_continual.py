@@ -334,6 +334,30 @@ def test_every_arm_tries_as_many_settings():
     }
 
 
+@pytest.mark.parametrize(
+    ("best", "more", "edge"), [(0.03, 0, False), (0.9, 1, False), (99, 2, True)]
+)
+def test_rates_beyond_an_edge_are_tried_at_the_best_second_value(monkeypatch, best, more, edge):
+    def runner(world, arm, network, size):
+        def run(pairs, seeds):
+            away = [abs(np.log10(rate / best)) + 0.1 * (extra != 0.5) for rate, extra in pairs]
+            right = 0.5 - 0.01 * np.array(away)
+            return np.broadcast_to(right[:, None, None, None], (len(pairs), len(seeds), 3, 2))
+
+        return run
+
+    monkeypatch.setattr(continual, "runner", runner)
+    settings = continual.Settings(streams=("languages",), tasks=2, seeds=2, trials=3)
+    world = continual.world_of(settings, "languages", dict)
+    monkeypatch.setitem(continual._CENTRES, "languages", 0.03)
+    found = continual.learn(settings, "languages", world, "replay", lambda text: None)
+    assert found["extra"] == 0.5 and found["edge"] is edge and len(found["scores"]) == 9 + more
+    np.testing.assert_allclose(
+        found["pairs"][9:], [(0.3 * 10**i, 0.5) for i in range(1, more + 1)] or np.empty((0,))
+    )
+    assert found["scores"][found["pairs"].index((found["rate"], 0.5))] == max(found["scores"])
+
+
 # Studies
 
 

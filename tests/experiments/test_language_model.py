@@ -361,13 +361,6 @@ def test_the_hour_asks_for_a_loss_and_a_size(nats, count, holds):
 # Studies
 
 
-def test_rates_beyond_an_edge_are_tried_only_where_the_best_one_lies_there():
-    assert language_model.beyond({0.1: 2.0, 0.2: 1.0, 0.4: 3.0}) == []
-    assert language_model.beyond({0.1: 2.0, 0.2: 1.0}) == pytest.approx([0.2 * 10**0.4])
-    assert language_model.beyond({0.1: 2.0, 0.2: None}) == pytest.approx([0.1 / 10**0.4])
-    assert language_model.beyond({0.1: None, 0.2: None}) == pytest.approx([0.1 / 10**0.4])
-
-
 @pytest.mark.parametrize(
     ("best", "trials", "tried", "edge"),
     [

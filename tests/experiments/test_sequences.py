@@ -141,6 +141,34 @@ def test_the_rate_that_answers_best_is_chosen_and_seeds_to_tune_by_are_not_judge
     assert sequences.compare(TASK, GOOD, RECIPE, 1, 1, 1, lambda text: None)["edge"]
 
 
+@pytest.mark.parametrize(
+    ("best", "tried", "edge"),
+    [
+        (0.0, [-0.5, 0, 0.5], False),
+        (1.0, [-0.5, 0, 0.5, 1, 1.5], False),
+        (-1.0, [-1.5, -1, -0.5, 0, 0.5], False),
+        (9.0, [-0.5, 0, 0.5, 1, 1.5], True),  # no more than two
+        (None, [-1.5, -1, -0.5, 0, 0.5], True),  # where all diverge, the smallest is the best
+    ],
+)
+def test_rates_beyond_an_edge_are_tried(monkeypatch, best, tried, edge):
+    def runner(task, arm, recipe):
+        def run(rates, seeds):
+            away = np.abs(np.log10(np.asarray(rates) / recipe.centre) - (best or 0))
+            test = {"accuracy": 0.5 - 0.01 * away, "loss": away}
+            if best is None:
+                test = {name: np.full(len(rates), np.nan) for name in test}
+            return {"loss": away[:, None], "tests": {"same": test}}
+
+        return run
+
+    monkeypatch.setattr(training, "runner", runner)
+    found = sequences.compare(TASK, GOOD, RECIPE, 3, 2, 3, lambda text: None)
+    np.testing.assert_allclose(np.log10(np.array(found["rates"]) / RECIPE.centre), tried, atol=1e-9)
+    assert found["rate"] == found["rates"][int(np.argmax(found["scores"]))]
+    assert found["edge"] is edge
+
+
 def test_runs_of_all_rates_and_seeds_are_one_program(good):
     compiled = []
 

@@ -6,7 +6,7 @@ are missing.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ Stage = Callable[[Callable[[str], None]], dict[str, Any]]
 
 SUPPORTED, NOT_SUPPORTED, NOT_MEASURED = "supported", "not supported", "not measured"
 _TUNING = 10_000  # seeds from here on are for tuning
+BEYOND = 2  # learning rates tried beyond an edge where the best one lies, at most
 _BADGES = {SUPPORTED: "good", NOT_SUPPORTED: "bad", NOT_MEASURED: "muted"}
 
 
@@ -45,6 +46,14 @@ def tuning(seed: int) -> int:
 def is_tuning(seed: int) -> bool:
     """Whether a seed is one to tune by."""
     return seed >= _TUNING
+
+
+def beyond(rates: Iterable[float], best: float, decades: float) -> list[float]:
+    """The learning rate to try next, so many decades away, if the best of those tried is the
+    smallest or the largest of them; none where only one was tried."""
+    tried = set(rates)
+    step = (best == max(tried)) - (best == min(tried))
+    return [best * 10 ** (decades * step)] if step else []
 
 
 def parameters(model: Any) -> int:

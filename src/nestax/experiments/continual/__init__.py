@@ -29,7 +29,7 @@ import optax
 from ...levels import Level, Nest
 from ...runs import SettingsError
 from ..options import chosen, positive
-from ..study import Example, Study, parameters, tuning
+from ..study import BEYOND, Example, Study, beyond, parameters, tuning
 from ..timescales import streams
 from . import worlds
 from .arms import ARMS, PARTS, STEPS, network
@@ -52,7 +52,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 class Settings:
     """Does a continuum memory forget less than plain networks, consolidation and replay?
 
-    Every arm tries the same number of settings, of its learning rate alone or with a second thing
+    Every arm tries settings by the same rule, of its learning rate alone or with a second thing
     that it tunes, on seeds of their own; it is judged by fresh ones at the best.
 
     Attributes:
@@ -71,7 +71,8 @@ class Settings:
         seeds: Runs to judge by.
         tuning_seeds: Runs to choose settings by.
         trials: Learning rates tried for each of three values of the second thing that is tuned;
-            three times as many where there is none.
+            three times as many where there is none; and up to two more where the best is the
+            smallest or largest.
 
     Raises:
         SettingsError: a value that makes no sense.
@@ -151,22 +152,27 @@ def learn(
     arm = ARMS[name]
     classifier = network(arm, world.inputs, settings.hidden, world.classes, settings.batch_size)
     run = runner(world, arm, classifier, size_of(settings))
-    pairs = grid(kind, name, settings.trials)
-    say(f"tries {len(pairs)} settings")
-    tuned = measures(run(pairs, [tuning(i) for i in range(settings.tuning_seeds)]))
-    scores = tuned.final.mean(1)
-    rate, extra = pairs[int(np.argmax(scores))]
+    fresh, scores = grid(kind, name, settings.trials), {}
+    for _ in range(1 + BEYOND):
+        if not fresh:
+            break
+        say(f"tries {len(fresh)} settings")
+        tuned = measures(run(fresh, [tuning(i) for i in range(settings.tuning_seeds)]))
+        scores |= dict(zip(fresh, tuned.final.mean(1).astype(float), strict=True))
+        rate, extra = max(scores, key=scores.__getitem__)
+        rates = [r for r, e in scores if e == extra]
+        spacing = _DECADES / (settings.trials - 1)
+        fresh = [(further, extra) for further in beyond(rates, rate, spacing)]
     say(f"runs {settings.seeds} seeds at rate {rate:.2g}")
     matrix = run([(rate, extra)], range(settings.seeds))[0]
-    rates = [pair[0] for pair in pairs]
     shapes = jax.eval_shape(classifier.init, jax.random.key(0))
     found = measures(matrix)
     return {
         "rate": rate,
         "extra": extra,
         "edge": rate in (min(rates), max(rates)),
-        "pairs": pairs,
-        "scores": np.round(scores.astype(float), 5).tolist(),
+        "pairs": list(scores),
+        "scores": np.round(list(scores.values()), 5).tolist(),
         "parameters": parameters(shapes),
         "ceiling": _ceiling(world, settings.seeds),
         "matrix": np.round(matrix.astype(float), 5).tolist(),
@@ -238,7 +244,7 @@ STUDY = Study(
     "stored examples. Tasks are learned one after another by a chain of MLPs whose starts move at "
     "several clocks of optimizer steps, or which is written in context at several clocks of "
     "examples, and by a plain network, elastic weight consolidation, and replay; all see the same "
-    "examples and try as many settings.",
+    "examples and are tuned by the same rule.",
     stages,
     find,
     draw_all,

@@ -53,8 +53,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 class Settings(sequences.Comparison):
     """Which models keep a state?
 
-    Every model tries the same learning rates, on seeds of their own, and is judged on fresh ones
-    after the same number of steps.
+    Every model tries learning rates by the same rule, on seeds of their own, and is judged on fresh
+    ones after the same number of steps.
 
     Attributes:
         languages: Of parity, aa, abab, anbn, anbncn and shuffle2, separated by commas; or all.

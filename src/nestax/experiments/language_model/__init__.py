@@ -29,7 +29,7 @@ import numpy as np
 
 from ...runs import RunFolder, SettingsError
 from ..options import positive
-from ..study import Example, Records, Study, tuning
+from ..study import BEYOND, Example, Records, Study, beyond, tuning
 from . import corpora
 from .arms import ARMS, FAMILIES, Shape, parameters
 from .figures import draw_all
@@ -50,7 +50,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
 _POINTS = 20
 _PATIENCE = {"windows": 1000, "pieces": 16, "sample": 300}
 _DECADES = 0.4  # between the rates tried
-_BEYOND = 2  # rates tried beyond an edge where the best one lies, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +137,6 @@ def _best(scores: Mapping[float, float | None]) -> float:
     return min((np.inf if score is None else score, rate) for rate, score in scores.items())[1]
 
 
-def beyond(scores: Mapping[float, float | None]) -> list[float]:
-    """The rate to try next, if the best of those tried is the smallest or the largest of them."""
-    best = _best(scores)
-    step = (best == max(scores)) - (best == min(scores))
-    return [best * 10 ** (_DECADES * step)] if step else []
-
-
 class _Work:
     """What the stages share: the text, and for each arm its nest, so that it is compiled once."""
 
@@ -175,11 +167,13 @@ class _Work:
     def tune(self, arm: str, say: Callable[[str], None]) -> dict[str, Any]:
         """The rate that predicts kept text best after half of the steps."""
         scores: dict[float, float | None] = {}
-        for _ in range(1 + _BEYOND):
-            for rate in beyond(scores) if scores else rates(self.settings):
+        fresh = rates(self.settings)
+        for _ in range(1 + BEYOND):
+            for rate in fresh:
                 told = lambda text, rate=rate: say(f"{rate:.2g} {text}")  # noqa: E731
                 found = self.run(arm, rate, tuning(0), _POINTS, told)
                 scores[rate] = found.losses["trial"][-1] if found else None
+            fresh = beyond(scores, _best(scores), _DECADES)
         tried = sorted(scores)
         for rate in tried:  # not before: an interruption does not repeat those that are done
             discard(self.path / f"{arm}-{tuning(0)}-{rate:.2g}")
@@ -187,7 +181,7 @@ class _Work:
             "rates": tried,
             "scores": [scores[rate] for rate in tried],
             "rate": _best(scores),
-            "edge": bool(beyond(scores)),
+            "edge": bool(fresh),
         }
 
     def learn(self, arm: str, seed: int, rate: float, say: Callable[[str], None]) -> dict[str, Any]:

@@ -36,8 +36,8 @@ GROUPS = 8  # of depths
 class Settings(sequences.Comparison):
     """Who finds the needle?
 
-    Every model tries the same learning rates, on seeds of their own, and is judged on fresh ones
-    after the same number of steps.
+    Every model tries learning rates by the same rule, on seeds of their own, and is judged on fresh
+    ones after the same number of steps.
 
     Attributes:
         kinds: Of passkey (one) and names (several, one of them asked for), separated by commas; or

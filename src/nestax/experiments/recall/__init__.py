@@ -50,8 +50,8 @@ _CENTRE = 10**-2.25
 class Settings(sequences.Comparison):
     """Which models recall?
 
-    Every model tries the same learning rates, on seeds of their own, and is judged on fresh ones
-    after the same number of steps.
+    Every model tries learning rates by the same rule, on seeds of their own, and is judged on fresh
+    ones after the same number of steps.
 
     Attributes:
         tasks: Of mqar, recall, fuzzy, noisy, copying, compression and memorization, separated by

@@ -29,7 +29,8 @@ class Comparison:
         batch_size: Sequences in a step; the preset's if not given.
         seeds: Runs to judge by.
         tuning_seeds: Runs for each learning rate that is tried.
-        trials: Learning rates tried, half a decade apart.
+        trials: Learning rates tried, half a decade apart, and up to two more where the best is the
+            smallest or largest.
 
     Raises:
         SettingsError: a value that makes no sense.

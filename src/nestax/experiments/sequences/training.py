@@ -188,25 +188,33 @@ def compare(
     """
     import equinox as eqx
 
-    run, rates = runner(task, arm, recipe), grid(recipe, trials)
-    say(f"tries rates from {min(rates):.1g} to {max(rates):.1g}")
-    pairs = [(rate, study.tuning(seed)) for rate in rates for seed in range(tuning_seeds)]
-    found = run(*zip(*pairs, strict=True))["tests"][task.tune]
-    scores, losses = (
-        np.nan_to_num(found[name], nan=np.inf).reshape(trials, -1).mean(1)
-        for name in ("accuracy", "loss")
-    )
-    best = max(range(trials), key=lambda i: (round(scores[i] / _TIE), -losses[i]))
-    say(f"runs {seeds} seeds at {rates[best]:.2g}")
-    found = run([rates[best]] * seeds, list(range(seeds)))
+    run, fresh = runner(task, arm, recipe), grid(recipe, trials)
+    tried: dict[float, tuple[float, float]] = {}
+    best = fresh[0]
+    for _ in range(1 + study.BEYOND):
+        if not fresh:
+            break
+        say(f"tries rates from {min(fresh):.1g} to {max(fresh):.1g}")
+        pairs = [(rate, study.tuning(seed)) for rate in fresh for seed in range(tuning_seeds)]
+        found = run(*zip(*pairs, strict=True))["tests"][task.tune]
+        right, losses = (
+            np.nan_to_num(found[name], nan=worst).reshape(len(fresh), -1).mean(1).tolist()
+            for name, worst in (("accuracy", 0.0), ("loss", np.inf))
+        )
+        tried |= dict(zip(fresh, zip(right, losses, strict=True), strict=True))
+        best = max(tried, key=lambda r: (round(tried[r][0] / _TIE), -tried[r][1], -r))
+        fresh = study.beyond(tried, best, _SPACING)
+    say(f"runs {seeds} seeds at {best:.2g}")
+    found = run([best] * seeds, list(range(seeds)))
+    rates = sorted(tried)
     shape = eqx.filter_eval_shape(
         lambda key: task.wrap(_model(task, arm, recipe, key), key), jax.random.key(0)
     )
     return {
         "rates": rates,
-        "scores": _listed(scores),
-        "rate": rates[best],
-        "edge": best in (0, trials - 1),
+        "scores": _listed([tried[rate][0] for rate in rates]),
+        "rate": best,
+        "edge": best in (rates[0], rates[-1]),
         "parameters": study.parameters(shape),
         "step": [(i + 1) * recipe.steps // recipe.points for i in range(recipe.points)],
         **jax.tree.map(lambda a: _listed(a.T), found),
