@@ -172,6 +172,7 @@ def test_wrong_rates_are_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for wrong, function in (
         (lambda: linear_attention(q, k, v, beta[:1]), "linear_attention: rate"),
+        (lambda: linear_attention(q, k, v, alpha=beta[:1]), "linear_attention: alpha"),
         (lambda: delta_rule(q, k, v, beta[:, None]), "delta_rule: beta"),
         (lambda: titans(q, k, v, beta[:3], mu), "titans: rate"),
         (

@@ -295,6 +295,7 @@ def test_a_batch_is_drawn_side_by_side():
     [
         ({"block": "lstm"}, "block must be one of hope, hope_attention, transformer"),
         ({"block": ("hope",)}, "one for each of the 2, got 1"),
+        ({"block": ("hope", ("titans", {"window": 4}))}, "'titans' has no option 'window'"),
         (
             {"block": "transformer", "chunk": 4},
             "has no option 'chunk'; it has: window",
@@ -315,6 +316,15 @@ def test_bad_models_are_refused(options, message):
         HopeLM(**options, key=jax.random.key(0))
 
 
+def test_blocks_of_several_kinds_have_options_of_their_own():
+    kinds = ["delta", ("transformer", {"window": 5}), ("delta", {"conv": 0, "hidden": 24})]
+    model = HopeLM(11, 8, 3, 2, block=kinds, hidden=16, key=jax.random.key(0))
+    first, second, third = model.blocks
+    assert first.mixer.conv.weight.shape[1] == 4 and third.mixer.conv.weight is None
+    assert second.mixer.window == 5
+    assert [b.feed.mlp.down.shape[1] for b in model.blocks] == [16, 16, 24]
+
+
 def test_tokens_out_of_range_are_not_read_as_others(monkeypatch):
     model = language_model("transformer")
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
@@ -322,7 +332,7 @@ def test_tokens_out_of_range_are_not_read_as_others(monkeypatch):
         (jnp.array([1, 11]), "from 0 to 10, below the vocabulary; got 11"),
         (jnp.array([-1, 0]), "got -1"),
         (jnp.ones(3), "tokens are integers, got float"),
-        (jnp.zeros((2, 3), jnp.int32), "one sequence of tokens"),
+        (jnp.zeros((2, 3), jnp.int32), r"one array of tokens .* got \(2, 3\)"),
     ):
         with pytest.raises(ValueError, match=message):
             model(wrong)
@@ -340,15 +350,31 @@ def test_flushing_a_model_flushes_its_continuum_memories():
         close(after.mixer, before.mixer, rtol=0, atol=0)
     plain = language_model("transformer")
     _, state = apply(plain, text(5))
-    assert plain.flush(state) is not None and len(plain.flush(state)) == 1
+    close(plain.flush(state), state, rtol=0, atol=0)
 
 
-def test_bad_generation_is_refused():
-    model, key = Chain(jnp.zeros((2, 2)), []), jax.random.key(0)
+def test_bad_generation_is_refused(monkeypatch):
+    model, key, two = Chain(jnp.zeros((2, 2)), []), jax.random.key(0), jnp.zeros(2, jnp.int32)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for prompt, steps, temperature, message in (
         (jnp.zeros(0, jnp.int32), 3, 1.0, "at least one token, got shape"),
-        (jnp.zeros(2, jnp.int32), 0, 1.0, "steps must be at least 1"),
-        (jnp.zeros(2, jnp.int32), 3, -1.0, "temperature must be a finite number"),
+        ([0, 1], 3, 1.0, r"at least one token, got shape \(2,\) in a list"),
+        (two, 0, 1.0, "steps must be a whole number, at least 1"),
+        (two, 2.5, 1.0, "got 2.5"),
+        (two, 3, -1.0, "temperature must be a finite number"),
+        (two, 3, jnp.array(-1.0), "temperature must be a finite number"),
+        (two, 3, np.float32("nan"), "temperature must be a finite number"),
     ):
         with pytest.raises(ValueError, match=message):
             generate(model, prompt, steps, key, temperature)
+
+
+def test_prompts_of_unknown_tokens_are_refused(monkeypatch):
+    model, key = language_model("transformer"), jax.random.key(0)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for prompt, message in (
+        (jnp.array([3, 99]), "below the vocabulary; got 99"),
+        (jnp.array([3, -1]), "below the vocabulary; got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate(model, prompt, 3, key)

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -214,6 +215,22 @@ def test_a_trained_model_learns_a_text_in_context(trained):
     assert learning[-64:].mean() < 0.8 * frozen[-64:].mean()
 
 
+def test_targets_that_are_not_known_are_no_others(monkeypatch):
+    """The last token is never read, only learnt from."""
+    model = language_model(continuum=GLOBAL)
+    vocabulary = model.embedding.shape[0]
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for token in (-1, vocabulary):
+        tokens = text(5).at[-1].set(token)
+        with pytest.raises(ValueError, match=f"below the vocabulary; got {token}"):
+            learn_in_context(model, tokens)
+        losses, _ = jax.jit(learn_in_context)(model, tokens)
+        assert jnp.isnan(losses[-1]) and jnp.isfinite(losses[:-1]).all()
+    for wrong in (text(6).reshape(2, 3), [1, 2, 3]):
+        with pytest.raises(ValueError, match="one array of tokens"):
+            learn_in_context(model, wrong)
+
+
 def test_mistakes_are_refused(trained):
     tokens = text(9)
     local = {k: v for k, v in GLOBAL.items() if k != "objective"}
@@ -231,7 +248,7 @@ def test_mistakes_are_refused(trained):
     stacked = stack_levels(trained, (4, 4), objective="local", key=jax.random.key(0))
     first, second = (block.feed.target for block in stacked.blocks)
     assert first.shape == second.shape and not jnp.any(first == second)
-    with pytest.raises(ValueError, match="one period for each of the 2 blocks, got 1"):
+    with pytest.raises(ValueError, match=r"one period for each of the 2 blocks, got \(4,\)"):
         stack_levels(trained, (4,))
     with pytest.raises(ValueError, match="block 0 has a ContinuumMemory, not a FeedForward"):
         stack_levels(language_model(continuum=GLOBAL), (4, 4))

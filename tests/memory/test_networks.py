@@ -370,6 +370,7 @@ def test_refusals():
         "read must be": lambda: scan(read="during"),
         "implementation must be": lambda: scan(implementation="fast"),
         "chunk must be": lambda: scan(chunk=0),
+        "chunk must be a number of tokens": lambda: scan(chunk=True),
         "surprise exactly where": lambda: scan(momentum=mu, state=nm.network_state(weights)),
         "begins with weights": lambda: nm.network_scan(q, k, v, None, rate),
         "lead from 5 keys to 4 values": lambda: nm.network_scan(q, k, v, weights[::-1], rate),
@@ -386,10 +387,39 @@ def test_refusals():
         ({"k": jnp.ones((4, 3))}, r"got \(5, 3\), \(4, 3\)"),
         ({"v": jnp.ones(5)}, r"v \(time, value\)"),
         ({"clip": -1.0}, "clip must be above 0, or None"),
+        (
+            {"rate": jnp.ones(4)},
+            r"network_scan: rate must be a number or .* shape \(5,\), got \(4,\)",
+        ),
+        ({"rate": jnp.ones(1)}, "network_scan: rate must be a number"),
+        ({"retain": jnp.ones(4)}, "network_scan: retain must be a number"),
+        ({"read": "during"}, "network_scan: read must be"),
+        ({"v": jnp.ones((5, 3), jnp.int32)}, "floating point, got float32, float32, int32"),
     ],
 )
 def test_sequences_that_do_not_fit_are_refused(monkeypatch, change, message):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    given = {"q": jnp.ones((5, 3)), "k": jnp.ones((5, 3)), "v": jnp.ones((5, 3)), **change}
+    sound = {"q": jnp.ones((5, 3)), "k": jnp.ones((5, 3)), "v": jnp.ones((5, 3)), "rate": 0.1}
     with pytest.raises(ValueError, match=message):
-        nm.network_scan(**given, weights=(jnp.eye(3),), rate=0.1)
+        nm.network_scan(**{**sound, **change}, weights=(jnp.eye(3),))
+
+
+def test_no_derivative_is_taken_where_there_is_no_token():
+    """Of |M k - v|, which has none at zero, in chunks that the tokens do not fill."""
+    length = lambda said, value: (said - value) / jnp.linalg.norm(said - value)  # noqa: E731
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 10, 3))
+
+    def total(given, cuts):
+        q, k, v = given
+        state, sums = nm.network_state((jnp.eye(3),)), 0.0
+        for a, b in cuts:
+            told = (q[a:b], k[a:b], v[a:b])
+            made, state = nm.network_scan(
+                *told, None, 0.1, None, None, length, state=state, chunk=4
+            )
+            sums = sums + jnp.sum(made)
+        return sums + jnp.sum(state.now[0])
+
+    for cuts in (((0, 10),), ((0, 2), (2, 9), (9, 10))):
+        gradients = jax.jit(jax.grad(total), static_argnums=1)((q, k, v), cuts)
+        assert all(jnp.isfinite(g).all() for g in gradients)

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from references.memory_rules import LOSSES, gradient, mirror_map, proximal_descent
@@ -319,7 +320,7 @@ def test_half_precision_is_remembered_in_single():
     assert state.dtype == jnp.float32
 
 
-def test_refusals():
+def test_refusals(monkeypatch):
     q, k, v, m = draw(4, 5), draw(4, 5), draw(4, 3), draw(3, 5)
     with pytest.raises(ValueError, match="objective must be"):
         nm.write(m, k[0], v[0], 0.1, objective="cosine")
@@ -329,6 +330,9 @@ def test_refusals():
         nm.scan_rule(nm.delta, q, k, v, m, "during", rate=0.1)
     with pytest.raises(ValueError, match="leading axis of 4 tokens"):
         nm.scan_rule(nm.delta, q, k, v, m, rate=jnp.ones(3))
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="scan_rule: queries, keys and values must be of floating"):
+        nm.scan_rule(nm.delta, q, k, v.astype(int), m, rate=0.1)
     with pytest.raises(ValueError, match="p must be at least 1"):
         nm.lp(0.5)
     with pytest.raises(ValueError, match="threshold must be above 0"):

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from references import memory as naive
@@ -216,15 +217,18 @@ def test_no_tokens_change_nothing():
     np.testing.assert_array_equal(memory, state[0])
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     arrays, state = draw(4, 3, 2, SETTINGS["gated"], dtype=np.float32)
     for options, said in (
         ({"read": "during"}, 'read must be "before" or "after"'),
         ({"chunk": 0}, "chunk must be"),
+        ({"chunk": 2.5}, "chunk must be a number of tokens, 1 or more, got 2.5"),
         ({"implementation": "fast"}, "implementation must be"),
+        ({"u": jnp.ones((4, 2), jnp.int32)}, "floating point, got float32, float32, int32"),
     ):
         with pytest.raises(ValueError, match=said):
-            memory_scan(**arrays, state=state[0], **options)
+            memory_scan(**{**arrays, "state": state[0], **options})
     with pytest.raises(ValueError, match=r"\(value, key\)"):
         memory_scan(**arrays, state=state[0].T)
     with pytest.raises(ValueError, match="without momentum the array M"):

@@ -5,7 +5,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int, Integer, PRNGKeyArray
+
+from ._parts import is_count
 
 
 def generate(
@@ -27,7 +31,8 @@ def generate(
     Args:
         model: `(tokens (time,), state) -> (logits (time, vocabulary), state)`, such as `HopeLM`;
             for a batch `jax.vmap` over prompts and keys.
-        prompt: at least one token.
+        prompt: at least one token. Of tokens out of range the scores are NaN, of which the first
+            token is drawn, where they are traced, and an error where they are known.
         steps: how many to draw, at least 1.
         key: a typed PRNG key.
         temperature: 1 draws from the model's distribution, 0 takes the most probable token.
@@ -37,21 +42,30 @@ def generate(
         The tokens drawn, (steps,), int32, and the state.
 
     Raises:
-        ValueError: an empty prompt, no steps, a negative temperature.
+        ValueError: an empty prompt, or tokens that the model does not know; no steps, a negative
+            temperature.
     """
-    if prompt.ndim != 1 or not prompt.shape[0]:
+    if getattr(prompt, "ndim", None) != 1 or not prompt.shape[0]:
         raise ValueError(
-            "generate: the prompt must be one sequence of at least one token, got shape "
-            f"{prompt.shape}; for a batch use jax.vmap"
+            "generate: the prompt must be one array of at least one token, got shape "
+            f"{np.shape(prompt)} in a {type(prompt).__name__}; for a batch use jax.vmap"
         )
-    if isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"generate: steps must be at least 1, got {steps}")
-    if isinstance(temperature, (int, float)) and not 0 <= temperature < float("inf"):
+    check_tokens(model, prompt)
+    if not is_count(steps):
+        raise ValueError(f"generate: steps must be a whole number, at least 1, got {steps}")
+    if not isinstance(temperature, Tracer) and not 0 <= float(temperature) < float("inf"):
         raise ValueError(
             f"generate: the temperature must be a finite number, at least 0, got {temperature}"
         )
     heat = jnp.asarray(temperature, jnp.float32)
     return _generate(model, int(steps), prompt, key, heat, state)
+
+
+def check_tokens(model: Any, tokens: Array) -> None:
+    """Has a model that knows which tokens there are, such as `HopeLM`, look at them: within its own
+    program it could not, as they are traced there."""
+    if hasattr(model, "check_tokens"):
+        model.check_tokens(tokens)
 
 
 @eqx.filter_jit

@@ -16,7 +16,8 @@ class Layout(NamedTuple):
     """Tokens in rows such that each row's valid tokens lie in one period.
 
     Attributes:
-        tokens: (rows, slots, features); what is not valid is zero, or a token of another row.
+        tokens: (rows, slots, features); what is not valid is a token all the same, since zeros are
+            where derivatives of what is made of them may not be finite.
         valid: (rows, slots).
         ends: (rows,): whether the row's last valid token is the last of its period.
         full: whether all rows are full and end their period, as far as known beforehand.
@@ -47,7 +48,8 @@ def lay_out(
     if offset is None:
         slots = min(period, time)
         rows = -(-time // slots)
-        tokens = jnp.pad(x, ((0, rows * slots - time), (0, 0))).reshape(rows, slots, -1)
+        filling = jnp.broadcast_to(x[0], (rows * slots - time, x.shape[1]))
+        tokens = jnp.concatenate([x, filling]).reshape(rows, slots, -1)
         valid = (jnp.arange(rows * slots) < time).reshape(rows, slots)
         ends = (jnp.arange(rows) + 1) * period <= time
         return Layout(tokens, valid, ends, time % period == 0)
@@ -57,7 +59,7 @@ def lay_out(
         ends = jnp.stack([offset + time >= period, jnp.zeros((), bool)])
         return Layout(jnp.stack([x, x]), jnp.stack([before, ~before]), ends, False)
     rows = -(-(time + period - 1) // period)
-    room = jnp.zeros((rows * period, x.shape[1]), x.dtype)
+    room = jnp.broadcast_to(x[0], (rows * period, x.shape[1]))
     tokens = jax.lax.dynamic_update_slice(room, x, (offset, jnp.zeros_like(offset)))
     place = jnp.arange(rows * period)
     valid = (place >= offset) & (place < offset + time)

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from ._generate import check_tokens
 from ._loop import checkpointed_scan
 from .continuum import ContinuumMemory, ContinuumState
 
@@ -42,7 +44,9 @@ def learn_in_context(
         model: `(tokens (time,), state) -> (logits (time, vocabulary), state)` with `init_state()`,
             such as `HopeLM`: a pytree with `ContinuumMemory` modules made with `objective=None`,
             whose state holds their `ContinuumState` in the same order.
-        tokens: (time + 1,), time a multiple of the smallest period, which divides the others.
+        tokens: (time + 1,), time a multiple of the smallest period, which divides the others. Of
+            tokens out of range the losses are NaN where they are traced, and an error where they
+            are known.
         state: what came before; None: nothing.
 
     Returns:
@@ -50,9 +54,15 @@ def learn_in_context(
 
     Raises:
         ValueError: no continuum memory, one that writes by itself, periods or a number of tokens
-            that do not fit.
+            that do not fit, tokens that the model does not know.
     """
     memories = [m for m in jax.tree.leaves(model, is_leaf=_is_memory) if _is_memory(m)]
+    if getattr(tokens, "ndim", None) != 1:
+        raise ValueError(
+            "learn_in_context: one array of tokens (time + 1,) is expected, got shape "
+            f"{np.shape(tokens)} in a {type(tokens).__name__}; for a batch use jax.vmap"
+        )
+    check_tokens(model, tokens)
     time = tokens.shape[0] - 1
     chunk = _chunk(memories, time)
     state = model.init_state() if state is None else state
@@ -72,6 +82,7 @@ def learn_in_context(
             logits, new = model(inputs, _with_states(state, held))
             scores = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
             losses = -jnp.take_along_axis(scores, targets[:, None], axis=-1)[:, 0]
+            losses = jnp.where(targets < 0, jnp.nan, losses)  # not those that count from the end
             return jnp.sum(losses), (losses, new)
 
         weights = [s.weights for s in _states(state)]

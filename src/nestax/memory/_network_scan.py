@@ -11,8 +11,8 @@ from ._grid import Layout, lay_out, take_back
 from ._loop import checkpointed_scan
 from ._networks import Activation, Weights, network_chunk
 from ._objectives import Objective
-
-Rate = float | Float[Array, ""] | Float[Array, " time"]
+from ._parts import check_floating, is_count
+from ._scan import Rate, per_token
 
 
 class NetworkState(NamedTuple):
@@ -95,8 +95,10 @@ def network_scan(
             'network_scan: implementation must be "chunked", "recurrent" or None, got '
             f"{implementation!r}"
         )
-    if chunk < 1:
-        raise ValueError(f"network_scan: chunk must be at least 1 token, got {chunk}")
+    if read not in ("before", "after"):
+        raise ValueError(f'network_scan: read must be "before" or "after", got {read!r}')
+    if not is_count(chunk):
+        raise ValueError(f"network_scan: chunk must be a number of tokens, 1 or more, got {chunk}")
     fresh = state is None
     if state is None:
         if weights is None:
@@ -108,11 +110,14 @@ def network_scan(
             "network_state(weights, momentum=True) with momentum, momentum=False without"
         )
     _check(state.now, q, k, v, skip, clip)
-    rates = [a for a in (rate, retain, momentum) if a is not None]
-    given = jnp.result_type(q, k, v)
-    dtype = jnp.result_type(given, jnp.float32, *rates, *state.now)
     time = q.shape[0]
-    columns = [jnp.broadcast_to(jnp.asarray(a, dtype), (time,))[:, None] for a in rates]
+    named = {"rate": rate, "retain": retain, "momentum": momentum}
+    rates = {name: a for name, a in named.items() if a is not None}
+    given = jnp.result_type(q, k, v)
+    dtype = jnp.result_type(given, jnp.float32, *rates.values(), *state.now)
+    columns = [
+        per_token("network_scan", name, a, time).astype(dtype)[:, None] for name, a in rates.items()
+    ]
     begin = jnp.asarray(state.position, jnp.int32)
     now, surprise, anchor = jax.tree.map(lambda a: a.astype(dtype), state[:3])
     state = NetworkState(now, surprise, anchor, begin)
@@ -169,6 +174,7 @@ def _check(weights: Weights, q: Array, k: Array, v: Array, skip: bool, clip: Any
             "network_scan: q and k must be (time, key), both alike, and v (time, value), got "
             f"{q.shape}, {k.shape} and {v.shape}; batch with jax.vmap"
         )
+    check_floating("network_scan", q, k, v)
     if isinstance(clip, (int, float)) and not clip > 0:
         raise ValueError(f"network_scan: clip must be above 0, or None for no bound, got {clip}")
     shapes = [w.shape for w in weights]

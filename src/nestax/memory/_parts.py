@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 EPS = 1e-6
@@ -186,6 +187,11 @@ class GatedOutput(eqx.Module):
         return linear(self.out.astype(x.dtype), gated)
 
 
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number of things, at least one."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
+
+
 def check_sizes(name: str, width: int, heads: int, **others: int | None) -> None:
     """Refuses sizes below one and heads that do not divide the width."""
     if width < 1 or heads < 1 or width % heads:
@@ -196,6 +202,15 @@ def check_sizes(name: str, width: int, heads: int, **others: int | None) -> None
     for what, size in others.items():
         if size is not None and size < 1:
             raise ValueError(f"{name}: {what} must be at least 1, got {size}")
+
+
+def check_floating(name: str, *arrays: Array) -> None:
+    """Refuses queries, keys and values that cannot hold what is read from a memory."""
+    if any(not jnp.issubdtype(a.dtype, jnp.floating) for a in arrays):
+        raise ValueError(
+            f"{name}: queries, keys and values must be of floating point, got "
+            f"{', '.join(str(a.dtype) for a in arrays)}; cast them with astype"
+        )
 
 
 def check_input(name: str, x: Any, width: int) -> None:

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._objectives import Objective, error_of
+from ._parts import check_floating
 
 Scalar = float | Float[Array, ""]
 Memory = Float[Array, "value key"]
@@ -285,10 +286,12 @@ def scan_rule(
         Outputs, in the dtype of q, k and v; and the state, in float32 at least.
 
     Raises:
-        ValueError: an unknown `read`, or a parameter of another length.
+        ValueError: an unknown `read`, a parameter of another length, or tokens that are not
+            floating-point.
     """
     if read not in ("before", "after"):
         raise ValueError(f'scan_rule: read must be "before" or "after", got {read!r}')
+    check_floating("scan_rule", q, k, v)
     given = jnp.result_type(q, k, v)
     arrays = {name: jnp.asarray(a) for name, a in parameters.items()}
     for name, a in arrays.items():

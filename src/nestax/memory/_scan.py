@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ._chunk import State, Tokens, advance, prepare
+from ._parts import check_floating, is_count
 
 Rate = float | Float[Array, ""] | Float[Array, " time"]
 Valid = Bool[Array, " time"] | None
@@ -85,15 +86,16 @@ def memory_scan(
         that is computed at least float32.
 
     Raises:
-        ValueError: shapes that do not belong together, a state that is or is not a pair against
-            `momentum`, a chunk below 1, an unknown `implementation` or `read`.
+        ValueError: shapes that do not belong together, tokens that are not floating-point, a state
+            that is or is not a pair against `momentum`, a chunk below 1, an unknown
+            `implementation` or `read`.
     """
     name = "memory_scan"
     if implementation not in (None, "chunked", "recurrent"):
         raise ValueError(
             f'{name}: implementation must be "chunked", "recurrent" or None, got {implementation!r}'
         )
-    if chunk is not None and chunk < 1:
+    if chunk is not None and not is_count(chunk):
         raise ValueError(f"{name}: chunk must be a number of tokens, 1 or more, got {chunk}")
     dtype = jnp.result_type(q, k, u)
     rates = (erase, retain, momentum, carried)
@@ -209,6 +211,7 @@ def _canonical(
     if momentum is None and carried is not None:
         erase, carried = carried if erase is None else erase + carried, None
     if valid is not None:
+        valid = jnp.asarray(valid)
         u = jnp.where(valid[:, None], u, 0)
         erase, carried = (None if a is None else jnp.where(valid, a, 0) for a in (erase, carried))
         retain, momentum = (
@@ -253,6 +256,7 @@ def _check(
             f"{name}: q and k must be (time, key), both alike, got {q.shape} and {k.shape}; batch "
             "with jax.vmap"
         )
+    check_floating(name, q, k, u)
     if u.ndim != 2 or u.shape[0] != k.shape[0]:
         raise ValueError(
             f"{name}: values must be (time, value) with the {k.shape[0]} tokens of k, got {u.shape}"

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from ._feed import SwiGLU
 from ._grid import lay_out, take_back
 from ._loop import checkpointed_scan
-from ._parts import check_input, linear, matrix, rms_norm, wide, widened
+from ._parts import check_input, is_count, linear, matrix, rms_norm, wide, widened
 
 _VARIANTS = ("sequential", "nested", "independent")
 
@@ -136,7 +136,7 @@ class ContinuumMemory(eqx.Module):
         name = "ContinuumMemory"
         periods = tuple(periods)
         count = len(periods)
-        if not count or not all(_is_count(period) for period in periods):
+        if not count or not all(is_count(period) for period in periods):
             raise ValueError(
                 f"{name}: periods must be one or more numbers of tokens, each at least 1, got "
                 f"{periods}"
@@ -365,9 +365,6 @@ class ContinuumMemory(eqx.Module):
             weights, gathered = carry
             tokens, valid, due, renew = row
             valid = jnp.broadcast_to(valid[:, None], tokens.shape)
-            if not layout.full:
-                # Rows are filled with zeros, where a level's derivative may not be finite.
-                tokens = jnp.where(valid, tokens, jnp.broadcast_to(inputs[0], tokens.shape))
             said, pull = jax.vjp(lambda w: said_of(w, tokens), weights)
             error = (said - linear(target, tokens)) / tokens.shape[1]
             (gradient,) = pull(jnp.where(valid, error, jnp.zeros_like(error)))
@@ -408,10 +405,6 @@ class ContinuumMemory(eqx.Module):
         if due is None:
             return move(weights, gathered)
         return jax.lax.cond(due, move, lambda *rest: rest, weights, gathered)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _add(total: Array, more: Array) -> Array:

@@ -63,7 +63,7 @@ class HopeLM(eqx.Module):
         depth: int,
         heads: int = 4,
         *,
-        block: str | Sequence[str] = "hope",
+        block: str | Sequence[str | tuple[str, Mapping[str, Any]]] = "hope",
         hidden: int | None = None,
         continuum: Mapping[str, Any] | None = None,
         dropout: float = 0.0,
@@ -77,12 +77,13 @@ class HopeLM(eqx.Module):
             width: of the residual sum.
             depth: number of blocks.
             heads: of every mixer.
-            block: the kind of all blocks, or one for each.
+            block: the kind of all blocks, or one for each, alone or with options of its own, as in
+                `["hope", ("transformer", {"window": 512})]`.
             hidden: units of each MLP; None: such that models of all kinds are about as large.
-            continuum: options of `ContinuumMemory`, such as `{"periods": (4, 32)}`.
+            continuum: options of all `ContinuumMemory`, such as `{"periods": (4, 32)}`.
             dropout: at least 0, less than 1; without effect where a call has no key.
             key: a typed PRNG key.
-            **options: of the mixers, such as `window=512` of attention.
+            **options: of all mixers, such as `window=512` of attention.
 
         Raises:
             ValueError: sizes below 1, a dropout out of range, an unknown kind or option; see also
@@ -93,7 +94,8 @@ class HopeLM(eqx.Module):
                 f"HopeLM: sizes must be at least 1, got vocabulary={vocabulary}, width={width}, "
                 f"depth={depth}"
             )
-        kinds = (block,) * depth if isinstance(block, str) else tuple(block)
+        named = (block,) * depth if isinstance(block, str) else tuple(block)
+        kinds = [(one, {}) if isinstance(one, str) else one for one in named]
         if len(kinds) != depth:
             raise ValueError(
                 f"HopeLM: block must be one kind for all blocks or one for each of the {depth}, "
@@ -108,13 +110,11 @@ class HopeLM(eqx.Module):
                 kind,
                 width,
                 heads,
-                hidden=hidden,
-                continuum=continuum,
+                **{"hidden": hidden, "continuum": continuum, **options, **own},
                 scale=(2 * depth) ** -0.5,
                 key=key,
-                **options,
             )
-            for kind, key in zip(kinds, keys[2:], strict=True)
+            for (kind, own), key in zip(kinds, keys[2:], strict=True)
         )
         self.norm = jnp.ones(width)
         self.head = matrix(keys[1], vocabulary, width, 0.1)
@@ -145,7 +145,7 @@ class HopeLM(eqx.Module):
         Raises:
             ValueError: tokens that are not one sequence, not integers or out of range.
         """
-        self._check(tokens)
+        self.check_tokens(tokens)
         depth = len(self.blocks)
         keys = [None] * (depth + 1) if key is None else list(jax.random.split(key, depth + 1))
         drop = eqx.nn.Dropout(self.dropout, inference=key is None)
@@ -167,15 +167,20 @@ class HopeLM(eqx.Module):
             for b, s in zip(self.blocks, state, strict=True)
         )
 
-    def _check(self, tokens: Array) -> None:
-        if tokens.ndim != 1:
+    def check_tokens(self, tokens: Integer[Array, " time"]) -> None:
+        """Refuses tokens that this model does not know, as far as they are known.
+
+        Raises:
+            ValueError: as calling the model.
+        """
+        if getattr(tokens, "ndim", None) != 1:
             raise ValueError(
-                f"HopeLM: one sequence of tokens (time,) is expected, got {tokens.shape}; for a "
-                "batch use jax.vmap"
+                f"HopeLM: one array of tokens (time,) is expected, got {np.shape(tokens)} in a "
+                f"{type(tokens).__name__}; make lists arrays, and for a batch use jax.vmap"
             )
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"HopeLM: tokens are integers, got {tokens.dtype}")
-        if isinstance(tokens, Tracer) or not tokens.size:
+        if isinstance(tokens, Tracer):
             return
         # Of numpy: within a jit even the minimum of an array that is known would be traced.
         known, vocabulary = np.asarray(tokens), self.embedding.shape[0]
@@ -202,10 +207,10 @@ def stack_levels(model: HopeLM, periods: Sequence[int], **options: Any) -> HopeL
     Raises:
         ValueError: other blocks, or another number of periods; see also `ContinuumMemory`.
     """
-    if len(periods) != len(model.blocks):
+    if np.shape(periods) != (len(model.blocks),):
         raise ValueError(
             f"stack_levels: pass one period for each of the {len(model.blocks)} blocks, got "
-            f"{len(periods)}"
+            f"{periods}"
         )
     blocks = []
     key = options.pop("key", None)

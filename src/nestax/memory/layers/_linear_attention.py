@@ -82,11 +82,9 @@ class LinearAttention(eqx.Module):
     def init_state(self) -> LayerState:
         """The state at the beginning of a stream: M_0, (heads, value, key)."""
         dtype = wide(self.into.dtype)
-        if self.initial is not None:
-            return LayerState(self.conv.init_state(dtype), self.initial.astype(dtype))
-        size = self.into.shape[1] // self.heads
-        memory = jnp.zeros((self.heads, size, self.key_size), dtype)
-        return LayerState(self.conv.init_state(dtype), memory)
+        shape = self.heads, self.into.shape[1] // self.heads, self.key_size
+        start = jnp.zeros(shape) if self.initial is None else self.initial
+        return LayerState(self.conv.init_state(dtype), start.astype(dtype))
 
     def __call__(
         self, x: Float[Array, "time width"], state: LayerState | None = None
