@@ -325,7 +325,7 @@ def test_every_arm_names_what_it_is_compared_with():
     assert isinstance(ARMS["ewc"], Arm) and arms.STEPS[0] == 1
 
 
-def test_every_arm_tries_as_many_settings():
+def test_every_arm_first_tries_as_many_settings():
     grids = {name: continual.grid("class", name, 4) for name in ARMS}
     assert {len(pairs) for pairs in grids.values()} == {12}
     rates = {name: sorted({rate for rate, _ in pairs}) for name, pairs in grids.items()}

@@ -161,7 +161,7 @@ def learn(
         scores |= dict(zip(fresh, tuned.final.mean(1).astype(float), strict=True))
         rate, extra = max(scores, key=scores.__getitem__)
         rates = [r for r, e in scores if e == extra]
-        spacing = _DECADES / (settings.trials - 1)
+        spacing = _DECADES / (settings.trials - 1)  # of all arms, whatever the grid's own
         fresh = [(further, extra) for further in beyond(rates, rate, spacing)]
     say(f"runs {settings.seeds} seeds at rate {rate:.2g}")
     matrix = run([(rate, extra)], range(settings.seeds))[0]

@@ -68,8 +68,9 @@ def _family(settings: Any, done: dict[str, Any], path: Path, words: str) -> Pict
             )
         )
         caption += (
-            " Right: all of that text; how much better it is predicted where every MLP is written "
-            "after each window by the gradient of the loss on it, of blocks that have one."
+            " Right: the first windows of that text, in a row; how much better they are predicted "
+            "where every MLP is written after each window by the gradient of the loss on it, of "
+            "blocks that have one."
         )
     return draw(path, panels, f"Language models: {words}", caption)
 

@@ -218,12 +218,9 @@ def judge_in_context(model: Any, corpus: Corpus, size: Size) -> dict[str, Any]:
     def read(text: np.ndarray, rate: float) -> np.ndarray:
         learner = memory.stack_levels(model, [size.length] * len(blocks), rate=rate)
         fit = min((len(text) - 1) // size.length, size.windows)
-        losses, state = [], learner.init_state()
-        for start in range(0, fit * size.length, size.length):
-            window = jnp.asarray(text[start : start + size.length + 1])
-            loss, state = _compiled(_learn)(learner, window, state)
-            losses.append(loss)
-        return np.asarray(jnp.stack(losses))
+        tokens = jnp.asarray(text[: fit * size.length + 1], jnp.int32)
+        losses, _ = _compiled(memory.learn_in_context)(learner, tokens)
+        return np.asarray(losses).reshape(fit, -1).mean(1)
 
     best = min(RATES, key=lambda rate: float(read(corpus.tune, rate).mean()))
     found, gain = read(corpus.test, best), read(corpus.test, 0.0)
@@ -252,14 +249,6 @@ def _compiled(function: Callable[..., Any]) -> Any:
     import equinox as eqx
 
     return eqx.filter_jit(function)
-
-
-def _learn(model: Any, window: Integer[Array, " places"], state: Any) -> tuple[Array, Any]:
-    """A window is read and learnt from: its mean loss before that, and the state."""
-    from ... import memory
-
-    losses, state = memory.learn_in_context(model, window.astype(jnp.int32), state)
-    return jnp.mean(losses), state
 
 
 def _heated(model: Any, rows: Integer[Array, "n places"]) -> Float[Array, " temperatures"]:
