@@ -1,6 +1,7 @@
 """Strict by default: two devices, rank promotion and warnings are errors, types are checked."""
 
 import os
+import zlib
 from importlib.metadata import version
 
 import pytest
@@ -17,6 +18,20 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # programs are many, and run once
+
+
+def pytest_addoption(parser):
+    parser.addoption("--share", type=int, default=1, help="only one test in so many")
+    parser.addoption("--turn", default="", help="which ones: any text, such as a commit")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With `--share N` about one test in N, others at another turn: what is run again where little
+    can be different takes a part of the time, and after many turns nothing was left out."""
+    share, turn = config.getoption("share"), config.getoption("turn")
+    mine = [i for i in items if not zlib.crc32(f"{turn} {i.nodeid}".encode()) % share]
+    config.hook.pytest_deselected(items=[item for item in items if item not in mine])
+    items[:] = mine
 
 
 @pytest.fixture
