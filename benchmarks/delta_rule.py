@@ -1,6 +1,7 @@
 """The gated delta rule in chunks against token by token, and Titans' memory against titans-pytorch.
 
-    python benchmarks/delta_rule.py [--part chunks|peer|gpu] [--peer PYTHON] [--peer-slow] [--small]
+    python benchmarks/delta_rule.py [--part chunks|peer|gpu] [--devices N] [--peer PYTHON]
+        [--peer-slow] [--small]
 
 chunks: `nestax.memory.delta_rule` with decay, float32, 4,096 tokens, 4 heads of 64 under `vmap`:
     the recurrent form against the chunked one with several chunk sizes; all run in turns. The
@@ -9,13 +10,17 @@ peer: a layer of Titans' memory, its projections and gates included, forward and
     weights and its input: `nestax.memory.TitansMemory` and titans-pytorch's `NeuralMemory` with
     heads, sizes, momentum and decay alike. `--peer` is a Python that has torch and titans_pytorch
     (pip install titans-pytorch). Theirs takes one gradient, one decay and one momentum per chunk,
-    at the first weights of the whole sequence; `--peer-slow` adds the setting that is closer to
-    the paper and to ours, a gradient for every token, at the weights of the beginning of its chunk.
+    by default at the first weights of the whole sequence, which are not what it has learned by
+    then; or at the weights of each chunk's beginning, as ours does. `--peer-slow` adds the setting
+    that is the paper's and ours, a gradient, a decay and a momentum for every token.
 gpu: the same of `delta_rule` in shapes of which flash-linear-attention's times are published, and
     of a language model of Hope's, whose second column is a step of training; float32 and bfloat16.
     The least that must be moved and multiplied is given as shares of what the device copies and
     multiplies in the same run. Only where there is a GPU; `--small` tries it on any machine, at
     sizes whose figures mean nothing.
+
+With `--devices` heads of chunks and peer lie on so many devices, which on a CPU are made of its
+cores: loops of a program run on one core for each device.
 """
 
 import argparse
@@ -35,6 +40,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.extend.core import jaxprs_in_params
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from race import heading
 from workers.serve import temporary_bytes
 
@@ -141,7 +148,7 @@ def inputs(heads: int, time: int, size: int, seed: int = 0) -> tuple:
 def rule(tokens: tuple, chunk: int | None, implementation: str) -> Pair:
     """The gated delta rule of all heads."""
     v = tokens[2]
-    weight = jnp.asarray(np.random.default_rng(1).normal(size=v.shape), v.dtype)
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=v.shape), v.dtype, device=v.sharding)
 
     def outputs(*tokens: jax.Array) -> tuple:
         one = lambda *a: delta_rule(*a, chunk=chunk, implementation=implementation)  # noqa: E731
@@ -174,13 +181,26 @@ def timed_pairs(made: dict[Any, Pair], rounds: int) -> dict[Any, tuple[float, fl
     return {name: (forward[name], both[name]) for name in made}
 
 
+def of_heads(path: Any) -> NamedSharding:
+    """All devices, each with some of the heads: an array's first axis, or, of a layer's parameter
+    with this path, the one that docs/memories.md says."""
+    mesh = jax.make_mesh((jax.device_count(),), ("heads",), axis_types=(AxisType.Auto,))
+    axes = {".output.out": P(None, "heads"), ".output.scale": P()}
+    return NamedSharding(mesh, axes.get(jax.tree_util.keystr(path), P("heads")))
+
+
 def chunks(rounds: int) -> None:
-    print(f"gated delta rule, {TIME} tokens, {HEADS} heads of {SIZE}, float32\n")
+    devices = jax.device_count()
+    where = f", heads on {devices} devices" if devices > 1 else ""
+    print(f"gated delta rule, {TIME} tokens, {HEADS} heads of {SIZE}, float32{where}\n")
     settings: dict[str, tuple[int | None, str]] = {"recurrent": (None, "recurrent")}
     settings |= {f"chunks of {size}": (size, "chunked") for size in CHUNKS}
     settings["chunked, default"] = (None, "chunked")
     arguments = inputs(HEADS, TIME, SIZE)
-    made = {name: rule(arguments, *setting) for name, setting in settings.items()}
+    placed = jax.device_put(arguments, of_heads(()))
+    made = {name: rule(placed, *setting) for name, setting in settings.items()}
+    if devices > 1:
+        made["recurrent, one device"] = rule(arguments, None, "recurrent")
     found = timed_pairs(made, rounds)
     base = found["recurrent"]
     print(
@@ -336,6 +356,10 @@ def layer(memory: str, chunk: int | None) -> tuple[Program, int]:
     rng = np.random.default_rng(0)
     x, weight = (jnp.asarray(a, jnp.float32) for a in rng.normal(size=(2, TIME, HEADS * SIZE)))
     arrays, static = eqx.partition(made, eqx.is_inexact_array)
+    arrays = jax.tree_util.tree_map_with_path(
+        lambda path, a: jax.device_put(a, of_heads(path)), arrays
+    )
+    x = jax.device_put(x, NamedSharding(of_heads(()).mesh, P()))
 
     def total(arrays: TitansMemory, x: jax.Array) -> jax.Array:
         return jnp.sum(eqx.combine(arrays, static)(x)[0] * weight)
@@ -352,9 +376,12 @@ def peer(python: str | None, rounds: int, slow: bool) -> None:
         print(f"a layer of Titans' memory ({memory}), {TIME} tokens, {HEADS} heads of {SIZE}\n")
         # Of a linear memory chunks are of speed only; of an MLP they are part of what is computed.
         ours = "nestax, a gradient per token" + (", weights of each 64" if memory == "mlp" else "")
+        if jax.device_count() > 1:
+            ours += f", heads on {jax.device_count()} devices"
         entries = {ours: layer(memory, 64 if memory == "mlp" else None)}
         theirs: dict[str, tuple[int, int | None]] = {
-            "titans-pytorch, a gradient per 64 tokens": (64, None)
+            "titans-pytorch, a gradient per 64 tokens, first weights": (64, None),
+            "titans-pytorch, a gradient per 64 tokens, weights of each 64": (64, 64),
         }
         if slow:
             theirs["titans-pytorch, a gradient per token, weights of each 64"] = (1, 64)
@@ -369,8 +396,10 @@ def peer(python: str | None, rounds: int, slow: bool) -> None:
                 jax.block_until_ready(run())
                 if turn:
                     seconds[name].append(time.perf_counter() - began)
+                time.sleep(0.5)
             for name, worker in peers.items():
                 seconds[name] += worker.steps(1)
+                time.sleep(0.5)  # their threads wait busily for a while
         base = statistics.median(seconds[ours])
         print("| layer | ms forward and backward | tokens per second | ratio | threads | weights |")
         print("| --- " * 6 + "|")
@@ -396,7 +425,9 @@ def main() -> None:
     parser.add_argument("--peer-slow", action="store_true", help="its per-token setting as well")
     parser.add_argument("--small", action="store_true", help="part gpu anywhere, tiny")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--devices", type=int, default=1, help="of a CPU, of chunks and peer")
     options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", options.devices)
     heading()
     if options.part in (None, "chunks"):
         chunks(options.rounds)

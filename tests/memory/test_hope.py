@@ -1,11 +1,15 @@
 """Hope and its baselines: streams, gradients, sizes, levels, generation."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import nestax as nx
 from nestax.memory._generate import generate
@@ -285,6 +289,29 @@ def test_a_batch_is_drawn_side_by_side():
     for b in range(3):
         alone, _ = generate(model, prompts[b], 5, keys[b])
         assert drawn[b].tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_devices_can_be_given_sequences(x64, kind):
+    """Every sequence is read where it lies; only the gradient is added up between devices."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    params, static = eqx.partition(language_model(kind), eqx.is_inexact_array)
+    batch = text(4, TIME)
+
+    def loss(params, batch):
+        logits, states = jax.vmap(eqx.combine(params, static))(batch)
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1)), states
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    placed = jax.device_put(params, NamedSharding(mesh, P()))
+    spread = jax.device_put(batch, NamedSharding(mesh, P("data")))
+    text_of = jax.jit(loss).lower(placed, spread).compile().as_text()
+    moves = re.findall(r" (all-\w+|collective-\w+|reduce-scatter)[\w-]*\(", text_of)
+    assert moves == ["all-reduce"]  # of the loss
+    (value, states), gradient = step(placed, spread)
+    memories = [s for s in jax.tree.leaves(states) if eqx.is_inexact_array(s)]  # not the clocks
+    assert memories and all(s.sharding.spec[:1] == ("data",) for s in memories)
+    close(((value, states), gradient), step(params, batch))
 
 
 # Mistakes.

@@ -1,12 +1,21 @@
 """Layers against loops written out in numpy, and what every layer has to keep."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from references.memory_layers import naive_delta_memory, naive_linear_attention, naive_titans
 
-from nestax.memory.layers import DeltaMemory, LinearAttention, TitansMemory
+from nestax.memory.layers import (
+    DeltaMemory,
+    LinearAttention,
+    SelfModifyingMemory,
+    TitansMemory,
+)
 
 WIDTH, TIME = 6, 13
 LAYERS = {
@@ -128,6 +137,39 @@ def test_samples_of_a_batch_do_not_touch_each_other(x64, name):
         y, state = run(layer, batch[i])
         np.testing.assert_allclose(both[i], y, rtol=1e-10, atol=1e-12)
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, 1e-10), states, state)
+
+
+@pytest.mark.parametrize("name", ["self-modifying", *ONE_OF_EACH])
+def test_devices_can_be_given_heads(x64, name):
+    """Each computes its own heads, and what they say is added up at the end."""
+    mesh = jax.make_mesh((2,), ("heads",), axis_types=(AxisType.Auto,))
+
+    def place(path, a):
+        path = jax.tree_util.keystr(path)
+        axes = {".output.scale": P(), ".output.out": P(None, "heads")}.get(path, P("heads"))
+        return jax.device_put(a, NamedSharding(mesh, axes))
+
+    if name == "self-modifying":
+        layer = SelfModifyingMemory(WIDTH, 2, chunk=4, momentum=True, key=jax.random.key(0))
+    else:
+        layer = make(name)
+    x, seen = sequence(), sequence(seed=3)
+    placed = jax.tree_util.tree_map_with_path(place, layer)
+    everywhere = jax.device_put(x, NamedSharding(mesh, P()))
+    compiled = jax.jit(lambda layer, x: layer(x)).lower(placed, everywhere).compile()
+    moves = re.findall(r" (all-\w+|collective-\w+|reduce-scatter)[\w-]*\(", compiled.as_text())
+    assert moves == ["all-reduce"]
+    for a, b in zip(
+        jax.tree.leaves(compiled(placed, everywhere)), jax.tree.leaves(run(layer, x)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+    gradient = jax.jit(jax.grad(lambda layer, x: jnp.sum(layer(x)[0] * seen), (0, 1)))
+    for a, b in zip(
+        jax.tree.leaves(gradient(placed, everywhere)),
+        jax.tree.leaves(gradient(layer, x)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)

@@ -52,9 +52,8 @@ def queries_keys_values(layer, x):
     key_size = getattr(layer, "key_size", size)
     made = []
     for row in projected(layer, x):
-        q, k, v = np.split(row, [layer.heads * key_size, 2 * layer.heads * key_size])
-        q, k, v = (np.split(part, layer.heads) for part in (q, k, v))
-        made.append([(unit(a), unit(b), c) for a, b, c in zip(q, k, v, strict=True)])
+        heads = (np.split(own, [key_size, 2 * key_size]) for own in np.split(row, layer.heads))
+        made.append([(unit(q), unit(k), v) for q, k, v in heads])
     return made
 
 
@@ -177,12 +176,13 @@ def naive_self_modifying(layer, x):
                 answer = said(weights[box], z) if box in weights else 0
                 return answer + (array(layer.skips[box])[h] @ z if box in layer.skips else 0)
 
-            z = unit(np.split(rows[t][:width], heads)[h])
+            own = np.split(rows[t], heads)[h]
+            z = unit(own[: width // heads])
             k, v = unit(ask(anchor[h], "k", z)), ask(anchor[h], "v", z)
             if "q" in layer.skips or "q" in layer.initial:
                 q = unit(ask(anchor[h], "q", z))
             else:
-                q = unit(np.split(rows[t][width:], heads)[h])
+                q = unit(own[width // heads :])
             alpha = 1.0
             if layer.retain_bias is not None:
                 logit = ask(anchor[h], "retain", z)[0]

@@ -48,6 +48,10 @@ class DeltaMemory(eqx.Module):
             parameter, trained through the writes; else it stays zero.
         key: a typed PRNG key.
 
+    Attributes:
+        into: rows of all heads one after another, of each those of queries, keys and values; so
+            that devices can be given heads, see "Meshes" in docs/memories.md.
+
     Raises:
         ValueError: heads that do not divide the width, sizes below 1.
 
@@ -113,9 +117,7 @@ class DeltaMemory(eqx.Module):
         check_input("DeltaMemory", x, self.into.shape[1])
         state = self.init_state() if state is None else state
         mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
-        q, k, v = (
-            split_heads(part, self.heads) for part in jnp.split(jax.nn.silu(mixed), 3, axis=1)
-        )
+        q, k, v = jnp.split(split_heads(jax.nn.silu(mixed), self.heads), 3, axis=-1)
         beta = (2.0 if self.negative else 1.0) * self.rate(x)
         alpha = None if self.forget is None else self.forget(x)
 

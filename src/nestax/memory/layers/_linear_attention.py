@@ -41,6 +41,10 @@ class LinearAttention(eqx.Module):
             parameter, trained through the writes; else it stays zero.
         key: a typed PRNG key.
 
+    Attributes:
+        into: rows of all heads one after another, of each those of queries, keys and values; so
+            that devices can be given heads, see "Meshes" in docs/memories.md.
+
     Raises:
         ValueError: heads that do not divide the width, sizes below 1.
 
@@ -104,11 +108,8 @@ class LinearAttention(eqx.Module):
         check_input("LinearAttention", x, self.into.shape[1])
         state = self.init_state() if state is None else state
         mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
-        inner = self.heads * self.key_size
-        q, k, v = (
-            split_heads(part, self.heads)
-            for part in jnp.split(jax.nn.silu(mixed), [inner, 2 * inner], axis=1)
-        )
+        mine = split_heads(jax.nn.silu(mixed), self.heads)
+        q, k, v = jnp.split(mine, [self.key_size, 2 * self.key_size], axis=-1)
         alpha = None if self.forget is None else self.forget(x)
 
         def head(q: Array, k: Array, v: Array, alpha: Array | None, memory: Array) -> tuple:

@@ -118,6 +118,9 @@ class SelfModifyingMemory(eqx.Module):
         read: `"before"` or `"after"` the token's own write.
         key: a typed PRNG key.
 
+    Attributes:
+        into: rows of all heads one after another, of each those of inputs and static queries.
+
     Raises:
         ValueError: sizes that do not fit, chunks that do not divide, unknown options.
 
@@ -210,10 +213,9 @@ class SelfModifyingMemory(eqx.Module):
         fresh = state is None
         state = self.init_state() if state is None else state
         mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
-        mixed = jax.nn.silu(mixed)
-        inputs = unit(split_heads(mixed[:, :width], self.heads))
-        q = None if "q" in self.skips or "q" in self.initial else mixed[:, width:]
-        q = None if q is None else unit(split_heads(q, self.heads))
+        mine = split_heads(jax.nn.silu(mixed), self.heads)
+        inputs, q = (unit(a) for a in jnp.split(mine, [width // self.heads], axis=-1))
+        q = None if "q" in self.skips or "q" in self.initial else q
         mu = None if self.mu is None else self.mu(x)
         # Memories keep their dtype whatever that of x is.
         kept = wide(self.into.dtype)

@@ -67,6 +67,10 @@ class TitansMemory(eqx.Module):
         read: `"before"` a token's own write, or `"after"`.
         key: a typed PRNG key.
 
+    Attributes:
+        into: rows of all heads one after another, of each those of queries, keys and values; so
+            that devices can be given heads, see "Meshes" in docs/memories.md.
+
     Raises:
         ValueError: heads that do not divide the width, sizes below 1, unknown options.
 
@@ -172,9 +176,7 @@ class TitansMemory(eqx.Module):
         fresh = state is None
         state = self.init_state() if state is None else state
         mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
-        q, k, v = (
-            split_heads(part, self.heads) for part in jnp.split(jax.nn.silu(mixed), 3, axis=1)
-        )
+        q, k, v = jnp.split(split_heads(jax.nn.silu(mixed), self.heads), 3, axis=-1)
         theta = self.rate(x)
         mu = None if self.mu is None else self.mu(x)
         alpha = None if self.forget is None else self.forget(x)
