@@ -29,8 +29,13 @@ def pytest_collection_modifyitems(config, items):
     """With `--share N` about one test in N, others at another turn: what is run again where little
     can be different takes a part of the time, and after many turns nothing was left out."""
     share, turn = config.getoption("share"), config.getoption("turn")
-    mine = [i for i in items if not zlib.crc32(f"{turn} {i.nodeid}".encode()) % share]
-    config.hook.pytest_deselected(items=[item for item in items if item not in mine])
+    if share < 1:
+        raise pytest.UsageError(f"--share: one test in at least one, got {share}")
+    mine, others = [], []
+    for item in items:
+        number = zlib.crc32(f"{turn} {item.nodeid}".encode())
+        (others if number % share else mine).append(item)
+    config.hook.pytest_deselected(items=others)
     items[:] = mine
 
 

@@ -293,7 +293,7 @@ def test_a_batch_is_drawn_side_by_side():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_devices_can_be_given_sequences(x64, kind):
-    """Every sequence is read where it lies; only the gradient is added up between devices."""
+    """Every sequence is read and learnt from where it lies; between devices only sums are moved."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     params, static = eqx.partition(language_model(kind), eqx.is_inexact_array)
     batch = text(4, TIME)
@@ -305,9 +305,10 @@ def test_devices_can_be_given_sequences(x64, kind):
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     placed = jax.device_put(params, NamedSharding(mesh, P()))
     spread = jax.device_put(batch, NamedSharding(mesh, P("data")))
-    text_of = jax.jit(loss).lower(placed, spread).compile().as_text()
-    moves = re.findall(r" (all-\w+|collective-\w+|reduce-scatter)[\w-]*\(", text_of)
-    assert moves == ["all-reduce"]  # of the loss
+    for program, moved in ((jax.jit(loss), 1), (step, None)):  # the loss; and gradients
+        text_of = program.lower(placed, spread).compile().as_text()
+        moves = re.findall(r" (all-\w+|collective-\w+|reduce-scatter)[\w-]*\(", text_of)
+        assert set(moves) == {"all-reduce"} and moved in (None, len(moves))
     (value, states), gradient = step(placed, spread)
     memories = [s for s in jax.tree.leaves(states) if eqx.is_inexact_array(s)]  # not the clocks
     assert memories and all(s.sharding.spec[:1] == ("data",) for s in memories)
@@ -323,6 +324,10 @@ def test_devices_can_be_given_sequences(x64, kind):
         ({"block": "lstm"}, "block must be one of hope, hope_attention, transformer"),
         ({"block": ("hope",)}, "one for each of the 2, got 1"),
         ({"block": ("hope", ("titans", {"window": 4}))}, "'titans' has no option 'window'"),
+        ({"block": ("transformer", {"window": 4})}, r"a pair of a kind and its options, got \{'wi"),
+        ({"block": ("hope", ("delta", {}, 1))}, "a pair of a kind and its options, got"),
+        ({"block": ("hope", ("delta", {"heads": 1}))}, "heads is the same for all blocks"),
+        ({"block": ("delta", "titans"), "continuum": {"rate": 0.1}}, "has no continuum memory"),
         (
             {"block": "transformer", "chunk": 4},
             "has no option 'chunk'; it has: window",
@@ -337,19 +342,22 @@ def test_devices_can_be_given_sequences(x64, kind):
         ({"vocabulary": 0}, "sizes must be at least 1, got vocabulary=0"),
     ],
 )
-def test_bad_models_are_refused(options, message):
+def test_bad_models_are_refused(monkeypatch, options, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     options = {"vocabulary": 5, "width": 8, "depth": 2, **options}
     with pytest.raises(ValueError, match=message):
         HopeLM(**options, key=jax.random.key(0))
 
 
 def test_blocks_of_several_kinds_have_options_of_their_own():
-    kinds = ["delta", ("transformer", {"window": 5}), ("delta", {"conv": 0, "hidden": 24})]
-    model = HopeLM(11, 8, 3, 2, block=kinds, hidden=16, key=jax.random.key(0))
-    first, second, third = model.blocks
+    kinds = ["delta", ("transformer", {"window": 5}), ("delta", {"conv": 0, "hidden": 24}), "hope"]
+    shared = {"hidden": 16, "continuum": {"periods": (3,)}}
+    model = HopeLM(11, 8, 4, 2, block=kinds, **shared, key=jax.random.key(0))
+    first, second, third, fourth = model.blocks
     assert first.mixer.conv.weight.shape[1] == 4 and third.mixer.conv.weight is None
     assert second.mixer.window == 5
-    assert [b.feed.mlp.down.shape[1] for b in model.blocks] == [16, 16, 24]
+    assert [b.feed.mlp.down.shape[1] for b in model.blocks[:3]] == [16, 16, 24]
+    assert fourth.feed.periods == (3,)
 
 
 def test_tokens_out_of_range_are_not_read_as_others(monkeypatch):

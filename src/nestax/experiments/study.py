@@ -56,6 +56,32 @@ def beyond(rates: Iterable[float], best: float, decades: float) -> list[float]:
     return [best * 10 ** (decades * step)] if step else []
 
 
+def tuned(
+    first: Sequence[Any],
+    attempt: Callable[[Sequence[Any]], Sequence[Any]],
+    best_of: Callable[[Mapping[Any, Any]], Any],
+    further: Callable[[Mapping[Any, Any], Any], Sequence[Any]],
+) -> tuple[dict[Any, Any], Any]:
+    """Tries settings, and then, at most `BEYOND` times, what the best so far asks for.
+
+    Args:
+        first: settings to try, hashable.
+        attempt: settings -> what is found of each.
+        best_of: (what was found, by setting) -> the best setting.
+        further: (the same, the best) -> settings to try next, such as `beyond` names.
+
+    Returns:
+        What was found, by setting, in the order in which they were tried; and the best setting.
+    """
+    tried, best, fresh = {}, None, first
+    for _ in range(1 + BEYOND):
+        if fresh:
+            tried |= dict(zip(fresh, attempt(fresh), strict=True))
+            best = best_of(tried)
+            fresh = further(tried, best)
+    return tried, best
+
+
 def parameters(model: Any) -> int:
     """How many numbers of a model, or of its shapes, can be trained."""
     return sum(

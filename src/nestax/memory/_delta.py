@@ -50,7 +50,7 @@ def linear_attention(
     network" (2023). As a memory: Nested Learning (2025), eq. (64).
     """
     u = v if rate is None else _times("linear_attention", "rate", rate, v)
-    if alpha is not None:
+    if alpha is not None:  # by the name that it has here
         alpha = per_token("linear_attention", "alpha", alpha, v.shape[0])
     made = memory_scan(q, k, u, None, alpha, None, None, state, chunk, implementation, read, valid)
     return _as_given(made, q, k, v)

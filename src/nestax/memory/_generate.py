@@ -31,8 +31,9 @@ def generate(
     Args:
         model: `(tokens (time,), state) -> (logits (time, vocabulary), state)`, such as `HopeLM`;
             for a batch `jax.vmap` over prompts and keys.
-        prompt: at least one token. Of tokens out of range the scores are NaN, of which the first
-            token is drawn, where they are traced, and an error where they are known.
+        prompt: at least one token. Known ones are shown to the model's `check_tokens`, if it has
+            that: `HopeLM` refuses those out of range. Of traced ones its scores are NaN, and token
+            0 is drawn from then on.
         steps: how many to draw, at least 1.
         key: a typed PRNG key.
         temperature: 1 draws from the model's distribution, 0 takes the most probable token.

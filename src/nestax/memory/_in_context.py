@@ -44,9 +44,9 @@ def learn_in_context(
         model: `(tokens (time,), state) -> (logits (time, vocabulary), state)` with `init_state()`,
             such as `HopeLM`: a pytree with `ContinuumMemory` modules made with `objective=None`,
             whose state holds their `ContinuumState` in the same order.
-        tokens: (time + 1,), time a multiple of the smallest period, which divides the others. Of
-            tokens out of range the losses are NaN where they are traced, and an error where they
-            are known.
+        tokens: (time + 1,), time a multiple of the smallest period, which divides the others. Known
+            ones are shown to the model's `check_tokens`, if it has that: `HopeLM` refuses those out
+            of range. Of traced ones the losses are NaN.
         state: what came before; None: nothing.
 
     Returns:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from ._feed import FeedForward
 from ._parts import linear, matrix, rms_norm
-from .blocks import Block, BlockState, make_block
+from .blocks import KINDS, Block, BlockState, make_block
 from .continuum import ContinuumMemory
 
 
@@ -80,7 +80,8 @@ class HopeLM(eqx.Module):
             block: the kind of all blocks, or one for each, alone or with options of its own, as in
                 `["hope", ("transformer", {"window": 512})]`.
             hidden: units of each MLP; None: such that models of all kinds are about as large.
-            continuum: options of all `ContinuumMemory`, such as `{"periods": (4, 32)}`.
+            continuum: options of `ContinuumMemory`, such as `{"periods": (4, 32)}`, for the blocks
+                that have one.
             dropout: at least 0, less than 1; without effect where a call has no key.
             key: a typed PRNG key.
             **options: of all mixers, such as `window=512` of attention.
@@ -94,28 +95,20 @@ class HopeLM(eqx.Module):
                 f"HopeLM: sizes must be at least 1, got vocabulary={vocabulary}, width={width}, "
                 f"depth={depth}"
             )
-        named = (block,) * depth if isinstance(block, str) else tuple(block)
-        kinds = [(one, {}) if isinstance(one, str) else one for one in named]
-        if len(kinds) != depth:
-            raise ValueError(
-                f"HopeLM: block must be one kind for all blocks or one for each of the {depth}, "
-                f"got {len(kinds)}"
-            )
+        kinds = _kinds(block, depth)
         if not 0 <= dropout < 1:
             raise ValueError(f"HopeLM: dropout must be at least 0 and less than 1, got {dropout:g}")
         keys = jax.random.split(key, depth + 2)
         self.embedding = jax.random.normal(keys[0], (vocabulary, width))
-        self.blocks = tuple(
-            make_block(
-                kind,
-                width,
-                heads,
-                **{"hidden": hidden, "continuum": continuum, **options, **own},
-                scale=(2 * depth) ** -0.5,
-                key=key,
-            )
-            for (kind, own), key in zip(kinds, keys[2:], strict=True)
-        )
+        with_memory = [kind for kind, _ in kinds if kind in KINDS and KINDS[kind].continuum]
+        blocks = []
+        for (kind, own), key in zip(kinds, keys[2:], strict=True):
+            shared = {"hidden": hidden, **options}
+            if kind in with_memory or not with_memory:  # without one, it is refused
+                shared["continuum"] = continuum
+            scale = (2 * depth) ** -0.5
+            blocks.append(make_block(kind, width, heads, **{**shared, **own}, scale=scale, key=key))
+        self.blocks = tuple(blocks)
         self.norm = jnp.ones(width)
         self.head = matrix(keys[1], vocabulary, width, 0.1)
         self.dropout = float(dropout)
@@ -190,6 +183,31 @@ class HopeLM(eqx.Module):
                 f"HopeLM: tokens must be from 0 to {vocabulary - 1}, below the vocabulary; got "
                 f"{outside[0]}"
             )
+
+
+def _kinds(block: Any, depth: int) -> list[tuple[str, Mapping[str, Any]]]:
+    """The kind of each block, and options of its own."""
+    named = (block,) * depth if isinstance(block, str) else tuple(block)
+    if len(named) != depth:
+        raise ValueError(
+            f"HopeLM: block must be one kind for all blocks or one for each of the {depth}, "
+            f"got {len(named)}"
+        )
+    kinds = []
+    for one in named:
+        match one:
+            case str():
+                kinds.append((one, {}))
+            case (str(), Mapping()):
+                kinds.append(one)
+            case _:
+                raise ValueError(
+                    "HopeLM: each entry of block must be a kind, or a pair of a kind and its "
+                    f"options, got {one!r}; options of all blocks are arguments of HopeLM"
+                )
+        if taken := {"width", "heads", "scale", "key"} & set(kinds[-1][1]):
+            raise ValueError(f"HopeLM: {min(taken)} is the same for all blocks, no option of one")
+    return kinds
 
 
 def stack_levels(model: HopeLM, periods: Sequence[int], **options: Any) -> HopeLM:

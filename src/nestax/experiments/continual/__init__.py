@@ -29,7 +29,7 @@ import optax
 from ...levels import Level, Nest
 from ...runs import SettingsError
 from ..options import chosen, positive
-from ..study import BEYOND, Example, Study, beyond, parameters, tuning
+from ..study import Example, Study, beyond, parameters, tuned, tuning
 from ..timescales import streams
 from . import worlds
 from .arms import ARMS, PARTS, STEPS, network
@@ -152,17 +152,26 @@ def learn(
     arm = ARMS[name]
     classifier = network(arm, world.inputs, settings.hidden, world.classes, settings.batch_size)
     run = runner(world, arm, classifier, size_of(settings))
-    fresh, scores = grid(kind, name, settings.trials), {}
-    for _ in range(1 + BEYOND):
-        if not fresh:
-            break
-        say(f"tries {len(fresh)} settings")
-        tuned = measures(run(fresh, [tuning(i) for i in range(settings.tuning_seeds)]))
-        scores |= dict(zip(fresh, tuned.final.mean(1).astype(float), strict=True))
-        rate, extra = max(scores, key=scores.__getitem__)
-        rates = [r for r, e in scores if e == extra]
+
+    def attempt(pairs: Any) -> list[float]:
+        say(f"tries {len(pairs)} settings")
+        found = run(pairs, [tuning(i) for i in range(settings.tuning_seeds)])
+        return measures(found).final.mean(1).tolist()
+
+    def rates_beside(scores: Any, extra: float) -> list[float]:
+        return [rate for rate, other in scores if other == extra]
+
+    def further(scores: Any, best: tuple[float, float]) -> list[tuple[float, float]]:
         spacing = _DECADES / (settings.trials - 1)  # of all arms, whatever the grid's own
-        fresh = [(further, extra) for further in beyond(rates, rate, spacing)]
+        return [(rate, best[1]) for rate in beyond(rates_beside(scores, best[1]), best[0], spacing)]
+
+    scores, (rate, extra) = tuned(
+        grid(kind, name, settings.trials),
+        attempt,
+        lambda scores: max(scores, key=scores.__getitem__),
+        further,
+    )
+    rates = rates_beside(scores, extra)
     say(f"runs {settings.seeds} seeds at rate {rate:.2g}")
     matrix = run([(rate, extra)], range(settings.seeds))[0]
     shapes = jax.eval_shape(classifier.init, jax.random.key(0))

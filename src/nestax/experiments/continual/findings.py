@@ -125,7 +125,7 @@ def _verdicts(stream: str, done: Records) -> list[Verdict]:
                 f"A continuum memory knows more in the end than {words}: {STREAMS[stream]} "
                 "(Nested Learning, section 9)",
                 f"the best of {len(clocks)} arms with several clocks, chosen on seeds of its own "
-                f"(so {len(clocks)} times the rival's settings); {_CRITERION}",
+                f"(so about {len(clocks)} times the rival's settings); {_CRITERION}",
                 f"{'; '.join(ends)}; {spread(gain)} points more",
                 clearly(gain, LEAST),
             )

@@ -29,7 +29,7 @@ import numpy as np
 
 from ...runs import RunFolder, SettingsError
 from ..options import positive
-from ..study import BEYOND, Example, Records, Study, beyond, tuning
+from ..study import Example, Records, Study, beyond, tuned, tuning
 from . import corpora
 from .arms import ARMS, FAMILIES, Shape, parameters
 from .figures import draw_all
@@ -166,22 +166,25 @@ class _Work:
 
     def tune(self, arm: str, say: Callable[[str], None]) -> dict[str, Any]:
         """The rate that predicts kept text best after half of the steps."""
-        scores: dict[float, float | None] = {}
-        fresh = rates(self.settings)
-        for _ in range(1 + BEYOND):
-            for rate in fresh:
-                told = lambda text, rate=rate: say(f"{rate:.2g} {text}")  # noqa: E731
-                found = self.run(arm, rate, tuning(0), _POINTS, told)
-                scores[rate] = found.losses["trial"][-1] if found else None
-            fresh = beyond(scores, _best(scores), _DECADES)
+
+        def loss(rate: float) -> float | None:
+            found = self.run(arm, rate, tuning(0), _POINTS, lambda text: say(f"{rate:.2g} {text}"))
+            return found.losses["trial"][-1] if found else None
+
+        scores, best = tuned(
+            rates(self.settings),
+            lambda fresh: [loss(rate) for rate in fresh],
+            _best,
+            lambda scores, best: beyond(scores, best, _DECADES),
+        )
         tried = sorted(scores)
         for rate in tried:  # not before: an interruption does not repeat those that are done
             discard(self.path / f"{arm}-{tuning(0)}-{rate:.2g}")
         return {
             "rates": tried,
             "scores": [scores[rate] for rate in tried],
-            "rate": _best(scores),
-            "edge": bool(fresh),
+            "rate": best,
+            "edge": best in (tried[0], tried[-1]),
         }
 
     def learn(self, arm: str, seed: int, rate: float, say: Callable[[str], None]) -> dict[str, Any]:

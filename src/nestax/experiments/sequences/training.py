@@ -1,7 +1,7 @@
 """How any sequence model is tuned and judged on any task: whole runs compiled, side by side.
 
-Every arm gets the same steps, batches, grid of learning rates and seeds; rates are chosen on seeds
-that nothing is judged by. Examples are drawn afresh at every step, on the device.
+Every arm gets the same steps, batches and seeds, and learning rates by the same rule, chosen on
+seeds that nothing is judged by. Examples are drawn afresh at every step, on the device.
 """
 
 import dataclasses
@@ -188,22 +188,25 @@ def compare(
     """
     import equinox as eqx
 
-    run, fresh = runner(task, arm, recipe), grid(recipe, trials)
-    tried: dict[float, tuple[float, float]] = {}
-    best = fresh[0]
-    for _ in range(1 + study.BEYOND):
-        if not fresh:
-            break
-        say(f"tries rates from {min(fresh):.1g} to {max(fresh):.1g}")
-        pairs = [(rate, study.tuning(seed)) for rate in fresh for seed in range(tuning_seeds)]
+    run = runner(task, arm, recipe)
+
+    def attempt(rates: Sequence[float]) -> list[tuple[float, float]]:
+        """The accuracy and loss of each."""
+        say(f"tries rates from {min(rates):.1g} to {max(rates):.1g}")
+        pairs = [(rate, study.tuning(seed)) for rate in rates for seed in range(tuning_seeds)]
         found = run(*zip(*pairs, strict=True))["tests"][task.tune]
         right, losses = (
-            np.nan_to_num(found[name], nan=worst).reshape(len(fresh), -1).mean(1).tolist()
+            np.nan_to_num(found[name], nan=worst).reshape(len(rates), -1).mean(1).tolist()
             for name, worst in (("accuracy", 0.0), ("loss", np.inf))
         )
-        tried |= dict(zip(fresh, zip(right, losses, strict=True), strict=True))
-        best = max(tried, key=lambda r: (round(tried[r][0] / _TIE), -tried[r][1], -r))
-        fresh = study.beyond(tried, best, _SPACING)
+        return list(zip(right, losses, strict=True))
+
+    tried, best = study.tuned(
+        grid(recipe, trials),
+        attempt,
+        lambda tried: max(tried, key=lambda r: (round(tried[r][0] / _TIE), -tried[r][1], -r)),
+        lambda tried, best: study.beyond(tried, best, _SPACING),
+    )
     say(f"runs {seeds} seeds at {best:.2g}")
     found = run([best] * seeds, list(range(seeds)))
     rates = sorted(tried)
