@@ -178,3 +178,12 @@ def test_verdicts(name, good, bad, expected):
     assert len(found.table.rows) == len(ARMS) and json.dumps(found.summary)
     del records[f"{name} transformer"]
     assert find(settings, records).verdicts[2].holds is None
+
+
+def test_the_last_symbol_alone_is_not_enough():
+    """Of (aa)* there is one string of each length, and half of its last symbols are guessed."""
+    known = record(1.0, 1.0)
+    known["tests"]["long"] = {**known["tests"]["long"], "accuracy": [0.5, 0.98, 1.0]}
+    settings = formal_languages.Settings(languages=("aa",))
+    verdict = find(settings, {"aa hope": known}).verdicts[1]
+    assert verdict.holds is False and "98.0 (50.0 to 100.0)" in verdict.measured

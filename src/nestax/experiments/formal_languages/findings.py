@@ -55,6 +55,10 @@ def _verdicts(settings: Any, name: str, done: Records) -> list[Verdict]:
     def last(record: dict[str, Any]) -> np.ndarray:
         return tested(record, "long", "last")
 
+    def lasting(record: dict[str, Any]) -> np.ndarray:
+        """The last symbol alone says little where there is one string of each length."""
+        return np.minimum(tested(record, "long", "accuracy"), last(record))
+
     def know(medians: dict[str, float]) -> bool:
         return min(medians.values()) >= KNOWN
 
@@ -71,10 +75,10 @@ def _verdicts(settings: Any, name: str, done: Records) -> list[Verdict]:
     )
     judge(
         f"Hope knows {language.label} at ten times the length (ours)",
-        f"median over seeds: after the last symbol of strings of up to {settings.longest}, at "
-        f"least {100 * KNOWN:g} % of the answers right",
+        f"median over seeds: at least {100 * KNOWN:g} % of the answers right in strings of up to "
+        f"{settings.longest} symbols, and of those after their last symbols",
         ("hope",),
-        last,
+        lasting,
         know,
     )
     if language.regular:
