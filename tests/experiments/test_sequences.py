@@ -113,7 +113,8 @@ def test_measures_are_those_of_a_count_by_hand():
     np.testing.assert_allclose(found["whole_by_place"], [0.5, 0.0, 0.5], rtol=1e-6)
     by_place = (right & asked).reshape(3, -1).sum(1) / (2 * asked.sum())
     np.testing.assert_allclose(found["by_place"], by_place, rtol=1e-6)
-    blocks = (right & asked).reshape(count, 40, 3).sum((0, 2)) / 12  # 50 blocks of 3, ten of none
+    cut = lambda a: a.reshape(-1, 24, 5).sum((0, 2))  # noqa: E731
+    blocks = cut(right & asked) / (count * cut(asked))  # of at most 25 blocks, for 120 places
     np.testing.assert_allclose(found["by_position"], blocks, rtol=1e-6)
 
 

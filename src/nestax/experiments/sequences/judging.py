@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from .tasks import Exam, Example, Task
 
-_BLOCKS = 50  # pieces of a sequence in which accuracy is recorded, at most
+_BLOCKS = 25  # pieces of a sequence in which accuracy is recorded, at most
 
 
 def graded(scores: Float[Array, "*batch time vocabulary"], examples: Example) -> Any:
