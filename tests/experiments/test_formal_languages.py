@@ -180,6 +180,15 @@ def test_verdicts(name, good, bad, expected):
     assert find(settings, records).verdicts[2].holds is None
 
 
+def test_counters_choose_rates_by_whole_strings():
+    settings = formal_languages.Settings()
+    by = {name: formal_languages.task_of(settings, name) for name in settings.languages}
+    chosen = {name: (task.tune, task.measure) for name, task in by.items()}
+    for name in ("parity", "aa", "abab"):
+        assert chosen.pop(name) == ("long", "accuracy")
+    assert set(chosen.values()) == {("longer", "whole")} and len(chosen) == 3
+
+
 def test_the_last_symbol_alone_is_not_enough():
     """Of (aa)* there is one string of each length, and half of its last symbols are guessed."""
     known = record(1.0, 1.0)

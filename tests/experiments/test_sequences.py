@@ -170,6 +170,26 @@ def test_rates_beyond_an_edge_are_tried(monkeypatch, best, tried, edge):
     assert found["edge"] is edge
 
 
+def test_rates_can_be_chosen_by_whole_sequences(monkeypatch):
+    def runner(task, arm, recipe):
+        def run(rates, seeds):
+            small = np.asarray(rates) < recipe.centre * 1.01
+            test = {"accuracy": 1 - 0.1 * small, "whole": 0.0 + small, "loss": 1.0 * small}
+            return {"loss": test["loss"][:, None], "tests": {"same": test}}
+
+        return run
+
+    monkeypatch.setattr(training, "runner", runner)
+    by_answers, by_sequences = (
+        sequences.compare(
+            dataclasses.replace(TASK, measure=measure), GOOD, RECIPE, 3, 1, 1, lambda text: None
+        )
+        for measure in ("accuracy", "whole")
+    )
+    assert by_answers["rate"] > RECIPE.centre * 1.01 > by_sequences["rate"]
+    assert max(by_sequences["scores"]) == 1.0
+
+
 def test_runs_of_all_rates_and_seeds_are_one_program(good):
     compiled = []
 

@@ -89,7 +89,10 @@ def task_of(settings: Settings, name: str) -> Task:
         "longer": Exam(draw(SHORT + 1, 2 * SHORT)),
         "long": Exam(draw(2 * SHORT + 1, settings.longest)),
     }
-    return Task(language.vocabulary, draw(1, SHORT), tests, "long", settings.longest)
+    # While a counter counts, nearly all answers are those to the symbol alone.
+    tuned_by = ("long", "accuracy") if language.regular else ("longer", "whole")
+    sizes = language.vocabulary, draw(1, SHORT), tests, tuned_by[0], settings.longest
+    return Task(*sizes, measure=tuned_by[1])
 
 
 def recipe_of(settings: Settings) -> Recipe:

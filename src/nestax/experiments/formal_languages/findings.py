@@ -38,7 +38,7 @@ def find(settings: Any, records: Records) -> Findings:
         "Median (least to most) over seeds. Strings: those with every answer right, of up to 50 "
         f"symbols, of 51 to 100, and of 101 to {settings.longest}; parity, (aa)* and (abab)* are "
         "tested at the most symbols of each. Rates were chosen by the symbols right in the "
-        "longest, on seeds of their own."
+        "longest, of counters by the strings right of 51 to 100, on seeds of their own."
     )
     return Findings(summary, Table(head, rows, caption), verdicts)
 

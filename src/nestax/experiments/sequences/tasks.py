@@ -69,10 +69,11 @@ class Task:
         train: draws an example to learn from.
         tests: by name.
         window: tokens of the longest sequence.
-        tune: name of the test by whose accuracy, on seeds of their own, rates are chosen.
+        tune: name of the test by which, on seeds of their own, rates are chosen.
         world: key -> what all examples of a run share.
         wrap: (model, key) -> what is trained, if it is more than the model.
         answer: (what is trained, tokens, piece) -> scores, (time, vocabulary).
+        measure: of the test to tune by: "accuracy", or "whole" where most answers are easily right.
     """
 
     vocabulary: int
@@ -83,3 +84,4 @@ class Task:
     world: Callable[[Array], Any] = lambda key: None
     wrap: Callable[[Any, Array], Any] = lambda model, key: model
     answer: Callable[[Any, Array, int | None], Array] = read
+    measure: str = "accuracy"

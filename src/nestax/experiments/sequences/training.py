@@ -191,13 +191,13 @@ def compare(
     run = runner(task, arm, recipe)
 
     def attempt(rates: Sequence[float]) -> list[tuple[float, float]]:
-        """The accuracy and loss of each."""
+        """The share of right answers, or whole sequences, and the loss of each."""
         say(f"tries rates from {min(rates):.1g} to {max(rates):.1g}")
         pairs = [(rate, study.tuning(seed)) for rate in rates for seed in range(tuning_seeds)]
         found = run(*zip(*pairs, strict=True))["tests"][task.tune]
         right, losses = (
             np.nan_to_num(found[name], nan=worst).reshape(len(rates), -1).mean(1).tolist()
-            for name, worst in (("accuracy", 0.0), ("loss", np.inf))
+            for name, worst in ((task.measure, 0.0), ("loss", np.inf))
         )
         return list(zip(right, losses, strict=True))
 
