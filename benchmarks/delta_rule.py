@@ -11,8 +11,9 @@ peer: a layer of Titans' memory, its projections and gates included, forward and
     heads, sizes, momentum and decay alike. `--peer` is a Python that has torch and titans_pytorch
     (pip install titans-pytorch). Theirs takes one gradient, one decay and one momentum per chunk,
     by default at the first weights of the whole sequence, which are not what it has learned by
-    then; or at the weights of each chunk's beginning, as ours does. `--peer-slow` adds the setting
-    that is the paper's and ours, a gradient, a decay and a momentum for every token.
+    then; or at the weights of each chunk's beginning, as ours does for an MLP, while a linear
+    memory of ours takes each where it then stands. `--peer-slow` adds the setting that is the
+    paper's, a gradient, a decay and a momentum for every token, as ours has.
 gpu: the same of `delta_rule` in shapes of which flash-linear-attention's times are published, and
     of a language model of Hope's, whose second column is a step of training; float32 and bfloat16.
     The least that must be moved and multiplied is given as shares of what the device copies and

@@ -161,10 +161,13 @@ class HopeLM(eqx.Module):
         )
 
     def check_tokens(self, tokens: Integer[Array, " time"]) -> None:
-        """Refuses tokens that this model does not know, as far as they are known.
+        """Refuses tokens that this model cannot read; of traced ones only by shape and dtype.
+
+        Args:
+            tokens: one sequence of integers from 0, below the vocabulary.
 
         Raises:
-            ValueError: as calling the model.
+            ValueError: tokens that are not one sequence, not integers or out of range.
         """
         if getattr(tokens, "ndim", None) != 1:
             raise ValueError(
