@@ -1,7 +1,5 @@
-"""The one place that knows jaxprs, whose insides change between JAX releases.
-
-`read` turns a jaxpr into the plain graph of `graph`, calls written out in place. What `count` needs
-to run one is here too.
+"""`read` turns a jaxpr into the plain graph of `graph`, calls written out in place. What `count`
+needs to run one is here too.
 """
 
 import math
@@ -10,26 +8,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ...flows.jaxprs import called_by, opened, scan_counts, while_parts
 from .graph import Body, Branch, Compute, Copy, Key, Loop, Operation, Run, Select
 
-# A primitive that runs the one jaxpr in its parameters once, on exactly its operands. By name, for
-# others (`reduce`, `pallas_call`) hold a jaxpr that runs otherwise.
-_CALLS = {
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "call",
-    "eval_jaxpr",
-    "remat",
-    "remat2",
-    "checkpoint",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "custom_vmap_call",
-    "shard_map",
-}
 _COPIES = {
     "copy",
     "copy_p",
@@ -49,48 +30,10 @@ _COPIES = {
 }
 
 
-def opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
-    """A closed or an open jaxpr as the open one and its constants; some releases have one kind."""
-    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
-
-
-def called_by(eqn: Any) -> Any | None:
-    """The jaxpr that an equation runs once, or None."""
-    if eqn.primitive.name not in _CALLS:
-        return None
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
-        jaxpr = eqn.params.get(name)
-        if jaxpr is not None:
-            inner, _ = opened(jaxpr)
-            fits = len(inner.invars) == len(eqn.invars)
-            return jaxpr if fits and len(inner.outvars) == len(eqn.outvars) else None
-    return None
-
-
-def scan_counts(eqn: Any) -> tuple[int, int]:
-    """How much a scan closes over and carries: read off the shapes, as its parameters move about.
-
-    What is cut into slices has one axis more outside than inside.
-    """
-    inner, _ = opened(eqn.params["jaxpr"])
-
-    def sliced(outer: Sequence[Any], inside: Sequence[Any]) -> int:
-        return sum(o.aval.ndim > i.aval.ndim for o, i in zip(outer, inside, strict=True))
-
-    carries = len(eqn.outvars) - sliced(eqn.outvars, inner.outvars)
-    return len(eqn.invars) - sliced(eqn.invars, inner.invars) - carries, carries
-
-
 def bind(eqn: Any, inputs: Sequence[Any]) -> list[Any]:
     """What an equation makes of values."""
     outs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(outs) if eqn.primitive.multiple_results else [outs]
-
-
-def while_parts(eqn: Any) -> tuple[Any, int, Any, int]:
-    """A while loop's predicate and body, each with how much it closes over."""
-    p = eqn.params
-    return p["cond_jaxpr"], p["cond_nconsts"], p["body_jaxpr"], p["body_nconsts"]
 
 
 def _inexact(variable: Any) -> bool:
