@@ -16,6 +16,7 @@ from . import levels as levels
 from . import models as models
 from . import optim as optim
 from .flows import CG as CG
+from .flows import GMRES as GMRES
 from .flows import Dense as Dense
 from .flows import Direct as Direct
 from .flows import FiniteDifference as FiniteDifference
@@ -28,7 +29,6 @@ from .flows import Nystrom as Nystrom
 from .flows import OneStep as OneStep
 from .flows import Unroll as Unroll
 from .flows import best_response as best_response
-from .flows import check_gradient as check_gradient
 from .flows import hypergradient as hypergradient
 from .levels import DivergenceError as DivergenceError
 from .levels import Level as Level
@@ -36,6 +36,7 @@ from .levels import LevelInfo as LevelInfo
 from .levels import Nest as Nest
 from .levels import State as State
 from .levels import Stream as Stream
+from .levels import check_gradient as check_gradient
 from .levels import compare_flows as compare_flows
 from .levels import f2sa as f2sa
 from .levels import level_table as level_table

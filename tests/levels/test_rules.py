@@ -288,3 +288,29 @@ def test_what_an_optimizer_is_given(x64, order):
     a, b = make("a", begins=True, optimizer=recorder()), make("b", 2, nx.Unroll())
     nest = nx.Nest([(a, make("c", optimizer=recorder())), b], draw_task, copies=2, order=order)
     check(nest)
+
+
+# R5 and R6: what an implicit flow is linearized on.
+
+
+@pytest.mark.parametrize("every", [4, 2])  # after whole periods of the inner level, and within them
+def test_an_accumulating_level_is_linearized_on_its_whole_period(x64, every):
+    level = Levels("ab")
+    a = level("a", 4, accumulate="mean")
+    b = level("b", 1 if every == 2 else 4, nx.Implicit(nx.Dense()))
+    tick = nx.Level("t", lambda v, batch: v["t"] ** 2, optax.sgd(0.1))
+    nest = nx.Nest([a, b, (tick,)] if every == 4 else [a, b], task=FIXED)
+    rng = np.random.default_rng(0)
+    values = {name: jnp.asarray(rng.normal(size=SIZES[name])) for name in "ab"}
+    agree(nest, values | ({"t": 1.0} if every == 4 else {}), 2)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_fixed_point_of_an_update_is_differentiated(x64, depth):
+    level = Levels("abc"[:depth])
+    decayed = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.2, momentum=0.5))
+    flow = nx.Implicit(nx.Dense(), condition="update")
+    a = level("a", optimizer=decayed)
+    b = level("b", 2, flow, optimizer=optax.adam(0.1, b1=0.5, b2=0.8, eps=0.1))
+    levels = [a, b, level("c", 4, flow)] if depth == 3 else [a, b]
+    check(nx.Nest(levels, task=FIXED), gradients=["abc"[depth - 1]])

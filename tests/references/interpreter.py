@@ -189,6 +189,14 @@ class Interpreter:
             world = replace(world, gathered=left)
         else:
             losses, gradients = self.gradient(point, level, t)
+        world = self.stepped(world, point, level, t, losses, gradients)
+        if is_trajectory(level):
+            world = world.having("last", level, (world.marks[level.name], t))
+        history = world.updates.get(level.name, ())
+        return world.having("updates", level, (*history, (t, losses, gradients)))
+
+    def stepped(self, world, point, level, t, losses, gradients):
+        """The world after one update of the level, computed at `point`."""
         values, states = list(point.values[level.name]), list(point.optimizers[level.name])
         for c, gradient in enumerate(gradients):
             own = trainable(values[c])
@@ -207,11 +215,7 @@ class Interpreter:
                 batch=self.batch(point, level.context, t, c),
             )
             values[c] = merge(optax.apply_updates(own, update), values[c])
-        world = world.having("values", level, values).having("optimizers", level, states)
-        if is_trajectory(level):
-            world = world.having("last", level, (world.marks[level.name], t))
-        history = world.updates.get(level.name, ())
-        return world.having("updates", level, (*history, (t, losses, gradients)))
+        return world.having("values", level, values).having("optimizers", level, states)
 
     # Objectives and their gradients (R4-R6, R8)
 
@@ -260,6 +264,18 @@ class Interpreter:
         (_, losses), gradients = jax.value_and_grad(total, has_aux=True)(own)
         return losses, gradients
 
+    def over_period(self, now, level, t, at, context, order):
+        """R5: what a level gathers in its last complete period, or in its first, at one point."""
+        begin = max((t + 1) // level.every * level.every - level.every, 0)
+        share = 1 / level.every if level.accumulate == "mean" else 1
+        found = [
+            jax.tree.map(
+                lambda x: share * x, list(self.gradient(now, level, s, at, context, order))
+            )
+            for s in range(begin, begin + level.every)
+        ]
+        return jax.tree.map(lambda *x: sum(x), *found)
+
     def again(self, world, level, own, end):
         """Runs what is inside the level over its period once more, with its values `own`."""
         begin = since = end + 1 - level.every
@@ -286,12 +302,17 @@ class Interpreter:
         done = [j for j in range(k) if not all(is_direct(x) for x in self.groups[j])]
         first = max(done, default=0)
         unknown = [x for group in self.groups[first:k] for x in group]
-        flat, unravel = ravel_pytree([[trainable(v) for v in now.values[x.name]] for x in unknown])
+        by_update = eliminator.flow.condition == "update"
+        parts = [[[trainable(v) for v in now.values[x.name]] for x in unknown]]
+        parts += [[[inexact(s) for s in now.optimizers[x.name]] for x in unknown]] * by_update
+        flat, unravel = ravel_pytree(parts)
 
         def point(x, world):
-            for level, values in zip(unknown, unravel(x), strict=True):
-                values = list(map(merge, values, now.values[level.name]))
-                world = world.having("values", level, values)
+            parts = unravel(x)
+            for part, own in zip(("values", "optimizers"), parts, strict=False):
+                for level, new in zip(unknown, own, strict=True):
+                    new = list(map(merge, new, getattr(now, part)[level.name]))
+                    world = world.having(part, level, new)
             return world
 
         def stationarity(x, world):
@@ -300,8 +321,19 @@ class Interpreter:
             for level in unknown:
                 where = settled if is_direct(level) else world
                 context = eliminator.flow.context
-                found += self.gradient(now, level, t, where, context, order + 1)[1]
-            return ravel_pytree(found)[0]
+                arguments = (now, level, t, where, context, order + 1)
+                if gathers(level) and is_direct(level):
+                    found.append(self.over_period(*arguments))
+                else:
+                    found.append(self.gradient(*arguments))
+            if not by_update:
+                return ravel_pytree([gradients for _, gradients in found])[0]
+            moved = world
+            for level, (losses, gradients) in zip(unknown, found, strict=True):
+                moved = self.stepped(moved, settled, level, t, losses, gradients)
+            after = [[[trainable(v) for v in moved.values[x.name]] for x in unknown]]
+            after += [[[inexact(s) for s in moved.optimizers[x.name]] for x in unknown]]
+            return x - ravel_pytree(after)[0]
 
         matrix = jax.jacobian(stationarity)(flat, now)
         level_set, x = stationarity(flat, now), flat
@@ -338,6 +370,11 @@ def trainable(value):
     return jax.tree.map(
         lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, value
     )
+
+
+def inexact(state):
+    """The same of an optimizer's state, whose leaves are all arrays."""
+    return trainable(state)
 
 
 def merge(moved, value):

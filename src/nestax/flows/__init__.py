@@ -19,6 +19,7 @@ from ._implicit import hypergradient as hypergradient
 from ._implicit import implicit_gradient as implicit_gradient
 from ._implicit import implicit_root as implicit_root
 from ._iterative import CG as CG
+from ._iterative import GMRES as GMRES
 from ._iterative import Neumann as Neumann
 from ._lean import lean_gradient as lean_gradient
 from ._linear import solve_linear as solve_linear

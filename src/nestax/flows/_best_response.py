@@ -7,6 +7,7 @@ differentiation" (2020): from a stationary point, K unrolled steps of gradient d
 K-term Neumann series, and K -> infinity is the implicit function theorem.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from ._implicit import Direct, Implicit, implicit_root
 from ._lean import is_zero, lean_gradient
 from ._scan import unrolled
 from ._unroll import Forward, Unroll
+from .fixed_point import difference, drift, memory_of, merge, remembering
+from .jaxprs import dependence
 
 Flow = Unroll | Forward | Implicit | FiniteDifference | Direct
 
@@ -49,8 +52,10 @@ def best_response(
     | flow | d fast / d slow | d fast / d start |
     | --- | --- | --- |
     | `Unroll()` (default), `Forward()` | of the steps as executed | likewise (as in MAML) |
+    | `Unroll(first_order=True)` | of the steps, inner gradients being constants | likewise |
     | `Unroll(last=K)`, `OneStep()` | of the last K steps | 0 if K < steps |
     | `Implicit(solver)` | of the stationary point, -H^-1 d2 objective / d fast d slow | 0 |
+    | `Implicit(solver, condition="update")` | of the fixed point of the optimizer's update | 0 |
     | `FiniteDifference()` | -rate d2 objective / d fast d slow, by a central difference | 0 |
     | `Direct()` | 0 | 0 |
 
@@ -125,6 +130,7 @@ def _run(
     carry: PyTree,
     steps: int,
     checkpoint: int | None,
+    first_order: bool = False,
 ) -> PyTree:
     """`steps` updates of the carry (point, optimizer state)."""
     rule = transformation(values)
@@ -139,6 +145,7 @@ def _run(
         def body(carry: PyTree, _: None) -> tuple[PyTree, None]:
             point, state = carry
             (value, _aux), gradient = take(point, values, ())
+            gradient = jax.lax.stop_gradient(gradient) if first_order else gradient
             updates, state = rule.update(
                 gradient,
                 state,
@@ -165,7 +172,8 @@ def _unrolled_response(
             frozen, carry = jax.lax.stop_gradient((values, carry))
             carry = _run(loss, transformation, frozen, carry, steps - last, False)
             carry = jax.lax.stop_gradient(carry)
-        return _run(loss, transformation, values, carry, last, flow.checkpoint)[0]
+        options = (flow.checkpoint, flow.first_order)
+        return _run(loss, transformation, values, carry, last, *options)[0]
 
     return respond
 
@@ -239,12 +247,14 @@ def _point_response(
         def frozen_loss(point: PyTree, values: PyTree) -> Array:
             return pure(still, point, values)
 
-        carry = (begin, transformation(frozen).init(begin))
-        end = _run(frozen_loss, transformation, frozen, carry, steps, False)[0]
-        end = jax.lax.stop_gradient(end)
+        rule = transformation(frozen)
+        carry = (begin, rule.init(begin))
+        end, state = _run(frozen_loss, transformation, frozen, carry, steps, False)
+        end, state = jax.lax.stop_gradient((end, state))
         moving = [leaf for leaf in constants if is_inexact(leaf)]
         if isinstance(flow, Direct) or not jax.tree.leaves((values, moving)):
             return end
+        _check_settling(transformation, frozen, begin, flow)
         fixed = [leaf for leaf in constants if not is_inexact(leaf)]
 
         def of(point: PyTree, slow: tuple, fixed: list) -> Array:
@@ -253,12 +263,71 @@ def _point_response(
             leaves = [next(moves) if is_inexact(leaf) else next(stays) for leaf in constants]
             return pure(leaves, point, values)
 
+        def update(point: PyTree, state: Any, slow: tuple, fixed: list) -> tuple[PyTree, Any]:
+            value, gradient = jax.value_and_grad(of)(point, slow, fixed)
+            return transformation(slow[0]).update(
+                gradient,
+                state,
+                point,
+                value=value,
+                grad=gradient,
+                value_fn=lambda point: of(point, slow, fixed),
+            )
+
+        # Leaves that the optimizer cannot move are constants.
+        found = dependence(lambda *args: update(*args)[0], end, state, (values, moving), fixed)
+        moves = jax.tree.structure(end).unflatten([bool(needs) for needs in found])
+
+        def restricted(tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda leaf, free: leaf if free else None, tree, moves)
+
+        def filled(free: PyTree) -> PyTree:
+            return merge(free, end)
+
+        movable = restricted(end)
         if isinstance(flow, FiniteDifference):
-            return _difference_root(of, flow)(end, (values, moving), fixed)
+            root = _difference_root(lambda free, *rest: of(filled(free), *rest), flow)
+            return filled(root(movable, (values, moving), fixed))
         assert isinstance(flow, Implicit)
-        return implicit_root(jax.grad(of), flow.solver)(end, (values, moving), fixed)
+        if flow.condition == "update":
+
+            def change(unknowns: tuple, slow: tuple, fixed: list) -> tuple[PyTree, list]:
+                free, memory = unknowns
+                updates, after = update(filled(free), remembering(state, memory), slow, fixed)
+                moved = jax.tree.map(jnp.negative, restricted(updates))
+                return moved, difference(memory, memory_of(after))
+
+            unknowns = (movable, memory_of(state))
+            free, _ = implicit_root(change, flow.solver)(unknowns, (values, moving), fixed)
+            return filled(free)
+
+        def gradient(free: PyTree, slow: tuple, fixed: list) -> PyTree:
+            return jax.grad(lambda free: of(filled(free), slow, fixed))(free)
+
+        free = implicit_root(gradient, flow.solver)(movable, (values, moving), fixed)
+        return filled(free)
 
     return respond
+
+
+def _check_settling(transformation: Callable, values: PyTree, point: PyTree, flow: Flow) -> None:
+    """Warns where the optimizer moves weights that no gradient moves: they settle elsewhere."""
+    if isinstance(flow, Implicit) and flow.condition == "update":
+        return
+    try:
+        with jax.ensure_compile_time_eval():
+            moved = float(drift(transformation(values), point))
+    except jax.errors.ConcretizationTypeError:  # hyperparameters that are traced
+        return
+    if moved > 0:
+        warnings.warn(
+            f"best_response: {type(flow).__name__} takes the weights to settle where the objective "
+            "is stationary, but the optimizer moves them where its gradient is zero (weight decay, "
+            "a projection or noise inside the optimizer); put that term into the objective, or use "
+            'Implicit(GMRES(), condition="update"), which differentiates the fixed point of the '
+            "update",
+            stacklevel=3,
+        )
 
 
 def _difference_root(objective: Callable, flow: FiniteDifference) -> Callable:

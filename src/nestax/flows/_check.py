@@ -79,6 +79,7 @@ def check_gradient(
     step: float | int | None = None,
     tolerance: float | int = 1e-6,
     verbose: bool = True,
+    coordinates: bool = True,
 ) -> GradientCheck:
     """Compares a gradient with central differences, both in float64.
 
@@ -102,6 +103,7 @@ def check_gradient(
             functions, smaller where the function bends sharply.
         tolerance: relative error, to the largest derivative measured, above which the check fails.
         verbose: print the table.
+        coordinates: whether each coordinate of up to 20 numbers is a direction too.
 
     Returns:
         `GradientCheck`, true if the check passed.
@@ -140,7 +142,7 @@ def check_gradient(
             is_tree = any(is_inexact(leaf) for leaf in jax.tree.leaves(gradient))
             found = gradient if is_tree or not callable(gradient) else gradient(combine(moving))
             slope = _flatten_gradient(found, moving, point)
-        names, units = _directions(moving, flat, directions, key)
+        names, units = _directions(moving, flat, directions, key, coordinates)
         if not names:
             raise ValueError("check_gradient: no direction to check; ask for directions >= 1")
         scale = max(1.0, float(jnp.sqrt(jnp.mean(jnp.square(flat)))))
@@ -185,12 +187,12 @@ def _difference(
 
 
 def _directions(
-    moving: PyTree, flat: Array, directions: int, key: Array | int
+    moving: PyTree, flat: Array, directions: int, key: Array | int, coordinates: bool
 ) -> tuple[tuple[str, ...], Array]:
     """Names and unit vectors, shape (directions, numbers)."""
     names: list[str] = []
     units = jnp.zeros((0, flat.size), flat.dtype)
-    if flat.size <= EVERY_COORDINATE:
+    if coordinates and flat.size <= EVERY_COORDINATE:
         for path, leaf in jax.tree_util.tree_flatten_with_path(moving)[0]:
             label = jax.tree_util.keystr(path) or "point"
             indices = np.ndindex(leaf.shape)

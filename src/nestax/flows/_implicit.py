@@ -10,7 +10,7 @@ hyperparameters by implicit differentiation" (2020), equations (3) and (5).
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,31 +33,56 @@ class Diagnostics(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Direct:
-    """No flow: the partial derivative at the present values; what lies inside does not respond."""
+    """Partial derivative. Inner levels are treated as constants."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Implicit:
-    """The implicit derivative of the levels inside, from their stationarity at the present values.
+    """Implicit derivative of the inner levels, linearized at their present values.
+
+    Leaves that an inner optimizer cannot move (`optax.set_to_zero` for a part of the leaves) are
+    constants. An inner level that accumulates is linearized on the batches of its whole period.
 
     Attributes:
         solver: how the linear system is solved.
-        context: where the stationarity condition takes its batch from; None: each inner level's
-            own context.
-        tolerance: a run warns once where the norm of the inner levels' gradient or the linear
-            system's relative residual is above. None: where the solver diverges, or leaves a
-            residual above 0.1 though it is meant to converge.
+        context: where the condition takes its batch from; None: each inner level's own context.
+        tolerance: warn once if the norm of the condition or the relative residual of the linear
+            system exceeds this. None: warn if the solver diverges, or if a converging solver leaves
+            a residual above 0.1.
+        condition: what vanishes where the inner levels have settled. "objective": the gradient of
+            their objective. "update": the change that their optimizer makes, to the weights and to
+            its memory. The second is right for weight decay, projections and proximal steps inside
+            an optimizer, under which weights come to rest at other points than the objective's
+            stationary ones. Its linear system is not symmetric and holds the optimizer's memory
+            too: use `GMRES`, `Dense`, or `Neumann(terms, rate=1.0)`, which equals unrolling as many
+            steps.
 
     Raises:
         TypeError: `solver` is not a solver.
+        ValueError: another condition; a solver for symmetric systems with `condition="update"`.
+
+    Source: Lorraine et al. (2020) for the objective; for fixed points of updates Gilbert,
+    "Automatic differentiation and iterative processes" (1992); for proximal and projected steps
+    Bertrand et al., "Implicit differentiation of Lasso-type models" (2020), section 3.
     """
 
     solver: Solver
     context: Any = None
     tolerance: float | int | None = None
+    condition: Literal["objective", "update"] = "objective"
 
     def __post_init__(self) -> None:
         check_solver("Implicit", self.solver)
+        if self.condition not in ("objective", "update"):
+            raise ValueError(
+                f'Implicit: condition is "objective" or "update", got {self.condition!r}'
+            )
+        if self.condition == "update" and self.solver.symmetric:
+            raise ValueError(
+                f'Implicit: condition="update" has a linear system that is not symmetric, and '
+                f"{self.solver!r} needs a symmetric one; use GMRES(), Dense() or "
+                "Neumann(terms, rate=1.0)"
+            )
         if self.tolerance is not None:
             check_number("Implicit", "tolerance", self.tolerance, least=0)
 

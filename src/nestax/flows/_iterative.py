@@ -1,10 +1,12 @@
-"""Iterative solvers: conjugate gradients and the Neumann series."""
+"""Iterative solvers: conjugate gradients, minimal residuals and the Neumann series."""
 
 import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
+import jax.scipy.sparse.linalg
 from jaxtyping import Array, PyTree
 
 from . import _vectors as vectors
@@ -160,6 +162,52 @@ class Neumann(Solver):
             failed=new > slack**2 * last,
             bound=slack,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class GMRES(Solver):
+    """Generalized minimal residuals: for systems that are not symmetric.
+
+    Games, levels given by a field, and `Implicit(..., condition="update")` have such systems. Exact
+    after as many steps as A has distinct eigenvalues.
+
+    Attributes:
+        steps: at most so many products before a restart; so many vectors are stored.
+        restarts: how often it may begin again from where it is.
+        tolerance: relative residual at which to stop. None: 10 units of rounding.
+
+    Source: Saad and Schultz (1986), algorithm 4, as `jax.scipy.sparse.linalg.gmres` has it.
+    """
+
+    steps: int = 20
+    restarts: int = 1
+    tolerance: float | int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("GMRES", "steps", self.steps)
+        check_count("GMRES", "restarts", self.restarts)
+        if self.tolerance is not None:
+            check_number("GMRES", "tolerance", self.tolerance, least=0)
+
+    @property
+    def symmetric(self) -> bool:
+        return False
+
+    def attempt(self, product: Product, vector: PyTree) -> Attempt:
+        flat, unravel = jax.flatten_util.ravel_pytree(vector)
+        tolerance = 10 * float(jnp.finfo(flat.dtype).eps)
+        # More steps than unknowns find nothing but rounding.
+        steps = min(self.steps, flat.size)
+        solution, _ = jax.scipy.sparse.linalg.gmres(
+            lambda x: jax.flatten_util.ravel_pytree(product(unravel(x)))[0],
+            flat,
+            tol=tolerance if self.tolerance is None else self.tolerance,
+            restart=steps,
+            maxiter=self.restarts,
+            solve_method="batched",
+        )
+        count = jnp.zeros_like(flat[0], jnp.int32) + steps * self.restarts
+        return Attempt(unravel(solution), count)
 
 
 def _reciprocal_of_largest(product: Product, vector: PyTree) -> Array:

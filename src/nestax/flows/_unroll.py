@@ -24,16 +24,25 @@ class Unroll:
             is computed outside of the differentiation, its result a constant. None: all of them.
         checkpoint: what the backward pass may store. None: chosen from the problem (see
             `unrolled`); False: everything; an int: carries every so many steps.
+        first_order: inner gradients are constants, so no second derivative is taken: first-order
+            MAML. What the updates depend on otherwise (a starting point, a learning rate) is
+            differentiated; a term of the inner objective is not.
 
     Raises:
         ValueError: `last` or `checkpoint` below 1.
         TypeError: one of them of another type than the above.
+
+    Source: Finn, Abbeel and Levine, "Model-agnostic meta-learning" (2017), section 5.2, for
+    `first_order`.
     """
 
     last: int | None = None
     checkpoint: int | None = None
+    first_order: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.first_order, bool):
+            raise TypeError(f"Unroll: first_order is True or False, got {self.first_order!r}")
         if self.last is not None:
             check_count("Unroll", "last", self.last, "None to differentiate all steps")
         check_checkpoint(self.checkpoint)

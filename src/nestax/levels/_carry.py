@@ -45,11 +45,13 @@ class Mode:
         under: the flow that differentiates the loop, if any.
         lean: inner gradients keep no second-order residuals.
         forward: some flow outside differentiates forward, which the lean gradient does not allow.
+        first_order: some flow outside takes inner gradients for constants.
     """
 
     under: Any = None
     lean: bool = False
     forward: bool = False
+    first_order: bool = False
 
 
 class Found(NamedTuple):

@@ -4,12 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ..flows import Direct
-from . import _point
+from . import _soundness
 from ._carry import View
-from ._declaration import TRAJECTORY, Declaration, flow_of
+from ._declaration import Declaration
 from ._level import Level
 from ._values import Parts
 
@@ -77,9 +75,7 @@ def state(nest: "Nest", begun: "State") -> None:
     trainable(begun.parts)
     for level in nest.declaration.levels:
         _stable(nest, level, begun)
-    for level in nest.declaration.levels:
-        if not isinstance(flow_of(level), (Direct, *TRAJECTORY)):
-            _settled(nest, level, begun)
+    _soundness.check(nest, begun)
 
 
 def _stable(nest: "Nest", level: Level, begun: "State") -> None:
@@ -119,67 +115,3 @@ def _same(level: Level, who: str, what: str, old: Any, new: Any) -> None:
                 f"{a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}; it must keep shape and "
                 f"dtype"
             )
-
-
-def _settled(nest: "Nest", level: Level, begun: "State") -> None:
-    """An implicit gradient that is zero by construction, or a solver that does not fit, is refused.
-
-    Judged from products with random vectors at a random point near the values, where nothing that
-    depends on anything is exactly zero.
-    """
-    program, solver = nest._program, _point.solver_of(level)
-    inner = nest.declaration.eliminated(level)
-    view = View(None, 0) if nest.copies is not None else View()
-
-    def one(leaf: jax.Array, key: jax.Array) -> jax.Array:
-        return leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
-
-    def products(begun: "State", feed: Any, key: jax.Array) -> Any:
-        carry = nest._carry(begun, feed)
-        carry = carry._replace(before={n: program.kept(carry) for n in program.rerun})
-        if nest.copies is not None:
-            axes = program.carry_axes(carry)
-            first = jax.vmap(lambda c, i: (c, i), (axes, 0), 0, axis_size=nest.copies)
-            carry, _ = first(carry, jnp.arange(nest.copies))
-            carry = jax.tree.map(lambda a: a[0], carry)
-        point = _point._Point(program, carry, view)
-        group = nest.declaration.group(level)
-        slow = point.current(
-            o for o in nest.declaration.levels if nest.declaration.group(o) >= group
-        )
-        fast = point.current(inner)
-        leaves, structure = jax.tree.flatten((fast, slow, fast, fast))
-        keys = jax.random.split(key, len(leaves))
-        fast, slow, u, w = structure.unflatten(
-            [one(a, k) for a, k in zip(leaves, keys, strict=True)]
-        )
-
-        def condition(fast: Any, own: Any) -> Any:
-            return point.stationarity(level, {**slow, level.name: own, **fast})
-
-        _, back = jax.vjp(condition, fast, slow[level.name])
-        (au, cross), (aw, _) = back(u), back(w)
-        return _dot(au, w), _dot(aw, u), _dot(au, au), _dot(w, w), _dot(cross, cross)
-
-    feed = nest.feed(begun) if program.streams else {}
-    found = jax.jit(products)(begun, feed, jax.random.key(0))
-    left, right, image, size, cross = (float(np.asarray(a)) for a in found)
-    names = " and ".join(repr(o.name) for o in inner)
-    if cross == 0:
-        raise ValueError(
-            f"level {level.name!r}: its value does not occur in the objective of {names}, whose "
-            "stationary point its implicit flow differentiates: the gradient would be zero. A "
-            "starting "
-            "point or learning rate is differentiated by Unroll()"
-        )
-    asymmetry = abs(left - right) / max((image * size) ** 0.5, 1e-30)
-    if len(inner) > 1 and getattr(solver, "symmetric", False) and asymmetry > 1e-3:
-        raise ValueError(
-            f"level {level.name!r}: {type(solver).__name__} needs a symmetric system, and {names} "
-            "are coupled by objectives of their own; use Dense() or another general solver"
-        )
-
-
-def _dot(a: Any, b: Any) -> Any:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return sum(jnp.vdot(x, y).real for x, y in pairs)

@@ -100,6 +100,12 @@ def flow_of(level: Level) -> Any:
     return Direct() if level.flow is None else level.flow
 
 
+def weights_of(level: Level) -> tuple[float, ...]:
+    """The weight of each tick of the period of a level that accumulates."""
+    share = 1 / level.every if level.accumulate == "mean" else 1.0
+    return (share,) * level.every
+
+
 def read_groups(levels: Sequence[Level | Sequence[Level]]) -> tuple[tuple[Level, ...], ...]:
     """A list of levels and tuples of peers as groups. Adjacent single levels of one period without
     a flow are one tuple."""

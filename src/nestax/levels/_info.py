@@ -25,6 +25,8 @@ class LevelInfo:
         residual: under Implicit, the linear system's relative residual.
         products: under Implicit, how often the solver applied its operator.
         diverged: under Implicit, whether the solver diverged.
+        at_rest: under Implicit, the share of the inner gradient's norm in weights that their
+            optimizer leaves exactly where they are; -1 if it is not measured.
     """
 
     loss: Any
@@ -34,6 +36,7 @@ class LevelInfo:
     residual: Any = None
     products: Any = None
     diverged: Any = None
+    at_rest: Any = None
     gradient: Any = None
 
     def __getitem__(self, field: str) -> Any:

@@ -8,7 +8,7 @@ place: an Implicit inside gives the implicit function of its own levels, an Unro
 level's last period again.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,10 @@ from ..flows import (
     implicit_root,
     virtual_step,
 )
+from ..flows._vectors import norm
+from ..flows.fixed_point import difference, memory_of, merge, remembering
 from ._carry import Carry, Mode, View
-from ._declaration import TRAJECTORY, Declaration, flow_of
+from ._declaration import TRAJECTORY, Declaration, flow_of, weights_of
 from ._level import Level
 from ._values import Parts
 
@@ -30,6 +32,14 @@ if TYPE_CHECKING:
     from ._program import Program
 
 Trained = dict[str, Any]
+
+
+class Unknowns(NamedTuple):
+    """What a point flow solves for, by level name: trained leaves that the optimizer can move, and
+    where the condition is the update itself, what the optimizer remembers."""
+
+    values: Trained
+    memories: dict[str, list]
 
 
 def rerun(nest: Declaration) -> set[str]:
@@ -79,7 +89,27 @@ class _Point:
         return {level.name: self.carry.values[level.name].trained for level in levels}
 
     def parts(self, free: Trained) -> dict[str, Parts]:
-        return {name: self.carry.values[name].but(one) for name, one in free.items()}
+        """Values as objectives see them; leaves that are None keep their present values."""
+        values = self.carry.values
+        return {
+            name: values[name].but(merge(one, values[name].trained)) for name, one in free.items()
+        }
+
+    def movable(self, level: Level, trained: Any) -> Any:
+        """The leaves that the level's optimizer can move; None for the others, which are constants
+        to every flow outside."""
+        moves = self.program.moves(level, self.carry, self.view)
+        return jax.tree.map(lambda leaf, free: leaf if free else None, trained, moves)
+
+    def unknowns(self, level: Level) -> Unknowns:
+        """What a point flow of this level solves for: where the levels inside are now."""
+        eliminated = self.nest.eliminated(level)
+        memories = {}
+        if getattr(flow_of(level), "condition", None) == "update":
+            memories = {one.name: memory_of(self.carry.optimizers[one.name]) for one in eliminated}
+        values = self.current(eliminated)
+        values = {one.name: self.movable(one, values[one.name]) for one in eliminated}
+        return Unknowns(values, memories)
 
     def loss(self, level: Level, values: Trained, context: Any) -> tuple[jax.Array, Any]:
         batch, axis = self.program.batch(context, self.carry, self.view)
@@ -95,16 +125,20 @@ class _Point:
             reached = self.again(inner, free)[0]
             lower = self.nest.inside(inner)
             return {**free, **{one.name: reached.values[one.name].trained for one in lower}}
-        return self.filled(self.nest.flow_group(group), {**free, **self.response(inner, free)})
+        return self.filled(
+            self.nest.flow_group(group), {**free, **self.response(inner, free).values}
+        )
 
-    def response(self, level: Level, free: Trained) -> Trained:
+    def response(self, level: Level, free: Trained) -> Unknowns:
         """The levels that a point flow eliminates as a function of the rest."""
-        flow, fast = flow_of(level), self.current(self.nest.eliminated(level))
+        flow, fast = flow_of(level), self.unknowns(level)
         if isinstance(flow, FiniteDifference):
-            step = virtual_step(lambda fast, slow, _: self.inner(level, {**slow, **fast}), flow)
+            step = virtual_step(
+                lambda fast, slow, _: self.inner(level, {**slow, **fast.values}), flow
+            )
             return step(fast, free)
         root = implicit_root(
-            lambda fast, slow, _: self.stationarity(level, {**slow, **fast}), flow.solver
+            lambda fast, slow, _: self.stationarity(level, fast, slow), flow.solver
         )
         return root(fast, free)
 
@@ -127,58 +161,111 @@ class _Point:
         # What lies outside has its values from `free`.
         pending = tuple(name for name in pending if name in inner)
         if own is not None:
-            parts = carry.values[level.name].but(own)
+            parts = self.parts({level.name: own})[level.name]
             length, last = program.iterations(k), getattr(flow, "last", None)
             if last is not None and last < length:
                 swaps = ((length - last, level.name, parts),)
             else:
                 carry = carry._replace(values={**carry.values, level.name: parts})
-        carry, _ = program.until(k, q, carry, pending, self.view, Mode(flow), swaps)
+        mode = Mode(flow, first_order=getattr(flow, "first_order", False))
+        carry, _ = program.until(k, q, carry, pending, self.view, mode, swaps)
         return carry, program._followed(level, carry, self.view)[0]
 
-    def own_gradient(self, level: Level, boundary: int, free: Trained, context: Any) -> Any:
-        """The level's gradient as its flow computes it; `free` holds the groups from `boundary`
-        on."""
+    def own_gradient(
+        self, level: Level, boundary: int, free: Trained, context: Any
+    ) -> tuple[jax.Array, Any]:
+        """The level's losses and its gradient, in all of its trained leaves, as its flow computes
+        them; `free` holds the groups from `boundary` on."""
         flow, name = flow_of(level), level.name
+        own = self.parts({name: free[name]})[name].trained
         if isinstance(flow, Direct):
             values = self.filled(boundary, free)
 
-            def partial(one: Any) -> jax.Array:
-                return self.loss(level, {**values, name: one}, context)[0]
+            def partial(one: Any) -> tuple[jax.Array, Any]:
+                total, (losses, _) = self.gathered_loss(level, {**values, name: one}, context)
+                return total, losses
 
-            return jax.grad(partial)(free[name])
+            gradient, losses = jax.grad(partial, has_aux=True)(own)
+            return losses, gradient
         if isinstance(flow, TRAJECTORY):
 
-            def followed(one: Any) -> jax.Array:
+            def followed(one: Any) -> tuple[jax.Array, Any]:
                 losses = self.again(level, free, one)[1]
-                return self.program.total(level, losses)
+                return self.program.total(level, losses), losses
 
-            return jax.grad(followed)(free[name])
-        return self.formula(level, self.response(level, free), free, context)[2]
+            gradient, losses = jax.grad(followed, has_aux=True)(own)
+            return losses, gradient
+        losses, _, gradient, _ = self.formula(level, self.response(level, free), free, context)
+        return losses, gradient
 
-    def stationarity(self, level: Level, free: Trained) -> Trained:
-        """The gradients that vanish where the levels which this one eliminates have settled."""
+    def gathered_loss(self, level: Level, values: Trained, context: Any) -> tuple[jax.Array, Any]:
+        """As `loss`; of a level that accumulates, over all ticks of its last complete period."""
+        if not level.accumulate or level.every == 1:
+            return self.loss(level, values, context)
+        tick, every = self.carry.tick, level.every
+        # Before the first period is over, that one: batches are functions of the tick.
+        begin = jnp.maximum((tick + 1) // every * every - every, 0)
+        weights = jnp.asarray(weights_of(level))
+
+        def add(total: Any, at: Any) -> Any:
+            offset, weight = at
+            point = _Point(self.program, self.carry._replace(tick=begin + offset), self.view)
+            found, (losses, _) = point.loss(level, values, context)
+            return jax.tree.map(
+                lambda a, b: a + weight.astype(b.dtype) * b, total, (found, losses)
+            ), None
+
+        shapes = jax.eval_shape(lambda: self.loss(level, values, context))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes[0], shapes[1][0]))
+        ticks = jnp.arange(every, dtype=tick.dtype)
+        (total, losses), _ = jax.lax.scan(add, zeros, (ticks, weights))
+        return total, (losses, None)
+
+    def stationarity(self, level: Level, fast: Unknowns, slow: Trained) -> Unknowns:
+        """What vanishes where the levels that this one eliminates have settled: their gradients,
+        or what their updates would change."""
         boundary = self.nest.flow_group(self.nest.group(level))
-        override = getattr(flow_of(level), "context", None)
-        return {
-            one.name: self.own_gradient(one, boundary, free, override or one.context)
-            for one in self.nest.eliminated(level)
-        }
+        flow, free = flow_of(level), {**slow, **fast.values}
+        override = getattr(flow, "context", None)
+        values, memories = {}, {}
+        for one in self.nest.eliminated(level):
+            losses, gradient = self.own_gradient(one, boundary, free, override or one.context)
+            if one.name in fast.memories:
+                values[one.name], memories[one.name] = self.change(
+                    one, boundary, free, fast.memories[one.name], losses, gradient
+                )
+            else:
+                values[one.name] = self.movable(one, gradient)
+        return Unknowns(values, memories)
 
-    def formula(self, level: Level, fast: Trained, slow: Trained, context: Any) -> Any:
+    def change(
+        self, level: Level, boundary: int, free: Trained, memory: list, losses: Any, gradient: Any
+    ) -> tuple[Any, list]:
+        """By how much an update would change a level's value and its optimizer's memory."""
+        values = {**self.carry.values, **self.parts(self.filled(boundary, free))}
+        optimizers = dict(self.carry.optimizers)
+        optimizers[level.name] = remembering(optimizers[level.name], memory)
+        carry = self.carry._replace(values=values, optimizers=optimizers)
+        parts, state = self.program.update(level, carry, gradient, losses, self.view)
+        old, new = carry.values[level.name].trained, parts.trained
+        changed = self.movable(level, jax.tree.map(jnp.subtract, old, new))
+
+        return changed, difference(memory, memory_of(state))
+
+    def formula(self, level: Level, fast: Unknowns, slow: Trained, context: Any) -> Any:
         """The flow's gradient at (fast, slow); differentiable as it stands."""
         flow, name = flow_of(level), level.name
         boundary = self.nest.flow_group(self.nest.group(level))
 
-        def loss(fast: Trained, own: Any, _: Any) -> Any:
-            free = {**slow, name: own, **fast}
+        def loss(fast: Unknowns, own: Any, _: Any) -> Any:
+            free = {**slow, name: own, **fast.values}
             return self.loss(level, self.filled(boundary, free), context)
 
-        def condition(fast: Trained, own: Any, _: Any) -> Trained:
-            return self.stationarity(level, {**slow, name: own, **fast})
+        def condition(fast: Unknowns, own: Any, _: Any) -> Unknowns:
+            return self.stationarity(level, fast, {**slow, name: own})
 
-        def inner(fast: Trained, own: Any, _: Any) -> jax.Array:
-            return self.inner(level, {**slow, name: own, **fast})
+        def inner(fast: Unknowns, own: Any, _: Any) -> jax.Array:
+            return self.inner(level, {**slow, name: own, **fast.values})
 
         if isinstance(flow, FiniteDifference):
             found = finite_difference_gradient(loss, inner, flow, slow[name], fast)
@@ -191,13 +278,41 @@ class _Point:
         """The sum of the objectives of the levels that this one eliminates."""
         override = getattr(flow_of(level), "context", None)
         inner = self.nest.eliminated(level)
-        return sum(self.loss(one, free, override or one.context)[0] for one in inner)  # type: ignore
+        found = [self.gathered_loss(one, free, override or one.context)[0] for one in inner]
+        return sum(found)  # type: ignore
 
     def implicit(self, level: Level) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
         group = self.nest.group(level)
         slow = self.current(one for one in self.nest.levels if self.nest.group(one) >= group)
-        fast = self.current(self.nest.eliminated(level))
-        return self.formula(level, fast, slow, level.context)
+        losses, user, found, diagnostics = self.formula(
+            level, self.unknowns(level), slow, level.context
+        )
+        return losses, user, found, {**diagnostics, "at_rest": self.at_rest(level, slow)}
+
+    def at_rest(self, level: Level, slow: Trained) -> jax.Array:
+        """The share of the inner gradient's norm in those weights that their optimizer leaves
+        exactly where they are; -1 where it is not measured."""
+        flow = flow_of(level)
+        inner = [
+            one
+            for one in self.nest.eliminated(level)
+            if self.program.may_rest(one, self.carry, self.view)
+        ]
+        if getattr(flow, "condition", None) == "update" or not inner:
+            return -jnp.ones(())
+        boundary = self.nest.flow_group(self.nest.group(level))
+        free = {**slow, **self.unknowns(level).values}
+        override = getattr(flow, "context", None)
+        still, everything = [], []
+        for one in inner:
+            losses, gradient = self.own_gradient(one, boundary, free, override or one.context)
+            updates, _ = self.program.proposed(one, self.carry, gradient, losses, self.view)
+            gradient, updates = self.movable(one, gradient), self.movable(one, updates)
+            everything += jax.tree.leaves(gradient)
+            resting = jax.tree.map(lambda u, g: jnp.where(u == 0, g, 0), updates, gradient)
+            still += jax.tree.leaves(resting)
+        length = norm(everything)
+        return jax.lax.stop_gradient(norm(still) / jnp.where(length == 0, 1, length))
 
 
 def solver_of(level: Level) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ..flows import Direct, lean_gradient
+from ..flows.jaxprs import dependence, has_cases
 from . import _draws
 from ._carry import Carry, Mode, View
 from ._declaration import TRAJECTORY, Declaration, flow_of
@@ -33,6 +34,8 @@ class Problem:
         }
         self.occurrences = occurrences(self.contexts())
         self.draw: Any = None  # key -> task
+        self._moves: dict[str, Any] = {}
+        self._may_rest: dict[str, bool] = {}
 
     def contexts(self) -> list[Any]:
         """The distinct contexts, overrides of implicit flows included, in the order of the list."""
@@ -179,7 +182,15 @@ class Problem:
     def update(
         self, level: Level, carry: Carry, gradient: Any, losses: jax.Array, view: View
     ) -> tuple[Parts, Any]:
-        """The level's next value and optimizer state.
+        """The level's next value and optimizer state."""
+        updates, state = self.proposed(level, carry, gradient, losses, view)
+        parts = carry.values[level.name]
+        return parts.but(optax.apply_updates(parts.trained, updates)), state
+
+    def proposed(
+        self, level: Level, carry: Carry, gradient: Any, losses: jax.Array, view: View
+    ) -> tuple[Any, Any]:
+        """By how much the level's optimizer would move its value, and the optimizer's next state.
 
         A level shared by copies has one transformation, made of values that are shared themselves,
         and its loss is the mean over copies.
@@ -198,18 +209,45 @@ class Problem:
                 here = {**values, name: values[name].but(trained)}
                 return jnp.mean(self.losses(level, here, batch, axis_inside, inside)[0])
 
-            updates, state = self.transformation(level, visible).update(
+            return self.transformation(level, visible).update(
                 gradient, state, trained, value=loss, grad=gradient, value_fn=value_fn, batch=batch
             )
-            return optax.apply_updates(trained, updates), state
 
         arguments = (carry.values, carry.optimizers[name], gradient)
         if shared:
-            trained, state = one(*arguments, jnp.mean(losses), batch)
-        else:
-            axes = (self.axes(carry.values), 0, 0, 0, axis)
-            trained, state = self.lift(one, view, axes)(*arguments, losses, batch)
-        return carry.values[name].but(trained), state
+            return one(*arguments, jnp.mean(losses), batch)
+        axes = (self.axes(carry.values), 0, 0, 0, axis)
+        return self.lift(one, view, axes)(*arguments, losses, batch)
+
+    def moves(self, level: Level, carry: Carry, view: View) -> Any:
+        """Which trained leaves the level's optimizer can move: a pytree of bools like them.
+
+        An update that depends on nothing at all (`optax.set_to_zero` for a part of the leaves)
+        leaves its leaf alone.
+        """
+        if level.name not in self._moves:
+            trained = carry.values[level.name].trained
+            found = dependence(*self._alone(level, carry, view), trained)
+            structure = jax.tree.structure(trained)
+            self._moves[level.name] = structure.unflatten([bool(needs) for needs in found])
+        return self._moves[level.name]
+
+    def may_rest(self, level: Level, carry: Carry, view: View) -> bool:
+        """Whether the level's optimizer may leave weights exactly where they are although their
+        gradient is not zero, as projections and masks do."""
+        if level.name not in self._may_rest:
+            trained = carry.values[level.name].trained
+            self._may_rest[level.name] = has_cases(*self._alone(level, carry, view), trained)
+        return self._may_rest[level.name]
+
+    def _alone(self, level: Level, carry: Carry, view: View) -> tuple[Any, Carry]:
+        """The optimizer's proposal as a function of (carry, gradient), and the carry."""
+
+        def proposed(carry: Carry, gradient: Any) -> Any:
+            shape = () if view.copies is None else (view.copies,)
+            return self.proposed(level, carry, gradient, jnp.zeros(shape), view)[0]
+
+        return proposed, carry._replace(gathered={}, before={})
 
 
 def occurrences(contexts: list[Any]) -> dict[int, int]:

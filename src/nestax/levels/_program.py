@@ -156,7 +156,8 @@ class Program(Episodes):
                     _, _, found = self.through([level], *arguments, moved=moved)
                 else:
                     found = {level.name: self.gradient(level, after, view, mode)}
-                after, infos = self.moved(level, found[level.name], after, after, infos, view)
+                one = _constant(found[level.name]) if mode.first_order else found[level.name]
+                after, infos = self.moved(level, one, after, after, infos, view)
         else:
             found, point, infos = {}, None, {}
             flows = list(dict.fromkeys(flow_of(level) for level in followers))
@@ -175,7 +176,8 @@ class Program(Episodes):
                 point = self.gather(self._early(peers), point, view, mode)
             after = point
             for level in peers:
-                after, infos = self.moved(level, found[level.name], point, after, infos, view)
+                one = _constant(found[level.name]) if mode.first_order else found[level.name]
+                after, infos = self.moved(level, one, point, after, infos, view)
         if k == 0 and q == len(self.due[0]):
             late = [level for level in self._gathering() if level not in self._early()]
             after = self.gather(late, after, view, mode)
@@ -215,7 +217,8 @@ class Program(Episodes):
         length = self.iterations(k)
         keep = length if getattr(flow, "last", None) is None else min(flow.last, length)
         forward = mode.forward or not isinstance(flow, Unroll)
-        inner = Mode(flow, mode.lean and not forward, forward)
+        first_order = mode.first_order or getattr(flow, "first_order", False)
+        inner = Mode(flow, mode.lean and not forward, forward, first_order)
 
         def losses(trained: tuple[Any, ...]) -> tuple[tuple[jax.Array, ...], Any]:
             values = dict(carry.values)
@@ -315,6 +318,10 @@ class Program(Episodes):
         return after._replace(
             values={**after.values, name: parts}, optimizers={**after.optimizers, name: state}
         ), infos
+
+
+def _constant(found: Found) -> Found:
+    return found._replace(gradient=jax.lax.stop_gradient(found.gradient))
 
 
 _SMALL = 2**16  # numbers; larger values may be sharded, which flattening would undo

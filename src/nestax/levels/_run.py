@@ -246,7 +246,17 @@ def _trust(nest: "Nest", infos: Any) -> None:
                 f"its linear system is solved to a relative residual of {residual:.2g} only; give "
                 "the solver more steps"
             )
-        if wrong is not None:
+        if info.at_rest.size and float(np.max(info.at_rest)) > 0.1:
+            nest._warned.add(level.name)
+            warnings.warn(
+                f"level {level.name!r}: its implicit gradient is off, the optimizer of the levels "
+                "inside leaves weights where they are although the gradient of their objective is "
+                "not zero (a projection, a mask, or gradients gathered over several steps); use "
+                'Implicit(GMRES(), condition="update"), which differentiates the fixed point of '
+                'the update, or gather with accumulate="mean"',
+                stacklevel=5,
+            )
+        elif wrong is not None:
             nest._warned.add(level.name)
             warnings.warn(
                 f"level {level.name!r}: its implicit gradient is off, {wrong}, or raise the flow's "

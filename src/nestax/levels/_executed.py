@@ -1,0 +1,168 @@
+"""The executed program as a function of one level's value: what central differences are taken of.
+
+The independent check of every flow. Nothing here differentiates; the function runs the program at
+another value and reads the level's loss.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..flows import Direct, Unroll
+from ._carry import Carry, Mode, View
+from ._declaration import TRAJECTORY, flow_of
+from ._level import Level
+from ._program import Program
+from ._values import Parts
+
+if TYPE_CHECKING:
+    from ._nest import Nest, State
+
+MOST_TICKS = 20_000  # that inner levels are given to settle
+
+
+def executed(nest: "Nest", name: str, state: "State", feed: Any = None) -> Callable[[Any], Any]:
+    """The loss of a level at its next update as a function of a displacement of its value.
+
+    Under Direct only the level's own objective sees the displaced value. Under Unroll and Forward
+    its period is run from the beginning with it, or from where the flow begins to look. Under
+    Implicit and FiniteDifference the levels outside are held and the period is repeated, batches
+    included, until the inner levels have settled.
+
+    Args:
+        nest, state: the problem, and where in it, at the boundary of a step.
+        name: of the level.
+        feed: batches of the nest's streams for the level's period.
+
+    Returns:
+        displacement -> loss, summed over copies of a copied level and averaged over those that
+        share it. The displacement is a pytree like `nest.gradient(state, name)`.
+    """
+    level = nest._program.levels[name]
+    flow, feed = flow_of(level), feed or {}
+    if isinstance(flow, Direct):
+
+        def displaced(by: Any) -> Any:
+            program = _Displaced(nest.declaration, nest.mesh, False)
+            program.draw, program.name, program.by = nest._program.draw, name, by
+            return _loss(nest, program, level, state, feed)
+
+        return displaced
+    if isinstance(flow, TRAJECTORY):
+
+        def run(by: Any) -> Any:
+            last = getattr(flow, "last", None)
+            first_order = getattr(flow, "first_order", False)
+            probe = _Probe(last=last, checkpoint=False, first_order=first_order, by=by)
+            other = with_flow(nest, name, probe)
+            return _loss(other, other._program, level, state, feed)
+
+        return run
+    return _settled(nest, level, state, feed)
+
+
+def _loss(nest: "Nest", program: Program, level: Level, state: "State", feed: Any) -> Any:
+    k = program.periods.index(level.every)
+    return jnp.sum(nest._advance(state, feed, k, program)[1][level.name].loss[0])
+
+
+def _settled(nest: "Nest", level: Level, state: "State", feed: Any) -> Callable[[Any], Any]:
+    inside = [one.name for one in nest.declaration.inside(level)]
+    rest = optax.set_to_zero()
+
+    def held(one: Level) -> Level:
+        if one.name in inside:
+            return one
+        return dataclasses.replace(one, flow=None, optimizer=rest, accumulate=None)
+
+    other = with_flow(nest, level.name, None, held)
+    period = max(level.every, *(one.every for one in nest.declaration.inside(level)))
+    k = other._program.periods.index(period)
+
+    def settle(by: Any) -> Any:
+        parts = {**state.parts, level.name: _moved(state.parts[level.name], by)}
+        optimizers = {
+            name: state.optimizers[name] if name in inside else rest.init(one.trained)
+            for name, one in parts.items()
+        }
+        begin = dataclasses.replace(state, parts=parts, optimizers=optimizers)
+
+        def again(carried: Any) -> Any:
+            now, _, _, count = carried
+            after, info = other._advance(now, feed, k, other._program)
+            after = dataclasses.replace(after, tick=state.tick)
+            loss = jnp.sum(info[level.name].loss[-1])
+            return after, _distance(now, after, inside), loss, count + 1
+
+        def unsettled(carried: Any) -> Any:
+            now, moved, _, count = carried
+            size = jnp.sqrt(sum(_square(now.parts[one].trained) for one in inside))
+            eps = jnp.finfo(size.dtype).eps
+            return (moved > 4 * eps * (size + 1)) & (count < max(1, MOST_TICKS // period))
+
+        first = again((begin, 0, 0, jnp.zeros((), jnp.int32)))
+        return jax.lax.while_loop(unsettled, again, first)[2]
+
+    return settle
+
+
+def with_flow(
+    nest: "Nest", name: str, flow: Any, change: Callable[[Level], Level] = lambda level: level
+) -> "Nest":
+    """The same nest with another flow for one level; `change` is applied to every level."""
+    groups = [
+        tuple(
+            change(dataclasses.replace(one, flow=flow) if one.name == name else one)
+            for one in group
+        )
+        for group in nest.groups
+    ]
+    options = (nest.copies, nest.order, nest.stagger, nest.mesh, nest.norms)
+    return type(nest)(groups, nest.task, *options)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Probe(Unroll):
+    """Reads the losses of a trajectory at displaced values; finds no gradient."""
+
+    by: Any = None
+
+    def value_and_gradients(self, losses: Any, values: tuple) -> tuple[tuple, tuple, Any]:
+        (value,) = values
+        outputs, aux = losses((jax.tree.map(jnp.add, value, self.by),))
+        return outputs, (jax.tree.map(jnp.zeros_like, value),), aux
+
+
+class _Displaced(Program):
+    """A program in which one level's objective sees its own value displaced, and nobody else."""
+
+    name: str = ""
+    by: Any = None
+
+    def direct(self, level: Level, carry: Carry, view: View, mode: Mode) -> Any:
+        if level.name == self.name:
+            moved = _moved(carry.values[level.name], self.by)
+            carry = carry._replace(values={**carry.values, level.name: moved})
+        return super().direct(level, carry, view, mode)
+
+
+def _moved(parts: Parts, by: Any) -> Parts:
+    return parts.but(jax.tree.map(jnp.add, parts.trained, by))
+
+
+def _square(tree: Any) -> Any:
+    return sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree))
+
+
+def _distance(a: "State", b: "State", names: list[str]) -> Any:
+    """How far the named levels moved."""
+    return jnp.sqrt(
+        sum(
+            _square(jax.tree.map(jnp.subtract, a.parts[name].trained, b.parts[name].trained))
+            for name in names
+        )
+    )

@@ -1,0 +1,226 @@
+"""Whether the gradient that a flow computes can be the one that its level is meant to follow.
+
+At init: a gradient that is zero whatever the values, a solver that does not fit, and optimizers
+whose weights settle elsewhere than where an implicit flow takes them to settle.
+"""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..flows import Direct
+from ..flows.fixed_point import length, scattered
+from ..flows.jaxprs import dependence
+from . import _executed, _point
+from ._carry import Carry, View
+from ._declaration import TRAJECTORY, flow_of
+from ._level import Level
+
+if TYPE_CHECKING:
+    from ._nest import Nest, State
+
+UPDATE = 'condition="update"'
+
+
+def check(nest: "Nest", begun: "State") -> None:
+    """Refuses or warns, by level.
+
+    Raises:
+        ValueError: a gradient that is zero by structure; a solver for symmetric systems over a
+            system that is not symmetric; a condition that the update does not have.
+    """
+    feed = nest.feed(begun) if nest._program.streams else {}
+    for level in nest.declaration.levels:
+        if isinstance(flow_of(level), (Direct, *TRAJECTORY)):
+            _reached(nest, level, begun, feed)
+        else:
+            _settled(nest, level, begun, feed)
+
+
+def _reached(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
+    """Refuses a level whose loss does not depend on its value, as far as its flow looks."""
+    carry, view = nest._carry(begun, feed), View(nest.copies)
+    if not any(jax.tree.leaves(nest._program.moves(level, carry, view))):
+        return  # held: nobody follows its gradient
+    loss = _executed.executed(nest, level.name, begun, feed)
+    nothing = jax.tree.map(jnp.zeros_like, begun.parts[level.name].trained)
+    if any(dependence(loss, nothing, differentiable=True)):
+        return
+    flow, label = flow_of(level), f"level {level.name!r}: its gradient would always be zero"
+    if isinstance(flow, Direct) and nest.declaration.inside(level):
+        raise ValueError(
+            f"{label}. Its objective does not contain its value, and Direct() treats the inner "
+            "levels as constants; let the gradient pass through them with flow=Unroll(), or "
+            "flow=Unroll(first_order=True), or Implicit(...) if their objectives contain it"
+        )
+    if isinstance(flow, Direct):
+        raise ValueError(
+            f"{label}. Its objective does not contain its value, values[{level.name!r}], on a "
+            "path that a derivative follows"
+        )
+    cut = (
+        [
+            f"{field}={value!r}"
+            for field, value in (("last", flow.last), ("first_order", flow.first_order))
+            if value
+        ]
+        if hasattr(flow, "last")
+        else []
+    )
+    if cut:
+        raise ValueError(
+            f"{label}. Its value occurs neither in its objective nor on the path that "
+            f"{type(flow).__name__}({', '.join(cut)}) follows; use Unroll(). A starting point is "
+            "reached only through all steps of its episode, a penalty or a rate of the inner "
+            "problem only through inner gradients that are differentiated"
+        )
+    raise ValueError(
+        f"{label}. Its value occurs neither in its objective nor in what the levels inside do. A "
+        "hyperparameter of an inner optimizer is connected by a function, optimizer=lambda values: "
+        f"optax.sgd(values[{level.name!r}]); one that lies in the optimizer's state, as with "
+        "optax.inject_hyperparams, is copied once and does not follow its level"
+    )
+
+
+def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
+    """Checks an implicit flow.
+
+    Judged from products with random vectors at a random point near the values, where nothing that
+    depends on anything is exactly zero.
+    """
+    program, solver, flow = nest._program, _point.solver_of(level), flow_of(level)
+    inner = nest.declaration.eliminated(level)
+    names = " and ".join(repr(one.name) for one in inner)
+    by_update = getattr(flow, "condition", None) == "update"
+    view = View(None, 0) if nest.copies is not None else View()
+    for one in inner:
+        _movable(nest, one, nest._carry(begun, feed))
+
+    def near(leaf: jax.Array, key: jax.Array) -> jax.Array:
+        return leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+    def products(begun: "State", feed: Any, key: jax.Array) -> Any:
+        carry = single(nest, begun, feed)
+        point = _point._Point(program, carry, view)
+        group = nest.declaration.group(level)
+        slow = point.current(
+            o for o in nest.declaration.levels if nest.declaration.group(o) >= group
+        )
+        fast = point.unknowns(level)
+        leaves, structure = jax.tree.flatten((fast.values, slow, fast, fast))
+        keys = jax.random.split(key, len(leaves))
+        values, slow, u, w = structure.unflatten(
+            [near(a, k) for a, k in zip(leaves, keys, strict=True)]
+        )
+        fast = fast._replace(values=values)
+
+        def condition(fast: Any, own: Any) -> Any:
+            return point.stationarity(level, fast, {**slow, level.name: own})
+
+        _, back = jax.vjp(condition, fast, slow[level.name])
+        (au, cross), (aw, _) = back(u), back(w)
+        drift = {} if by_update else {o.name: _drift(program, o, carry, view) for o in inner}
+        sizes = _dot(au, w), _dot(aw, u), _dot(au, au), _dot(w, w), _dot(cross, cross)
+        return sizes, drift
+
+    try:
+        sizes, drift = jax.jit(products)(begun, feed, jax.random.key(0))
+    except ValueError as error:
+        if by_update and "while_loop" in str(error):
+            raise ValueError(
+                f"level {level.name!r}: the update of {names} holds a loop, as line searches do, "
+                f'which reverse mode cannot differentiate; use condition="objective"'
+            ) from error
+        raise
+    left, right, image, size, cross = (float(np.asarray(a)) for a in sizes)
+    if cross == 0:
+        where = "update" if by_update else "objective"
+        what = "fixed point" if by_update else "stationary point"
+        raise ValueError(
+            f"level {level.name!r}: its value does not occur in the {where} of {names}, whose "
+            f"{what} its implicit flow differentiates: the gradient would be zero. A "
+            "starting "
+            "point or learning rate is differentiated by Unroll()"
+        )
+    asymmetry = abs(left - right) / max((image * size) ** 0.5, 1e-30)
+    if len(inner) > 1 and getattr(solver, "symmetric", False) and asymmetry > 1e-3:
+        raise ValueError(
+            f"level {level.name!r}: {type(solver).__name__} needs a symmetric system, and {names} "
+            "are coupled by objectives of their own; use Dense() or another general solver"
+        )
+    for one in inner:
+        _warn_of(level, one, begun, drift)
+
+
+def _warn_of(level: Level, inner: Level, begun: "State", drift: dict[str, Any]) -> None:
+    """Warns where an inner optimizer does not settle where its objective is stationary."""
+    kind = type(flow_of(level)).__name__
+    label = f"level {level.name!r}: {kind} takes {inner.name!r} to settle where its objective is"
+    repair = (
+        f"put that term into the objective, or use Implicit(GMRES(), {UPDATE}), which "
+        "differentiates the fixed point of the update"
+    )
+    if drift and float(np.asarray(drift[inner.name])) > 0:
+        warnings.warn(
+            f"{label} stationary, but its optimizer moves weights where the gradient is zero "
+            f"(weight decay, a projection or noise inside the optimizer); {repair}",
+            stacklevel=6,
+        )
+    states = jax.tree.leaves(
+        begun.optimizers[inner.name], is_leaf=lambda x: isinstance(x, _GATHERING)
+    )
+    if any(isinstance(state, _GATHERING) for state in states):
+        warnings.warn(
+            f"{label} stationary on the batch of one tick, but its optimizer gathers gradients of "
+            "several (optax.MultiSteps or apply_every); let the level gather them instead: "
+            'accumulate="mean" and every=the number of steps',
+            stacklevel=6,
+        )
+
+
+_GATHERING = (optax.MultiStepsState, optax.ApplyEvery)
+
+
+def _movable(nest: "Nest", level: Level, carry: Carry) -> None:
+    moves = jax.tree.leaves(nest._program.moves(level, carry, View(nest.copies)))
+    if not any(moves):
+        raise ValueError(
+            f"level {level.name!r}: its optimizer cannot move any leaf, and a flow outside "
+            "differentiates where it settles; give it an optimizer that moves it, or make its "
+            "value a part of the task"
+        )
+
+
+def _drift(program: Any, level: Level, carry: Carry, view: View) -> jax.Array:
+    """How far one update moves the level where its gradient is zero."""
+    parts = carry.values[level.name]
+    trained = scattered(parts.trained)
+    values = {**carry.values, level.name: parts.but(trained)}
+    state = program.transformation(level, values).init(trained)
+    carry = carry._replace(values=values, optimizers={**carry.optimizers, level.name: state})
+    zero = jax.tree.map(jnp.zeros_like, trained)
+    updates, _ = program.proposed(level, carry, zero, jnp.zeros(()), view)
+    moves = program.moves(level, carry, view)
+    return length(jax.tree.map(lambda u, free: u if free else None, updates, moves))
+
+
+def single(nest: "Nest", state: "State", feed: Any) -> Carry:
+    """The carry of the first copy, or of all there is, at the beginning of a period."""
+    program = nest._program
+    carry = nest._carry(state, feed)
+    carry = carry._replace(before={n: program.kept(carry) for n in program.rerun})
+    if nest.copies is None:
+        return carry
+    axes = program.carry_axes(carry)
+    first = jax.vmap(lambda c, i: (c, i), (axes, 0), 0, axis_size=nest.copies)
+    carry, _ = first(carry, jnp.arange(nest.copies))
+    return jax.tree.map(lambda a: a[0], carry)
+
+
+def _dot(a: Any, b: Any) -> Any:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return sum(jnp.vdot(x, y).real for x, y in pairs)
