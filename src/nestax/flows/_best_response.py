@@ -24,7 +24,7 @@ from ._implicit import Direct, Implicit, implicit_root
 from ._lean import is_zero, lean_gradient
 from ._scan import unrolled
 from ._unroll import Forward, Unroll
-from .fixed_point import difference, drift, memory_of, merge, remembering
+from .fixed_point import difference, drifts, memory_of, merge, remembering
 from .jaxprs import dependence
 
 Flow = Unroll | Forward | Implicit | FiniteDifference | Direct
@@ -315,11 +315,10 @@ def _check_settling(transformation: Callable, values: PyTree, point: PyTree, flo
     if isinstance(flow, Implicit) and flow.condition == "update":
         return
     try:
-        with jax.ensure_compile_time_eval():
-            moved = float(drift(transformation(values), point))
-    except jax.errors.ConcretizationTypeError:  # hyperparameters that are traced
-        return
-    if moved > 0:
+        moves = drifts(transformation(values), point)
+    except (jax.errors.ConcretizationTypeError, jax.errors.UnexpectedTracerError):
+        return  # hyperparameters that are traced
+    if moves:
         warnings.warn(
             f"best_response: {type(flow).__name__} takes the weights to settle where the objective "
             "is stationary, but the optimizer moves them where its gradient is zero (weight decay, "

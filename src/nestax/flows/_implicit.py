@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from . import _vectors as vectors
+from ._brief import Brief
 from ._hoist import is_inexact
 from ._linear import System, close, solve_rule
 from ._solvers import Identity, Solver, check_number, check_solver
@@ -31,13 +32,13 @@ class Diagnostics(NamedTuple):
     diverged: Array  # the solver went astray, or the gradient is not finite
 
 
-@dataclasses.dataclass(frozen=True)
-class Direct:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Direct(Brief):
     """Partial derivative. Inner levels are treated as constants."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Implicit:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Implicit(Brief):
     """Implicit derivative of the inner levels, linearized at their present values.
 
     Leaves that an inner optimizer cannot move (`optax.set_to_zero` for a part of the leaves) are
@@ -87,8 +88,8 @@ class Implicit:
             check_number("Implicit", "tolerance", self.tolerance, least=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class FiniteDifference:
+@dataclasses.dataclass(frozen=True, repr=False)
+class FiniteDifference(Brief):
     """DARTS of second order: the inner level is one step of gradient descent away.
 
     With w' = w - rate d_w L_in(w) and v = d_w' L_out(w'),

@@ -13,7 +13,7 @@ from . import _vectors as vectors
 from ._solvers import Attempt, Product, Solver, check_count, check_number
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class CG(Solver):
     """Conjugate gradients on A + damping I. A: symmetric and definite, of either sign.
 
@@ -103,7 +103,7 @@ class CG(Solver):
         return Attempt(end.x, end.products, failed)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Neumann(Solver):
     """The first terms of the Neumann series, rate sum_{j < terms} (I - rate A)^j b.
 
@@ -164,7 +164,7 @@ class Neumann(Solver):
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class GMRES(Solver):
     """Generalized minimal residuals: for systems that are not symmetric.
 

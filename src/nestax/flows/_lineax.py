@@ -11,7 +11,7 @@ from . import _vectors as vectors
 from ._solvers import Attempt, Product, Solver
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Lineax(Solver):
     """Any `lineax` solver, for instance `Lineax(lineax.GMRES(rtol=1e-6, atol=1e-6))`.
 

@@ -12,7 +12,7 @@ from . import _vectors as vectors
 from ._solvers import Attempt, Product, Solver, check_count, check_number
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Nystrom(Solver):
     r"""Low-rank approximation of a symmetric positive semi-definite A, inverted in closed form.
 

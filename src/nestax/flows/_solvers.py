@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from . import _vectors as vectors
+from ._brief import Brief
 
 Product = Callable[[PyTree], PyTree]
 
@@ -37,8 +38,8 @@ class Attempt(NamedTuple):
     bound: Array | float = math.inf  # a relative residual above this means divergence
 
 
-@dataclasses.dataclass(frozen=True)
-class Solver(abc.ABC):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Solver(Brief, abc.ABC):
     """Approximates the solution x of A x = b from products with A alone."""
 
     @property
@@ -97,7 +98,7 @@ class Solver(abc.ABC):
         return jax.tree.map(lambda a, b: a.astype(b.dtype), solution, vector), info
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Dense(Solver):
     """Writes A out, by one batch of products with the unit vectors, and factorizes it (LU).
 
@@ -121,7 +122,7 @@ class Dense(Solver):
         return Attempt(unravel(solution), jnp.zeros_like(flat[0], jnp.int32) + flat.size)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Identity(Solver):
     """x = scale b: A is taken for I / scale, and no product is needed.
 

@@ -9,14 +9,15 @@ import jax.flatten_util
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._brief import Brief
 from ._hoist import has_reverse_only_rule, hoist, pushing_forward
 from ._scan import check_checkpoint, check_count
 
 Losses = Callable[[tuple], tuple[tuple, Any]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Unroll:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Unroll(Brief):
     """Reverse mode through the steps as they were executed.
 
     Attributes:
@@ -90,8 +91,8 @@ def OneStep(checkpoint: int | None = None) -> Unroll:
     return Unroll(last=1, checkpoint=checkpoint)
 
 
-@dataclasses.dataclass(frozen=True)
-class Forward:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Forward(Brief):
     """Forward mode: the derivative of the state is carried along with the state.
 
     Memory does not grow with the number of steps but is (numbers in the values) x (size of the

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from ._hoist import is_inexact
 
+ROUNDING = 1e-12  # of an update in float64 of weights of about 1
+
 
 def memory_of(state: Any) -> list[jax.Array]:
     """What an optimizer remembers: the inexact arrays of its state."""
@@ -46,6 +48,16 @@ def scattered(trained: Any) -> Any:
     )
 
 
+def widened(tree: Any) -> Any:
+    """Real numbers in float64, complex ones in complex128; to be used under x64."""
+
+    def one(leaf: Any) -> Any:
+        inexact = is_inexact(leaf)
+        return jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float64)) if inexact else leaf
+
+    return jax.tree.map(one, tree)
+
+
 def length(updates: Any) -> jax.Array:
     """The largest finite entry."""
     found = [
@@ -55,13 +67,22 @@ def length(updates: Any) -> jax.Array:
     return jnp.max(jnp.stack(found), initial=0)
 
 
-def drift(rule: Any, trained: Any) -> jax.Array:
-    """How far one update of a fresh optimizer moves weights whose gradient is zero."""
-    point = scattered(jax.tree.map(jnp.zeros_like, trained))
-    zero = jax.tree.map(jnp.zeros_like, point)
-    value_fn = lambda *_, **__: jnp.zeros(())  # noqa: E731
-    arguments = {"value": jnp.zeros(()), "grad": zero, "value_fn": value_fn}
-    return length(rule.update(zero, rule.init(point), point, **arguments)[0])
+def drifts(rule: Any, trained: Any) -> bool:
+    """Whether an update of a fresh optimizer moves weights whose gradient is zero.
+
+    In float64, so that a small decay is told from rounding.
+    """
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), trained)
+
+    def moved() -> jax.Array:
+        zero = widened(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like))
+        point = scattered(zero)
+        value_fn = lambda *_, **__: jnp.zeros(())  # noqa: E731
+        arguments = {"value": jnp.zeros(()), "grad": zero, "value_fn": value_fn}
+        return length(rule.update(zero, rule.init(point), point, **arguments)[0])
+
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        return float(jax.jit(moved)()) > ROUNDING
 
 
 def difference(before: list[jax.Array], after: list[jax.Array]) -> list[jax.Array]:

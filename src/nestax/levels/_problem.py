@@ -232,6 +232,15 @@ class Problem:
             self._moves[level.name] = structure.unflatten([bool(needs) for needs in found])
         return self._moves[level.name]
 
+    def follows(self, level: Level, carry: Carry, view: View) -> bool:
+        """Whether the level's update has a derivative with respect to its gradient, which one that
+        takes signs has not."""
+        proposed, carry = self._alone(level, carry, view)
+        gradient = carry.values[level.name].trained
+        count = len(jax.tree.leaves(carry))
+        found = dependence(proposed, carry, gradient, differentiable=True)
+        return any(leaf >= count for needs in found for leaf in needs)
+
     def may_rest(self, level: Level, carry: Carry, view: View) -> bool:
         """Whether the level's optimizer may leave weights exactly where they are although their
         gradient is not zero, as projections and masks do."""

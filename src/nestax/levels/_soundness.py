@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from ..flows import Direct
-from ..flows.fixed_point import length, scattered
+from ..flows.fixed_point import ROUNDING, length, scattered, widened
 from ..flows.jaxprs import dependence
 from . import _executed, _point
 from ._carry import Carry, View
@@ -97,8 +97,15 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     names = " and ".join(repr(one.name) for one in inner)
     by_update = getattr(flow, "condition", None) == "update"
     view = View(None, 0) if nest.copies is not None else View()
+    carry = nest._carry(begun, feed)
     for one in inner:
-        _movable(nest, one, nest._carry(begun, feed))
+        _movable(nest, one, carry)
+        if by_update and not program.follows(one, carry, View(nest.copies)):
+            raise ValueError(
+                f"level {level.name!r}: the update of {one.name!r} has no derivative with respect "
+                "to its gradient (it takes signs), so its fixed point has none; use "
+                'condition="objective"'
+            )
 
     def near(leaf: jax.Array, key: jax.Array) -> jax.Array:
         return leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
@@ -123,12 +130,10 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
 
         _, back = jax.vjp(condition, fast, slow[level.name])
         (au, cross), (aw, _) = back(u), back(w)
-        drift = {} if by_update else {o.name: _drift(program, o, carry, view) for o in inner}
-        sizes = _dot(au, w), _dot(aw, u), _dot(au, au), _dot(w, w), _dot(cross, cross)
-        return sizes, drift
+        return _dot(au, w), _dot(aw, u), _dot(au, au), _dot(w, w), _dot(cross, cross)
 
     try:
-        sizes, drift = jax.jit(products)(begun, feed, jax.random.key(0))
+        sizes = jax.jit(products)(begun, feed, jax.random.key(0))
     except ValueError as error:
         if by_update and "while_loop" in str(error):
             raise ValueError(
@@ -153,10 +158,10 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
             "are coupled by objectives of their own; use Dense() or another general solver"
         )
     for one in inner:
-        _warn_of(level, one, begun, drift)
+        _warn_of(level, one, begun, not by_update and _drifts(nest, one, begun))
 
 
-def _warn_of(level: Level, inner: Level, begun: "State", drift: dict[str, Any]) -> None:
+def _warn_of(level: Level, inner: Level, begun: "State", drifts: bool) -> None:
     """Warns where an inner optimizer does not settle where its objective is stationary."""
     kind = type(flow_of(level)).__name__
     label = f"level {level.name!r}: {kind} takes {inner.name!r} to settle where its objective is"
@@ -164,7 +169,7 @@ def _warn_of(level: Level, inner: Level, begun: "State", drift: dict[str, Any]) 
         f"put that term into the objective, or use Implicit(GMRES(), {UPDATE}), which "
         "differentiates the fixed point of the update"
     )
-    if drift and float(np.asarray(drift[inner.name])) > 0:
+    if drifts:
         warnings.warn(
             f"{label} stationary, but its optimizer moves weights where the gradient is zero "
             f"(weight decay, a projection or noise inside the optimizer); {repair}",
@@ -195,17 +200,30 @@ def _movable(nest: "Nest", level: Level, carry: Carry) -> None:
         )
 
 
-def _drift(program: Any, level: Level, carry: Carry, view: View) -> jax.Array:
-    """How far one update moves the level where its gradient is zero."""
-    parts = carry.values[level.name]
-    trained = scattered(parts.trained)
-    values = {**carry.values, level.name: parts.but(trained)}
-    state = program.transformation(level, values).init(trained)
-    carry = carry._replace(values=values, optimizers={**carry.optimizers, level.name: state})
-    zero = jax.tree.map(jnp.zeros_like, trained)
-    updates, _ = program.proposed(level, carry, zero, jnp.zeros(()), view)
-    moves = program.moves(level, carry, view)
-    return length(jax.tree.map(lambda u, free: u if free else None, updates, moves))
+def _drifts(nest: "Nest", level: Level, begun: "State") -> bool:
+    """Whether an update moves the level where its gradient is zero.
+
+    In float64, so that a small decay is told from rounding.
+    """
+    program = nest._program
+    view = View(None, 0) if nest.copies is not None else View()
+
+    def moved(begun: "State", feed: Any) -> jax.Array:
+        carry = single(nest, begun, feed)
+        parts = carry.values[level.name]
+        trained = scattered(parts.trained)
+        values = {**carry.values, level.name: parts.but(trained)}
+        state = program.transformation(level, values).init(trained)
+        carry = carry._replace(values=values, optimizers={**carry.optimizers, level.name: state})
+        zero = jax.tree.map(jnp.zeros_like, trained)
+        updates, _ = program.proposed(level, carry, zero, jnp.zeros(()), view)
+        moves = program.moves(level, carry, view)
+        return length(jax.tree.map(lambda u, free: u if free else None, updates, moves))
+
+    feed = nest.feed(begun) if program.streams else {}
+    with jax.enable_x64(True):
+        found = jax.jit(moved)(widened(begun), widened(feed))
+        return float(np.asarray(found)) > ROUNDING
 
 
 def single(nest: "Nest", state: "State", feed: Any) -> Carry:
