@@ -77,6 +77,28 @@ def test_maml(x64):
     assert program.info["w"].loss.shape == (200, 25)
 
 
+def test_first_order_maml_then_full(x64):
+    program = run("First-order MAML, then full")
+    begin = program.begin
+    draws = [_draws.task_key(begin.key, begin.tick, copy) for copy in range(8)]
+    tasks = [program.regression(draw) for draw in draws]
+
+    def slope(init, task, curved):
+        def adapted(init):
+            w = init
+            for _ in range(3):
+                gradient = jax.grad(lambda w: program.loss({"w": w}, task))(w)
+                w = w - 0.1 * (gradient if curved else jax.lax.stop_gradient(gradient))
+            return program.loss({"w": w}, task)
+
+        return jax.grad(adapted)(init)
+
+    for nest, curved in ((program.first, False), (program.second, True)):
+        expected = sum(slope(jnp.zeros(3), task, curved) for task in tasks) / 8
+        close(nest.gradient(begin, "init"), expected)
+    assert program.state.tick == 120
+
+
 def test_implicit_maml(x64):
     program = run("Implicit MAML")
     nest, state = program.nest, program.state

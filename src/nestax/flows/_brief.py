@@ -1,4 +1,4 @@
-"""How flows and solvers show themselves: as they were written, without what is left at its default."""
+"""How flows and solvers show themselves: as they were written, defaults left out."""
 
 import dataclasses
 from typing import Any
