@@ -34,6 +34,7 @@ from .levels import DivergenceError as DivergenceError
 from .levels import Level as Level
 from .levels import LevelInfo as LevelInfo
 from .levels import Nest as Nest
+from .levels import Peers as Peers
 from .levels import State as State
 from .levels import Stream as Stream
 from .levels import check_gradient as check_gradient

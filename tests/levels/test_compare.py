@@ -1,5 +1,7 @@
 """Comparing flows on a nest, and the levels of a nest."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +70,30 @@ def test_what_cannot_be_compared_is_refused():
         nx.compare_flows(made, state, [nx.Direct()])
     with pytest.raises(ValueError, match="no level is called 'v'"):
         nx.compare_flows(made, state, [nx.Direct()], "v")
+
+
+def test_a_nest_is_made_again_with_all_its_options():
+    def start(values, task, key):
+        return jnp.zeros(2)
+
+    def level(name, **more):
+        return nx.Level(name, lambda v, b: jnp.sum(v[name] ** 2), optax.sgd(0.1), **more)
+
+    peers = nx.Peers(level("a", start=start, horizon=4), level("b"), order="alternating")
+    given = {
+        "task": lambda key: jax.random.normal(key, (2,)),
+        "copies": 2,
+        "order": "simultaneous",
+        "stagger": True,
+        "mesh": jax.make_mesh((2,), ("i",), axis_types=(jax.sharding.AxisType.Auto,)),
+        "norms": False,
+    }
+    first = nx.Nest([peers, (level("c"), level("d"))], **given)
+    again = first._changed(lambda one: one)
+    options = [name for name in inspect.signature(nx.Nest).parameters if name != "levels"]
+    for name in (*options, "groups", "orders"):
+        assert getattr(again, name) == getattr(first, name), name
+    assert given.items() <= {name: getattr(again, name) for name in options}.items()
 
 
 def test_the_levels_of_a_nest():

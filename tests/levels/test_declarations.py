@@ -171,6 +171,19 @@ def test_adjacent_levels_of_one_period_without_a_flow_are_peers():
     assert [[one.name for one in group] for group in nest.groups] == [["a", "b"], ["c"], ["d"]]
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nx.Peers(), "at least one level"),
+        (lambda: nx.Peers([level()]), r"Peers takes levels, got list.*Peers\(\*levels\)"),
+        (lambda: nx.Peers(level(), order="in turn"), 'Peers: order is "simultaneous" or "altern'),
+    ],
+)
+def test_peers_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_gradient_of_an_unknown_level_is_refused():
     nest = nx.Nest([level()])
     with pytest.raises(ValueError, match="no level is called 'v'; there are 'w'"):

@@ -101,6 +101,40 @@ def test_a_simultaneous_game_does_not_depend_on_the_list(x64):
         np.testing.assert_allclose(one.values[name], other.values[name], rtol=1e-12)
 
 
+def test_groups_with_orders_of_their_own(x64):
+    make = Levels("abcd")
+    first = nx.Peers(make("a"), make("c", 2, accumulate="sum"), order="alternating")
+    check(nx.Nest([first, (make("b"), make("d", 2, accumulate="mean"))], FIXED))
+    make = Levels("abcd")
+    first = nx.Peers(make("a"), make("c", 2, accumulate="sum"), order="simultaneous")
+    second = nx.Peers(make("b"), make("d", 2, accumulate="mean"))
+    check(nx.Nest([first, second], FIXED, order="alternating"))
+
+
+def test_alternating_peers_of_a_trajectory_flow_in_a_simultaneous_nest(x64):
+    make = Levels("abcd")
+    peers = nx.Peers(make("b", 2, nx.Unroll()), make("c", 2, nx.Unroll()), order="alternating")
+    check(nx.Nest([(make("a"), make("d")), peers], FIXED))
+
+
+def test_two_games_of_one_nest_in_two_orders(x64):
+    """On min_x max_y xy, simultaneous descent spirals out and alternating descent does not."""
+
+    def game(x, y):
+        rate = optax.sgd(0.1)
+        return (
+            nx.Level(x, lambda v, batch: v[x] * v[y], rate),
+            nx.Level(y, lambda v, batch: -v[x] * v[y], rate),
+        )
+
+    nest = nx.Nest([nx.Peers(*game("x", "y"), order="alternating"), game("u", "v")])
+    assert nest.orders == ("alternating", "simultaneous") and nest.order == "simultaneous"
+    begin = nest.init({"x": 1.0, "y": 0.0, "u": 1.0, "v": 0.0}, jax.random.key(0))
+    x, y, u, v = map(nest.run(begin, steps=100)[0].values.get, "xyuv")
+    np.testing.assert_allclose(x**2 + y**2 - 0.1 * x * y, 1, rtol=1e-10)
+    np.testing.assert_allclose(u**2 + v**2, 1.01**100, rtol=1e-10)
+
+
 # R6: flows.
 
 

@@ -149,10 +149,10 @@ class Interpreter:
             for x in self.levels
             if gathers(x) and (x is inside or (x in within and not is_trajectory(x)))
         ]
-        for group in groups:
+        for k, group in enumerate(groups):
             point, fastest = world, [x for x in group if x.every == 1]
             world = self.move(world, fastest, t)
-            if fastest and self.nest.order == "simultaneous":
+            if fastest and self.nest.orders[k] == "simultaneous":
                 for level in [x for x in gathering if x in group]:
                     world = self.gather(world, point, level, t, inside)
                     gathering.remove(level)
@@ -176,7 +176,8 @@ class Interpreter:
 
     def move(self, world, peers, t):
         """R2: all from one point, or one after another."""
-        for game in [peers] if self.nest.order == "simultaneous" else [[x] for x in peers]:
+        together = peers and self.nest.orders[self.home[peers[0].name]] == "simultaneous"
+        for game in [peers] if together else [[x] for x in peers]:
             point = world
             for level in game:
                 world = self.update(world, point, level, t)

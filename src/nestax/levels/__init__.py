@@ -7,6 +7,7 @@ from ._info import LevelInfo as LevelInfo
 from ._level import Level as Level
 from ._nest import Nest as Nest
 from ._nest import State as State
+from ._peers import Peers as Peers
 from ._run import DivergenceError as DivergenceError
 from ._single_loop import f2sa as f2sa
 from ._single_loop import saba as saba

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..flows import Direct, FiniteDifference, Forward, Implicit, Unroll
 from ._level import Level
+from ._peers import Peers, check_order
 
 TRAJECTORY = (Unroll, Forward)
 POINT = (Direct, Implicit, FiniteDifference)
@@ -18,6 +19,7 @@ class Declaration:
 
     Attributes:
         groups: peers, innermost first.
+        orders: how the peers of each group move.
         copies: number of copies of the groups up to the last one with a start, or None.
         stagger: whether the copies' episodes begin at different ticks.
         draws_task: whether the task is a function key -> task.
@@ -27,8 +29,8 @@ class Declaration:
     """
 
     groups: tuple[tuple[Level, ...], ...]
+    orders: tuple[str, ...]
     copies: int | None
-    order: str
     stagger: bool
     draws_task: bool
 
@@ -46,6 +48,10 @@ class Declaration:
 
     def group(self, level: Level) -> int:
         return next(i for i, group in enumerate(self.groups) if level in group)
+
+    def alternating(self, level: Level) -> bool:
+        """Whether the peers of this level's group move one after another."""
+        return self.orders[self.group(level)] == "alternating"
 
     def inside(self, level: Level) -> tuple[Level, ...]:
         """The levels that this one's flow passes through."""
@@ -106,10 +112,14 @@ def weights_of(level: Level) -> tuple[float, ...]:
     return (share,) * level.every
 
 
-def read_groups(levels: Sequence[Level | Sequence[Level]]) -> tuple[tuple[Level, ...], ...]:
-    """A list of levels and tuples of peers as groups. Adjacent single levels of one period without
-    a flow are one tuple."""
+def read_groups(
+    levels: Sequence[Level | Sequence[Level] | Peers], order: str
+) -> tuple[tuple[tuple[Level, ...], ...], tuple[str, ...]]:
+    """A list of levels and tuples of peers as groups, and the order of each group, by default
+    `order`. Adjacent single levels of one period without a flow are one tuple."""
+    check_order("order", order)
     groups: list[tuple[Level, ...]] = []
+    orders: list[str] = []
     open_ended = False  # whether the last group consists of single levels without a flow
     if isinstance(levels, Level):
         raise ValueError("a nest takes a list of levels: Nest([level])")
@@ -127,8 +137,10 @@ def read_groups(levels: Sequence[Level | Sequence[Level]]) -> tuple[tuple[Level,
             groups[-1] += peers
         else:
             groups.append(peers)
+            own = entry.order if isinstance(entry, Peers) else None
+            orders.append(order if own is None else own)
         open_ended = plain
-    return tuple(groups)
+    return tuple(groups), tuple(orders)
 
 
 def _check(nest: Declaration) -> None:
@@ -139,8 +151,6 @@ def _check(nest: Declaration) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two levels are called {name!r}; give each its own name")
-    if nest.order not in ("simultaneous", "alternating"):
-        raise ValueError(f'order is "simultaneous" or "alternating", got {nest.order!r}')
     if nest.periods[0] != 1:
         fastest = min(levels, key=lambda level: level.every)
         raise ValueError(

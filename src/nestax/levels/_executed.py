@@ -114,15 +114,9 @@ def with_flow(
     nest: "Nest", name: str, flow: Any, change: Callable[[Level], Level] = lambda level: level
 ) -> "Nest":
     """The same nest with another flow for one level; `change` is applied to every level."""
-    groups = [
-        tuple(
-            change(dataclasses.replace(one, flow=flow) if one.name == name else one)
-            for one in group
-        )
-        for group in nest.groups
-    ]
-    options = (nest.copies, nest.order, nest.stagger, nest.mesh, nest.norms)
-    return type(nest)(groups, nest.task, *options)
+    return nest._changed(
+        lambda one: change(dataclasses.replace(one, flow=flow) if one.name == name else one)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ import copy as _copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from ._carry import Carry, Mode, View
 from ._declaration import Declaration, read_groups
 from ._info import LevelInfo
 from ._level import Level
+from ._peers import Order, Peers
 from ._program import Program
 from ._table import LevelTable, level_table
 from ._values import Parts, whole
@@ -77,7 +78,8 @@ class Nest:
             longest episode.
         copies: this many independent episodes side by side: every group up to the last one with a
             start is copied, arrays have a leading axis; levels outside see the mean over copies.
-        order: how peers of one period move: "simultaneous", from one point, or "alternating".
+        order: how peers of one period move: "simultaneous", from one point, or "alternating". A
+            group given as `Peers(..., order=...)` has its own order.
         stagger: whether the copies' episodes begin at evenly spread ticks.
         mesh: a `jax.sharding.Mesh` (axis_types Auto) over whose first axis the copies are spread.
         norms: whether reports hold the norms of gradients. They are taken at every update of every
@@ -92,18 +94,20 @@ class Nest:
 
     def __init__(
         self,
-        levels: Sequence[Level | Sequence[Level]],
+        levels: Sequence[Level | Sequence[Level] | Peers],
         task: Any = None,
         copies: int | None = None,
-        order: Literal["simultaneous", "alternating"] = "simultaneous",
+        order: Order = "simultaneous",
         stagger: bool = False,
         mesh: Any = None,
         norms: bool = True,
     ):
+        # Whatever there is to choose, so that `_changed` cannot leave an option behind.
+        self._options = {k: v for k, v in locals().items() if k not in ("self", "levels")}
         # A function is a leaf; a pytree that happens to be callable is data.
         draws = callable(task) and jax.tree.leaves(task) == [task]
-        self.declaration = Declaration(read_groups(levels), copies, order, stagger, draws)
-        self.task, self.mesh, self.norms = task, mesh, norms
+        self.declaration = Declaration(*read_groups(levels, order), copies, stagger, draws)
+        self.task, self.order, self.mesh, self.norms = task, order, mesh, norms
         if mesh is not None:
             _checks.mesh(mesh, copies)
         self._program = Program(self.declaration, mesh, norms)
@@ -121,8 +125,9 @@ class Nest:
         return self.declaration.copies
 
     @property
-    def order(self) -> str:
-        return self.declaration.order
+    def orders(self) -> tuple[str, ...]:
+        """How the peers of each group move: "simultaneous" or "alternating"."""
+        return self.declaration.orders
 
     @property
     def stagger(self) -> bool:
@@ -132,6 +137,12 @@ class Nest:
     def ticks_per_step(self) -> int:
         """Ticks of one step of the slowest level."""
         return self.declaration.periods[-1]
+
+    def _changed(self, change: Callable[[Level], Level]) -> "Nest":
+        """A nest of the same groups and options, each level replaced by `change(level)`."""
+        pairs = zip(self.groups, self.orders, strict=True)
+        groups = [Peers(*map(change, group), order=order) for group, order in pairs]  # type: ignore
+        return Nest(groups, **self._options)
 
     def init(self, values: dict[str, Any], key: jax.Array) -> State:
         """The state to begin with.

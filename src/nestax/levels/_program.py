@@ -147,7 +147,7 @@ class Program(Episodes):
         peers = self.due[k][q - 1]
         followers = [level for level in peers if isinstance(flow_of(level), TRAJECTORY)]
         arguments = (k, q, carry, pending, view, mode, swaps)
-        if self.nest.order == "alternating" and len(peers) > 1:
+        if self.nest.alternating(peers[0]) and len(peers) > 1:
             point, infos = self.until(k, q - 1, *arguments[2:])
             after = point
             for level in peers:
@@ -269,9 +269,8 @@ class Program(Episodes):
 
     def _early(self, peers: Any = None) -> list[Level]:
         """Gathering levels that are read where a peer of the fastest clock is, before it moves."""
-        if self.nest.order == "alternating":
-            return []
-        groups = {self.nest.group(level) for level in (peers or sum(self.due[0], ()))}
+        peers = peers or sum(self.due[0], ())
+        groups = {self.nest.group(level) for level in peers if not self.nest.alternating(level)}
         return [level for level in self._gathering() if self.nest.group(level) in groups]
 
     def gather(self, levels: Any, carry: Carry, view: View, mode: Mode) -> Carry:
