@@ -184,6 +184,27 @@ def test_peers_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tasks": jnp.ones((3, 2)), "copies": 2}, "tasks has a leading axis of 3.*are 2 copies"),
+        (
+            {"tasks": {"x": jnp.ones((2, 1)), "y": [jnp.ones(3)]}, "copies": 2},
+            r"tasks\['y'\]\[0\] has a leading axis of 3.*are 2 copies",
+        ),
+        ({"tasks": {"x": jnp.ones(())}, "copies": 2}, r"tasks\['x'\] needs a leading axis of 2 c"),
+        ({"tasks": [1.0, 2.0], "copies": 2}, r"tasks\[0\] needs a leading axis of 2.*got 1.0"),
+        ({"tasks": {}, "copies": 2}, "tasks holds no arrays"),
+        ({"tasks": jnp.ones(2)}, "give copies as well"),
+        ({"tasks": lambda key: key, "copies": 2}, "key -> task is given as task"),
+        ({"tasks": jnp.ones(2), "task": jnp.ones(2), "copies": 2}, "task and tasks are both given"),
+    ],
+)
+def test_tasks_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        nx.Nest([level(start=fresh, horizon=2)], **given)
+
+
 def test_gradient_of_an_unknown_level_is_refused():
     nest = nx.Nest([level()])
     with pytest.raises(ValueError, match="no level is called 'v'; there are 'w'"):

@@ -273,6 +273,32 @@ def test_copies_are_spread_over_a_mesh():
         maml(copies=3, mesh=mesh)
 
 
+def centres(copies=4, **rest):
+    """Every copy settles on its own task; `m` on the mean of what they reach."""
+    w = nx.Level(
+        "w", lambda v, b: jnp.sum((v["w"] - b) ** 2), optax.sgd(0.25),
+        start=lambda v, task, key: 0.0 * task, horizon=2,
+    )  # fmt: skip
+    m = nx.Level("m", lambda v, b: jnp.sum((v["m"] - v["w"] - b) ** 2), optax.sgd(0.5), every=2)
+    return nx.Nest([w, m], copies=copies, **rest)
+
+
+def test_a_task_of_its_own_for_each_copy():
+    tasks = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, -1.0], [-1.0, 3.0]], np.float32)
+    mesh = jax.make_mesh((2,), ("copies",), axis_types=(jax.sharding.AxisType.Auto,))
+    for more in ({}, {"mesh": mesh}):
+        nest = centres(tasks=tasks, **more)
+        state = nest.init({"m": jnp.zeros(2)}, KEY)
+        assert same(state.task, tasks)
+        state, info = nest.run(state, 1)
+        # From 0, half of the way twice: 3/4 of the task; m sees the mean over copies.
+        np.testing.assert_allclose(state.values["w"], 0.75 * tasks, rtol=1e-6)
+        np.testing.assert_allclose(state.values["m"], 1.75 * tasks.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(info["w"].loss[0], (tasks**2).sum(1), rtol=1e-6)
+        assert same(state.task, tasks)
+    assert len(state.task.sharding.device_set) == 2
+
+
 def test_staggered_episodes_begin_at_different_ticks():
     w = nx.Level(
         "w", lambda v, b: jnp.sum(v["w"]), optax.sgd(1.0),

@@ -293,6 +293,17 @@ def test_staggered_episodes_of_one_length_on_two_levels(x64):
     check(nx.Nest(levels, draw_task, copies=3, stagger=True), steps=3)
 
 
+STACKED = {"shift": np.array([[0.3, -0.2, 0.1], [-0.4, 0.6, 0.2]])}
+
+
+@pytest.mark.parametrize("flow", [nx.Unroll(), implicit()], ids=["unroll", "implicit"])
+def test_one_fixed_task_for_each_copy(x64, flow):
+    make = Levels("abc")
+    middle = make("b", 2, flow, begins=True, context=None)
+    nest = nx.Nest([make("a", begins=True), middle, make("c", 4)], copies=2, tasks=STACKED)
+    check(nest, gradients=["c"])
+
+
 # R9: optimizers.
 
 

@@ -84,7 +84,10 @@ class Interpreter:
 
     def init(self, values):
         """The world before tick 0; `values` of the levels that have no `start`."""
-        world = World([self.nest.task] * self.copies)
+        tasks = [self.nest.task] * self.copies
+        if self.nest.tasks is not None:
+            tasks = [jax.tree.map(lambda a, c=c: a[c], self.nest.tasks) for c in range(self.copies)]
+        world = World(tasks)
         for level in self.levels:
             if not level.start:
                 world = world.having("values", level, [values[level.name]] * self.width(level))

@@ -32,6 +32,37 @@ def mesh(given: Any, copies: int | None) -> None:
         )
 
 
+def tasks(given: Any, task: Any, copies: int | None) -> None:
+    """One task for each copy, along the leading axis of every array."""
+    if task is not None:
+        raise ValueError(
+            "task and tasks are both given; task is shared by all copies, tasks holds one for each "
+            "copy: give one of the two"
+        )
+    if copies is None:
+        raise ValueError(
+            "tasks holds one task for each copy; give copies as well, or a single task as task"
+        )
+    if callable(given) and jax.tree.leaves(given) == [given]:
+        raise ValueError("tasks is a pytree of arrays; a function key -> task is given as task")
+    leaves = jax.tree_util.tree_leaves_with_path(given)
+    if not leaves:
+        raise ValueError("tasks holds no arrays; expected arrays with a leading axis of copies")
+    for path, leaf in leaves:
+        where = "tasks" + jax.tree_util.keystr(path)
+        if not isinstance(leaf, (jax.Array, np.ndarray)) or leaf.ndim == 0:
+            found = "a scalar" if isinstance(leaf, (jax.Array, np.ndarray)) else repr(leaf)
+            raise ValueError(
+                f"{where} needs a leading axis of {copies} copies, got {found}; stack the tasks, "
+                "as in jax.tree.map(lambda *a: jnp.stack(a), *list_of_tasks)"
+            )
+        if leaf.shape[0] != copies:
+            raise ValueError(
+                f"{where} has a leading axis of {leaf.shape[0]}, but there are {copies} copies, "
+                f"each of which needs a task; stack {copies} tasks or give copies={leaf.shape[0]}"
+            )
+
+
 def raw_key(key: Any) -> jax.Array:
     example = jax.random.key_data(jax.random.key(0))
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

@@ -23,6 +23,7 @@ class Declaration:
         copies: number of copies of the groups up to the last one with a start, or None.
         stagger: whether the copies' episodes begin at different ticks.
         draws_task: whether the task is a function key -> task.
+        given_tasks: whether every copy was given a task of its own.
 
     Raises:
         ValueError: naming the level, what was wrong, and how to mend it.
@@ -33,6 +34,7 @@ class Declaration:
     copies: int | None
     stagger: bool
     draws_task: bool
+    given_tasks: bool = False
 
     def __post_init__(self):
         _check(self)
@@ -80,6 +82,12 @@ class Declaration:
     def copied(self, level: Level) -> bool:
         last = max((self.group(one) for one in self.episodic), default=-1)
         return self.copies is not None and self.group(level) <= last
+
+    @property
+    def task_axis(self) -> int | None:
+        """Where the axis of the copies lies in the arrays of the task; None if they share it."""
+        own = self.copies is not None and (self.draws_task or self.given_tasks)
+        return 0 if own else None
 
     def flow_group(self, below: int) -> int:
         """The outermost group before `below` in which some level has a flow: what lies before it is

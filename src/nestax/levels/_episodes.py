@@ -24,7 +24,6 @@ class Episodes(Problem):
             for one in (*self.nest.groups[self.nest.group(level)], *self.nest.outside(level))
             if one.name in carry.values and (one.start is None or one in self.nest.outside(level))
         }
-        task_axis = 0 if self.nest.draws_task and self.nest.copies is not None else None
 
         def one(values: dict[str, Parts], task: Parts, copy: Any) -> tuple[Parts, Any]:
             assert level.start is not None
@@ -35,7 +34,7 @@ class Episodes(Problem):
 
         if view.copies is None:
             return one(visible, carry.task, view.copy)
-        lifted = self.lift(one, view, (self.axes(visible), task_axis, 0))
+        lifted = self.lift(one, view, (self.axes(visible), self.nest.task_axis, 0))
         return self.placed(lifted(visible, carry.task, jnp.arange(view.copies)))
 
     def drawn_task(self, draw: Any, carry: Carry, view: View) -> Parts:

@@ -50,7 +50,8 @@ class State:
 
     @property
     def task(self) -> Any:
-        """The present task; one for each copy, along a leading axis, if the nest draws tasks."""
+        """The present task; one for each copy, along a leading axis, if copies have tasks of
+        their own."""
         return self.held.whole()
 
     def tree_flatten_with_keys(self):
@@ -75,7 +76,8 @@ class Nest:
             levels of the same period without a flow are read as one tuple. A level's flow passes
             through every group before its own.
         task: data for the contexts: a pytree, or a function `key -> task` drawn anew for every
-            longest episode.
+            longest episode. A pytree is a single task: every copy gets all of it, whatever the
+            shapes of its arrays. `tasks` gives each copy its own.
         copies: this many independent episodes side by side: every group up to the last one with a
             start is copied, arrays have a leading axis; levels outside see the mean over copies.
         order: how peers of one period move: "simultaneous", from one point, or "alternating". A
@@ -84,6 +86,9 @@ class Nest:
         mesh: a `jax.sharding.Mesh` (axis_types Auto) over whose first axis the copies are spread.
         norms: whether reports hold the norms of gradients. They are taken at every update of every
             level and copy; where steps are a few milliseconds that may be a twentieth of the time.
+        tasks: in place of `task`, one fixed task for each copy: a pytree of arrays whose leading
+            axis has length `copies`. `state.task` has that axis, contexts and starts see the task
+            of their copy.
 
     Raises:
         ValueError: a declaration that makes no sense, by the level's name and how to mend it.
@@ -101,13 +106,19 @@ class Nest:
         stagger: bool = False,
         mesh: Any = None,
         norms: bool = True,
+        tasks: Any = None,
     ):
         # Whatever there is to choose, so that `_changed` cannot leave an option behind.
         self._options = {k: v for k, v in locals().items() if k not in ("self", "levels")}
         # A function is a leaf; a pytree that happens to be callable is data.
         draws = callable(task) and jax.tree.leaves(task) == [task]
-        self.declaration = Declaration(*read_groups(levels, order), copies, stagger, draws)
+        if tasks is not None:
+            _checks.tasks(tasks, task, copies)
+        self.declaration = Declaration(
+            *read_groups(levels, order), copies, stagger, draws, given_tasks=tasks is not None
+        )
         self.task, self.order, self.mesh, self.norms = task, order, mesh, norms
+        self.tasks = tasks
         if mesh is not None:
             _checks.mesh(mesh, copies)
         self._program = Program(self.declaration, mesh, norms)
@@ -161,7 +172,8 @@ class Nest:
         _checks.names(self.declaration, values)
         parts = {name: Parts.of(value) for name, value in values.items()}
         _checks.trainable(parts)
-        task = Parts.of(None if self.declaration.draws_task else self.task, copy=False)
+        given = self.task if self.tasks is None else self.tasks
+        task = Parts.of(None if self.declaration.draws_task else given, copy=False)
         # One program instead of hundreds of single operations.
         state = jax.jit(self._begin)(parts, raw, task)
         _checks.state(self, state)
@@ -176,6 +188,8 @@ class Nest:
         carry = Carry({}, {}, task, zero, key, {}, {}, {})
         if nest.draws_task:
             carry = carry._replace(task=program.drawn_task(self.task, carry, view))
+        elif nest.given_tasks:
+            carry = carry._replace(task=program.placed(task))
         for level in reversed(nest.levels):
             name = level.name
             if level.start is None:

@@ -63,11 +63,10 @@ class Problem:
 
     def carry_axes(self, carry: Carry) -> Any:
         """The same for a whole carry."""
-        task = 0 if self.nest.draws_task and self.nest.copies is not None else None
         return Carry(
             self.axes(carry.values),  # type: ignore
             self.axes(carry.optimizers),
-            task,
+            self.nest.task_axis,
             None,  # type: ignore
             None,
             {name: self._gathered_axes(name) for name in carry.gathered},
@@ -83,9 +82,8 @@ class Problem:
 
     def batch(self, context: Any, carry: Carry, view: View) -> tuple[Any, int | None]:
         """The batch of a context at the present tick, and the axis of its copies."""
-        drawn = self.nest.draws_task and self.nest.copies is not None
         if context is None:
-            return carry.task.whole(), 0 if drawn and view.copies is not None else None
+            return carry.task.whole(), None if view.copies is None else self.nest.task_axis
         if isinstance(context, Stream):
             return self._fed(context, carry), None if view.copies is None else 0
         occurrence = self.occurrences[id(context)]
@@ -95,7 +93,7 @@ class Problem:
 
         if view.copies is None:
             return one(carry.task, view.copy), None
-        draw = self.lift(one, view, (0 if drawn else None, 0))
+        draw = self.lift(one, view, (self.nest.task_axis, 0))
         return draw(carry.task, jnp.arange(view.copies)), 0
 
     def stride(self, context: Stream) -> int:
