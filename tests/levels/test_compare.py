@@ -63,6 +63,21 @@ def test_unrolled_flows_are_compared_with_unrolling():
     assert full < 1e-4 and forward < 1e-4 and short > 1e-2
 
 
+def test_contexts_that_are_told_the_copy_are_compared():
+    def numbered(task, key, *, copy):
+        return jax.random.normal(key, (3,)) + 10 * copy
+
+    w = nx.Level(
+        "w", lambda v, b: jnp.sum((v["w"] - v["x"] * b) ** 2), optax.sgd(0.1), numbered,
+        start=lambda v, task, key, copy: jnp.zeros(3) + copy,
+    )  # fmt: skip
+    x = nx.Level("x", lambda v, b: jnp.sum(v["w"] ** 2), optax.sgd(0.1), every=2, flow=nx.Unroll())
+    made = nx.Nest([w, x], copies=2)
+    state = made.init({"x": jnp.ones(())}, jax.random.key(0))
+    (row,) = nx.compare_flows(made, state, [nx.Unroll()], draws=2, repeats=1).rows
+    assert row.error.max() < 1e-5
+
+
 def test_what_cannot_be_compared_is_refused():
     made = nx.Nest([nx.Level("w", lambda v, b: v["w"] ** 2, optax.sgd(0.1))])
     state = made.init({"w": 1.0}, jax.random.key(0))

@@ -37,6 +37,15 @@ def fresh(values, task, key):
         (lambda: level(context=jnp.ones(3)), "give fixed data as the nest's task"),
         (lambda: level(every=0), "every is a number of ticks"),
         (lambda: level(horizon=3), "give start as well"),
+        (lambda: level(every=2, accumulate="max"), 'accumulate is None, "mean", "sum" or weights'),
+        (
+            lambda: level(every=3, accumulate=(1.0, 2.0)),
+            r"'w': accumulate has 2 weights, but its period has 3 ticks \(every=3\)",
+        ),
+        (lambda: level(every=2, accumulate=(1.0, jnp.inf)), "a sequence of finite numbers"),
+        (lambda: level(every=2, accumulate=[1.0, [2.0]]), "a sequence of finite numbers"),
+        (lambda: level(every=2, accumulate=["mean", "sum"]), "a sequence of finite numbers"),
+        (lambda: level(accumulate=(2.0,)), "with every=1 there is only one"),
     ],
 )
 def test_levels_are_refused(make, message):

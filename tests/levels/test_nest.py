@@ -1,6 +1,7 @@
 """What a nest promises beside its gradients: values of any kind, data, runs that can be cut."""
 
 import dataclasses
+import functools
 import logging
 import warnings
 from typing import NamedTuple
@@ -274,10 +275,10 @@ def test_copies_are_spread_over_a_mesh():
 
 
 def centres(copies=4, **rest):
-    """Every copy settles on its own task; `m` on the mean of what they reach."""
+    """Every copy begins at its number and settles on its own task; `m` on the mean of them."""
     w = nx.Level(
         "w", lambda v, b: jnp.sum((v["w"] - b) ** 2), optax.sgd(0.25),
-        start=lambda v, task, key: 0.0 * task, horizon=2,
+        start=lambda v, task, key, copy: 0.0 * task + copy, horizon=2,
     )  # fmt: skip
     m = nx.Level("m", lambda v, b: jnp.sum((v["m"] - v["w"] - b) ** 2), optax.sgd(0.5), every=2)
     return nx.Nest([w, m], copies=copies, **rest)
@@ -291,12 +292,82 @@ def test_a_task_of_its_own_for_each_copy():
         state = nest.init({"m": jnp.zeros(2)}, KEY)
         assert same(state.task, tasks)
         state, info = nest.run(state, 1)
-        # From 0, half of the way twice: 3/4 of the task; m sees the mean over copies.
-        np.testing.assert_allclose(state.values["w"], 0.75 * tasks, rtol=1e-6)
-        np.testing.assert_allclose(state.values["m"], 1.75 * tasks.mean(0), rtol=1e-6)
-        np.testing.assert_allclose(info["w"].loss[0], (tasks**2).sum(1), rtol=1e-6)
+        # From the copy's number, half of the way twice; m sees the mean over copies.
+        start, w = np.arange(4.0)[:, None], 0.75 * tasks + 0.25 * np.arange(4.0)[:, None]
+        np.testing.assert_allclose(state.values["w"], w, rtol=1e-6)
+        np.testing.assert_allclose(state.values["m"], (w + tasks).mean(0), rtol=1e-6)
+        np.testing.assert_allclose(info["w"].loss[0], ((start - tasks) ** 2).sum(1), rtol=1e-6)
         assert same(state.task, tasks)
     assert len(state.task.sharding.device_set) == 2
+
+
+def counted(task, key, copy):
+    return copy
+
+
+def passing_on(function):
+    @functools.wraps(function)
+    def called(*arguments, **named):
+        return function(*arguments, **named)
+
+    return called
+
+
+def hiding(function):
+    @functools.wraps(function)
+    def called(task, key):
+        return function(task, key, 7)
+
+    return called
+
+
+class Numbering:
+    def __call__(self, task, key, *, copy):
+        return copy
+
+    def method(self, task, key, copy=5):
+        return copy
+
+
+def test_every_kind_of_context_may_be_told_the_copy():
+    asking = {
+        "function": counted,
+        "keyword": lambda task, key, *, copy: copy,
+        "positional": lambda task, key, copy, /: copy,
+        "later": lambda task, key, scale=1, copy=5: copy * scale,
+        "method": Numbering().method,
+        "callable": Numbering(),
+        "partial": functools.partial(lambda scale, task, key, copy: copy * scale, 1),
+        "named": functools.partial(lambda task, key, scale, copy: copy * scale, scale=1),
+        "jitted": jax.jit(counted),
+        "decorated": passing_on(counted),
+    }
+    silent = {
+        "bound": (functools.partial(counted, copy=7), 7),
+        "hidden": (hiding(counted), 7),
+        "other": (lambda copy, key: 7, 7),
+        "caught": (lambda task, *copy, **more: len(copy) + len(more), 1),
+    }
+    contexts = asking | {name: context for name, (context, _) in silent.items()}
+
+    def level(name, context):
+        def objective(values, batch):
+            return values[name], jnp.asarray(batch)
+
+        def start(values, task, key, copy):
+            return 1.0 * copy
+
+        return nx.Level(name, objective, optax.sgd(0.0), context, start=start, horizon=1)
+
+    levels = tuple(level(name, context) for name, context in contexts.items())
+    for copies in (3, None):
+        nest = nx.Nest([levels], copies=copies)
+        state, info = nest.run(nest.init({}, KEY), 1)
+        numbers = np.arange(3) if copies else np.zeros(())
+        for name in contexts:
+            expected = numbers if name in asking else silent[name][1] + 0 * numbers
+            np.testing.assert_array_equal(info[name].user[0], expected, err_msg=name)
+            np.testing.assert_array_equal(state.values[name], numbers)
 
 
 def test_staggered_episodes_begin_at_different_ticks():

@@ -22,13 +22,14 @@ class Levels:
     def __call__(self, name, every=1, flow=None, begins=False, optimizer=None, **more):
         outside = self.names[self.names.index(name) + 1 :]
         more.setdefault("context", self.context)
+        loss = objective(self.rng, name, self.names)
+        more.setdefault("start", starting(self.rng, name, outside) if begins else None)
         return nx.Level(
             name,
-            objective(self.rng, name, self.names),
+            loss,
             optimizer or optax.sgd(0.2, momentum=0.3),
             every=every,
             flow=flow,
-            start=starting(self.rng, name, outside) if begins else None,
             **more,
         )
 
@@ -56,6 +57,26 @@ def test_gathering_beside_the_fastest_peers(x64, order):
     make = Levels("abcd")
     peers = make("a"), make("c", 2, accumulate="sum"), make("b"), make("d", 4, accumulate="mean")
     check(nx.Nest([peers], FIXED, order=order))
+
+
+WEIGHTS = (0.5, -1.0, 0.0, 2.0)
+
+
+@BOTH
+def test_gathering_with_a_weight_for_each_tick(x64, order):
+    make = Levels("abcd")
+    peers = make("a"), make("c", 4, accumulate=WEIGHTS), make("b")
+    slow = make("d", 4, nx.Unroll(last=3), accumulate=np.array(WEIGHTS))
+    nest = nx.Nest([peers, slow], FIXED, order=order)
+    check(nest, gradients=["c", "d"])
+
+
+@pytest.mark.parametrize("flow", [None, nx.Unroll(), nx.Forward()])
+def test_weights_of_copies_and_of_a_period_run_again(x64, flow):
+    make = Levels("abc")
+    middle = make("b", 2, flow, accumulate=[3, 0.25])
+    outer = make("c", 4, implicit()) if flow == nx.Unroll() else make("c", 4)
+    check(nx.Nest([make("a", begins=True), middle, outer], draw_task, copies=2), steps=1)
 
 
 @BOTH
@@ -302,6 +323,24 @@ def test_one_fixed_task_for_each_copy(x64, flow):
     middle = make("b", 2, flow, begins=True, context=None)
     nest = nx.Nest([make("a", begins=True), middle, make("c", 4)], copies=2, tasks=STACKED)
     check(nest, gradients=["c"])
+
+
+def numbered(task, key, copy):
+    noise = 0.3 * jax.random.normal(key, (3,), task["shift"].dtype)
+    return {"shift": task["shift"] + noise + jnp.array([0.5, -1.0, 0.7]) * copy}
+
+
+@pytest.mark.parametrize("flow", [nx.Unroll(), implicit(), implicit(numbered)])
+def test_contexts_and_starts_that_are_told_the_copy(x64, flow):
+    make = Levels("abc")
+    drawn = starting(np.random.default_rng(7), "a", "bc")
+
+    def start(values, task, key, *, copy):
+        return drawn(values, task, key) + 0.4 * copy
+
+    a = make("a", start=start, context=numbered)
+    levels = [a, make("b", 2, flow, begins=True), make("c", 4, context=numbered)]
+    check(nx.Nest(levels, FIXED, copies=2), gradients=["c"])
 
 
 # R9: optimizers.

@@ -10,6 +10,7 @@ the levels inside it are
     Implicit   what keeps their own gradients where they are now (dense Jacobians).
 """
 
+import inspect
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -125,9 +126,8 @@ class Interpreter:
         outside = [x.name for x in self.levels if self.home[x.name] > here]
         outside += [x.name for x in self.groups[here] if not x.start]
         known = {name: x for name, x in self.seen(world, copy).items() if name in outside}
-        value = level.start(
-            known, world.task[copy], _draws.start_key(self.key, level.name, t, copy)
-        )
+        key = _draws.start_key(self.key, level.name, t, copy)
+        value = called(level.start, copy, known, world.task[copy], key)
         values = list(world.values.get(level.name, [None] * self.width(level)))
         values[copy] = value
         world = world.having("values", level, values)
@@ -170,7 +170,8 @@ class Interpreter:
 
     def gather(self, world, point, level, t, inside):
         """Adds the losses of one tick to the level's sum and, under a point flow, the gradients."""
-        share = 1 / level.every if level.accumulate == "mean" else 1
+        share = {"mean": 1 / level.every, "sum": 1}.get(level.accumulate)
+        share = level.accumulate[t % level.every] if share is None else share
         new = [self.losses(point, level, t)] if level is inside else self.gradient(point, level, t)
         new = jax.tree.map(lambda x: share * x, list(new))
         if level.name in world.gathered:
@@ -228,7 +229,8 @@ class Interpreter:
             return world.task[copy]
         alike = [c for c in self.contexts if _draws.definition(c) == _draws.definition(context)]
         number = alike.index(context)
-        return _draws.batch(context, self.key, world.task[copy], t, copy, number)
+        key = _draws.batch_key(context, self.key, t, copy, number)
+        return called(context, copy, world.task[copy], key)
 
     def losses(self, world, level, t, context=None):
         """One per copy; of a shared level their mean."""
@@ -351,6 +353,12 @@ class Interpreter:
         for level in [x for group in groups for x in group]:
             world = world.having("values", level, other.values[level.name])
         return world
+
+
+def called(function, copy, *arguments):
+    """R4, R7: what has a parameter of that name is told the number of the copy."""
+    told = {"copy": copy} if "copy" in inspect.signature(function).parameters else {}
+    return function(*arguments, **told)
 
 
 def is_direct(level):

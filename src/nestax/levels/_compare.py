@@ -279,10 +279,10 @@ class _Wide:
     def __init__(self, function: Any):
         self.__wrapped__ = function
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
         narrow = cast(arguments, jnp.float32)
         with jax.enable_x64(False):
-            drawn = self.__wrapped__(*narrow)
+            drawn = self.__wrapped__(*narrow, **named)
         return cast(drawn, jnp.float64)
 
 

@@ -116,6 +116,8 @@ def flow_of(level: Level) -> Any:
 
 def weights_of(level: Level) -> tuple[float, ...]:
     """The weight of each tick of the period of a level that accumulates."""
+    if isinstance(level.accumulate, tuple):
+        return level.accumulate
     share = 1 / level.every if level.accumulate == "mean" else 1.0
     return (share,) * level.every
 

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ._calls import with_copy
+
 _TASK = zlib.crc32(b"task")
 
 
@@ -21,7 +23,8 @@ def batch(
     """The batch of `context` at a tick, for one copy.
 
     Args:
-        context: `context(task, key) -> batch`; None gives the task.
+        context: `context(task, key) -> batch` or `context(task, key, copy) -> batch`; None gives
+            the task.
         key: the nest's key, raw (`state.key`).
         task: this copy's task.
         tick: number of the tick being executed, from 0.
@@ -31,7 +34,12 @@ def batch(
     """
     if context is None:
         return task
-    return context(task, _fold(key, definition(context), occurrence, tick, copy))
+    return with_copy(context, copy, task, batch_key(context, key, tick, copy, occurrence))
+
+
+def batch_key(context: Any, key: jax.Array, tick: Any, copy: Any, occurrence: int = 0) -> jax.Array:
+    """The key of that batch."""
+    return _fold(key, definition(context), occurrence, tick, copy)
 
 
 def start_key(key: jax.Array, name: str, tick: Any, copy: Any) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _draws
+from ._calls import with_copy
 from ._carry import Carry, View
 from ._level import Level
 from ._problem import Problem
@@ -28,7 +29,8 @@ class Episodes(Problem):
         def one(values: dict[str, Parts], task: Parts, copy: Any) -> tuple[Parts, Any]:
             assert level.start is not None
             key = _draws.start_key(carry.key, level.name, carry.tick, copy)
-            parts = Parts.of(level.start(whole(values), task.whole(), key))
+            started = with_copy(level.start, copy, whole(values), task.whole(), key)
+            parts = Parts.of(started)
             state = self.transformation(level, {**values, level.name: parts}).init(parts.trained)
             return parts, state
 

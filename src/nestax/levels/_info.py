@@ -16,7 +16,7 @@ class LevelInfo:
 
     Attributes:
         loss: the loss that was differentiated; for a level shared by copies the mean over them, for
-            an accumulating level the mean or sum over its period.
+            an accumulating level the mean or (weighted) sum over its period.
         gradient_norm: Euclidean norm of the gradient handed to the optimizer; None if the nest was
             made with `norms=False`.
         user: what the objective returned beside its loss; None for accumulating levels.

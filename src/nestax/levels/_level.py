@@ -6,8 +6,9 @@ levels inside it (Nested Learning, Definition 3; elsewhere: an inner or outer pr
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import optax
 
 Objective = Callable[[dict[str, Any], Any], Any]
@@ -27,15 +28,21 @@ class Level:
             always give a state of the same structure.
         context: the level's own data, `context(task, key) -> batch`, or a `Stream`. Levels given
             the same object see the same batch at the same tick. None: the batch is the task itself.
+            With a third parameter named `copy`, `context(task, key, copy)`, it gets the number of
+            the copy too, from 0; 0 without copies.
         every: the period of its updates, in ticks; the fastest level has 1.
         flow: how its gradient passes through the updates of the levels inside it. None: `Direct()`,
             a partial derivative.
         start: `start(values, task, key) -> value`, a fresh value at the beginning of each episode;
             `values` holds the levels outside it, and its peers that have no start. None: the value
-            persists.
+            persists. With a fourth parameter named `copy`, `start(values, task, key, copy)`, it
+            gets the number of the copy too.
         horizon: ticks of an episode. None: the smallest period outside it.
         accumulate: None takes the objective at the due tick; "mean" and "sum" gather it over every
-            tick of the period: gradients under `Direct`, losses under `Unroll` and `Forward`.
+            tick of the period: gradients under `Direct`, losses under `Unroll` and `Forward`. A
+            sequence of `every` finite numbers gathers a weighted sum, one weight for each tick of
+            the period in order. Weights that change during training, or are learned, belong to a
+            level whose value the objective multiplies its loss by.
 
     Raises:
         ValueError: a field that makes no sense by itself.
@@ -47,9 +54,9 @@ class Level:
     context: Any = None
     every: int = 1
     flow: Any = None
-    start: Callable[[dict[str, Any], Any, Any], Any] | None = None
+    start: Callable[..., Any] | None = None
     horizon: int | None = None
-    accumulate: Literal["mean", "sum"] | None = None
+    accumulate: Any = None
 
     def __post_init__(self):
         def refuse(what: str) -> None:
@@ -78,8 +85,37 @@ class Level:
             refuse(f"start is a function (values, task, key) -> value, got {self.start!r}")
         if self.horizon is not None and self.start is None:
             refuse("a horizon is the length of an episode; give start as well, or no horizon")
-        if self.accumulate not in (None, "mean", "sum"):
-            refuse(f'accumulate is None, "mean" or "sum", got {self.accumulate!r}')
+        if self.accumulate is not None and not isinstance(self.accumulate, str):
+            weights = _weights(self.accumulate)
+            if weights is None:
+                refuse(
+                    'accumulate is None, "mean", "sum" or a sequence of finite numbers, got '
+                    f"{self.accumulate!r}"
+                )
+            elif len(weights) != self.every:
+                refuse(
+                    f"accumulate has {len(weights)} weights, but its period has {self.every} "
+                    f"ticks (every={self.every}); give one weight for each tick"
+                )
+            elif self.every == 1:
+                refuse(
+                    "accumulate weighs the ticks of a period, and with every=1 there is only one; "
+                    "leave accumulate out and multiply the loss in the objective"
+                )
+            object.__setattr__(self, "accumulate", weights)
+        elif self.accumulate not in (None, "mean", "sum"):
+            refuse(f'accumulate is None, "mean", "sum" or weights, got {self.accumulate!r}')
+
+
+def _weights(given: Any) -> tuple[float, ...] | None:
+    """Finite Python numbers, or None if these are none."""
+    try:
+        array = np.asarray(given)
+    except ValueError:  # lists within lists
+        return None
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        return None
+    return tuple(map(float, array))
 
 
 def is_transformation(optimizer: Any) -> bool:

@@ -280,12 +280,14 @@ class Program(Episodes):
                 continue  # this part of the program runs without the level's period
             if isinstance(flow_of(level), TRAJECTORY):
                 batch, axis = self.batch(level.context, carry, view)
-                losses, _ = self.losses(level, carry.values, batch, axis, view)
-                gathered[level.name] = (gathered[level.name][0] + losses,)
+                new: tuple = (self.losses(level, carry.values, batch, axis, view)[0],)
             else:
                 losses, _, gradient = self.direct(level, carry, view, mode)
-                add = jax.tree.map(jnp.add, gathered[level.name], (losses, gradient))
-                gathered[level.name] = add
+                new = losses, gradient
+            if isinstance(level.accumulate, tuple):
+                weight = jnp.asarray(level.accumulate)[carry.tick % level.every]
+                new = jax.tree.map(lambda a, w=weight: w.astype(a.dtype) * a, new)
+            gathered[level.name] = jax.tree.map(jnp.add, gathered[level.name], new)
         return carry._replace(gathered=gathered)
 
     def gradient(self, level: Level, carry: Carry, view: View, mode: Mode) -> Found:
