@@ -37,6 +37,7 @@ def fresh(values, task, key):
         (lambda: level(context=jnp.ones(3)), "give fixed data as the nest's task"),
         (lambda: level(every=0), "every is a number of ticks"),
         (lambda: level(horizon=3), "give start as well"),
+        (lambda: level(reset_optimizer=False), "without a start there are no episodes"),
         (lambda: level(every=2, accumulate="max"), 'accumulate is None, "mean", "sum" or weights'),
         (
             lambda: level(every=3, accumulate=(1.0, 2.0)),

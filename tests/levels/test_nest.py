@@ -370,6 +370,26 @@ def test_every_kind_of_context_may_be_told_the_copy():
             np.testing.assert_array_equal(state.values[name], numbers)
 
 
+def test_an_optimizer_may_go_on_over_episodes():
+    """Against a loop: the value begins anew every two ticks, Adam's moments and count do not."""
+    rule = optax.adam(0.1)
+    w = nx.Level(
+        "w", quadratic, rule, lambda task, key: jnp.ones(2), start=lambda v, t, k: jnp.zeros(2),
+        horizon=2, reset_optimizer=False,
+    )  # fmt: skip
+    nest = nx.Nest([w])
+    state, _ = nest.run(nest.init({}, KEY), 5)
+    held = rule.init(jnp.zeros(2))
+    for tick in range(5):
+        value = jnp.zeros(2) if tick % 2 == 0 else value  # noqa: F821
+        change, held = rule.update(2 * (value - 1), held)
+        value = value + change
+    np.testing.assert_allclose(state.values["w"], value, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.optimizers["w"], held
+    )
+
+
 def test_staggered_episodes_begin_at_different_ticks():
     w = nx.Level(
         "w", lambda v, b: jnp.sum(v["w"]), optax.sgd(1.0),

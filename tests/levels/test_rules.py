@@ -71,12 +71,17 @@ def test_gathering_with_a_weight_for_each_tick(x64, order):
     check(nest, gradients=["c", "d"])
 
 
-@pytest.mark.parametrize("flow", [None, nx.Unroll(), nx.Forward()])
-def test_weights_of_copies_and_of_a_period_run_again(x64, flow):
+@pytest.mark.parametrize("flow", [None, nx.Forward()])
+def test_weights_of_copies(x64, flow):
     make = Levels("abc")
     middle = make("b", 2, flow, accumulate=[3, 0.25])
-    outer = make("c", 4, implicit()) if flow == nx.Unroll() else make("c", 4)
-    check(nx.Nest([make("a", begins=True), middle, outer], draw_task, copies=2), steps=1)
+    check(nx.Nest([make("a", begins=True), middle, make("c", 4)], draw_task, copies=2), steps=1)
+
+
+def test_weights_of_a_period_run_again(x64):
+    make = Levels("abc")
+    middle = make("b", 2, nx.Unroll(), accumulate=[3, 0.25])
+    check(nx.Nest([make("a"), middle, make("c", 2, implicit())], FIXED), steps=1)
 
 
 @BOTH
@@ -249,6 +254,15 @@ def test_episodes_that_begin_within_a_differentiated_period(x64):
     make = Levels("abc")
     levels = [make("a", begins=True), make("b", 2), make("c", 4, nx.Unroll(last=1))]
     check(nx.Nest(levels, FIXED))
+
+
+@pytest.mark.parametrize("stagger", [False, True])
+def test_an_optimizer_state_that_is_kept_over_episodes(x64, stagger):
+    make = Levels("abc")
+    fast = make("a", begins=True, horizon=2, reset_optimizer=False)
+    middle = make("b", 2, begins=True, horizon=4)
+    levels = [fast, middle, make("c", 4, nx.Unroll())]
+    check(nx.Nest(levels, draw_task, copies=2, stagger=stagger), steps=3, gradients=["c"])
 
 
 def test_an_episode_of_a_level_with_a_flow_of_its_own(x64):

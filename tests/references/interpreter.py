@@ -131,7 +131,7 @@ class Interpreter:
         values = list(world.values.get(level.name, [None] * self.width(level)))
         values[copy] = value
         world = world.having("values", level, values)
-        if level.name in world.optimizers:
+        if level.name in world.optimizers and level.reset_optimizer:
             states = list(world.optimizers[level.name])
             states[copy] = self.transformation(level, world, copy).init(trainable(value))
             world = world.having("optimizers", level, states)

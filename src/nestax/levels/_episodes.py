@@ -19,25 +19,32 @@ class Episodes(Problem):
     """A problem whose levels begin anew."""
 
     def fresh(self, level: Level, carry: Carry, view: View) -> tuple[Parts, Any]:
-        """A value to begin an episode with, and the optimizer state that goes with it."""
+        """A value to begin an episode with, and the optimizer state that goes with it: a fresh one,
+        or the present one where the level keeps it."""
         visible = {
             one.name: carry.values[one.name]
             for one in (*self.nest.groups[self.nest.group(level)], *self.nest.outside(level))
             if one.name in carry.values and (one.start is None or one in self.nest.outside(level))
         }
 
+        kept = None if level.reset_optimizer else carry.optimizers.get(level.name)
+
         def one(values: dict[str, Parts], task: Parts, copy: Any) -> tuple[Parts, Any]:
             assert level.start is not None
             key = _draws.start_key(carry.key, level.name, carry.tick, copy)
             started = with_copy(level.start, copy, whole(values), task.whole(), key)
             parts = Parts.of(started)
+            if kept is not None:
+                return parts, ()
             state = self.transformation(level, {**values, level.name: parts}).init(parts.trained)
             return parts, state
 
         if view.copies is None:
-            return one(visible, carry.task, view.copy)
-        lifted = self.lift(one, view, (self.axes(visible), self.nest.task_axis, 0))
-        return self.placed(lifted(visible, carry.task, jnp.arange(view.copies)))
+            parts, state = one(visible, carry.task, view.copy)
+        else:
+            lifted = self.lift(one, view, (self.axes(visible), self.nest.task_axis, 0))
+            parts, state = self.placed(lifted(visible, carry.task, jnp.arange(view.copies)))
+        return parts, state if kept is None else kept
 
     def drawn_task(self, draw: Any, carry: Carry, view: View) -> Parts:
         """A task for the episode that begins now; one for each copy."""

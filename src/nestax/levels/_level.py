@@ -43,6 +43,10 @@ class Level:
             sequence of `every` finite numbers gathers a weighted sum, one weight for each tick of
             the period in order. Weights that change during training, or are learned, belong to a
             level whose value the objective multiplies its loss by.
+        reset_optimizer: whether the optimizer's state begins anew with each episode, as the value
+            does. False keeps it over episodes: moments, counts and schedules go on. An optimizer
+            whose state holds weights (lookahead, schedule-free, L-BFGS, averages of weights) then
+            goes on from weights of the previous episode.
 
     Raises:
         ValueError: a field that makes no sense by itself.
@@ -57,6 +61,7 @@ class Level:
     start: Callable[..., Any] | None = None
     horizon: int | None = None
     accumulate: Any = None
+    reset_optimizer: bool = True
 
     def __post_init__(self):
         def refuse(what: str) -> None:
@@ -85,6 +90,13 @@ class Level:
             refuse(f"start is a function (values, task, key) -> value, got {self.start!r}")
         if self.horizon is not None and self.start is None:
             refuse("a horizon is the length of an episode; give start as well, or no horizon")
+        if not isinstance(self.reset_optimizer, bool):
+            refuse(f"reset_optimizer is True or False, got {self.reset_optimizer!r}")
+        if not self.reset_optimizer and self.start is None:
+            refuse(
+                "reset_optimizer=False keeps the optimizer's state when an episode begins, and "
+                "without a start there are no episodes; give start as well, or leave it out"
+            )
         if self.accumulate is not None and not isinstance(self.accumulate, str):
             weights = _weights(self.accumulate)
             if weights is None:
