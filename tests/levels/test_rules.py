@@ -218,6 +218,12 @@ def test_implicit_outside_an_unroll_runs_the_period_again(x64, last):
     check(nx.Nest([make("a"), inner, make("c", 2, implicit())], FIXED))
 
 
+def test_implicit_outside_two_unrolls_of_one_group(x64):
+    make = Levels("abcd")
+    peers = make("b", 2, nx.Unroll()), make("c", 2, nx.Unroll(last=1))
+    check(nx.Nest([make("a"), peers, make("d", 2, implicit())], FIXED), steps=1)
+
+
 def test_implicit_outside_an_unroll_with_peers_that_moved(x64):
     make = Levels("abcd")
     peers = make("b", 2, nx.Unroll()), make("c", 2)

@@ -53,7 +53,8 @@ def rerun(nest: Declaration) -> set[str]:
             group = nest.flow_group(group)
             inner = nest.eliminator(group)
             if inner is not None and isinstance(flow_of(inner), TRAJECTORY):
-                names.add(inner.name)
+                peers = nest.groups[group]
+                names |= {one.name for one in peers if isinstance(flow_of(one), TRAJECTORY)}
                 break
     return names
 
@@ -83,7 +84,10 @@ class _Point:
     """Levels as functions of one another around a carry; `free` maps names to trained values."""
 
     def __init__(self, program: "Program", carry: Carry, view: View):
-        self.program, self.nest, self.carry, self.view = program, program.nest, carry, view
+        # Derivatives are taken by, and linear systems solved in, float32 at least.
+        wide = {name: parts.wide() for name, parts in carry.values.items()}
+        self.program, self.nest, self.view = program, program.nest, view
+        self.carry = carry._replace(values=wide)
 
     def current(self, levels: Any) -> Trained:
         return {level.name: self.carry.values[level.name].trained for level in levels}
@@ -142,7 +146,9 @@ class _Point:
         )
         return root(fast, free)
 
-    def again(self, level: Level, free: Trained, own: Any = None) -> tuple[Carry, jax.Array]:
+    def again(
+        self, level: Level, free: Trained, own: Parts | None = None
+    ) -> tuple[Carry, jax.Array]:
         """The last period of a level with a trajectory flow, run again for other values of it and
         of what lies outside; where it comes to and the loss (of each copy) that its flow follows.
 
@@ -161,12 +167,11 @@ class _Point:
         # What lies outside has its values from `free`.
         pending = tuple(name for name in pending if name in inner)
         if own is not None:
-            parts = self.parts({level.name: own})[level.name]
             length, last = program.iterations(k), getattr(flow, "last", None)
             if last is not None and last < length:
-                swaps = ((length - last, level.name, parts),)
+                swaps = ((length - last, level.name, own),)
             else:
-                carry = carry._replace(values={**carry.values, level.name: parts})
+                carry = carry._replace(values={**carry.values, level.name: own})
         mode = Mode(flow, first_order=getattr(flow, "first_order", False))
         carry, _ = program.until(k, q, carry, pending, self.view, mode, swaps)
         return carry, program._followed(level, carry, self.view)[0]
@@ -189,8 +194,10 @@ class _Point:
             return losses, gradient
         if isinstance(flow, TRAJECTORY):
 
+            variable = self.parts({name: own})[name]
+
             def followed(one: Any) -> tuple[jax.Array, Any]:
-                losses = self.again(level, free, one)[1]
+                losses = self.again(level, free, variable.but(one))[1]
                 return self.program.total(level, losses), losses
 
             gradient, losses = jax.grad(followed, has_aux=True)(own)

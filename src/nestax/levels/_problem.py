@@ -16,7 +16,7 @@ from ._carry import Carry, Mode, View
 from ._declaration import TRAJECTORY, Declaration, flow_of
 from ._level import Level, is_transformation
 from ._stream import Stream
-from ._values import Parts, whole
+from ._values import Parts, whole, widened
 
 
 class Problem:
@@ -121,7 +121,8 @@ class Problem:
     def losses(
         self, level: Level, values: dict[str, Parts], batch: Any, axis: int | None, view: View
     ) -> tuple[jax.Array, Any]:
-        """The level's loss, of each copy if there are any, and what else its objective returned."""
+        """The level's loss, of each copy if there are any, in float32 at least, and what else its
+        objective returned."""
 
         def one(values: dict[str, Parts], batch: Any) -> tuple[jax.Array, Any]:
             returned = level.objective(whole(values), batch)
@@ -133,7 +134,7 @@ class Problem:
                     f"info); "
                     f"got {loss.dtype}{list(loss.shape)}"
                 )
-            return loss, user
+            return widened(loss), user
 
         return self.lift(one, view, (self.axes(values), axis))(values, batch)
 

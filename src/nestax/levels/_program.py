@@ -19,7 +19,7 @@ from ._declaration import TRAJECTORY, Declaration, flow_of
 from ._episodes import Episodes
 from ._info import LevelInfo
 from ._level import Level
-from ._values import Parts
+from ._values import Parts, like, widened
 
 Swaps = tuple[tuple[int, str, Parts], ...]  # (iteration, level, value)
 
@@ -77,7 +77,8 @@ class Program(Episodes):
         loss = jnp.zeros(shape, self._loss_dtype(level, carry, view))
         if isinstance(flow_of(level), TRAJECTORY):
             return (loss,)
-        return loss, jax.tree.map(jnp.zeros_like, carry.values[level.name].trained)
+        gradient = jax.tree.map(jnp.zeros_like, carry.values[level.name].trained)
+        return loss, jax.tree.map(widened, gradient)
 
     def _loss_dtype(self, level: Level, carry: Carry, view: View) -> Any:
         def loss(carry: Carry) -> jax.Array:
@@ -220,10 +221,12 @@ class Program(Episodes):
         first_order = mode.first_order or getattr(flow, "first_order", False)
         inner = Mode(flow, mode.lean and not forward, forward, first_order)
 
+        variables = {level.name: carry.values[level.name].wide() for level in followers}
+
         def losses(trained: tuple[Any, ...]) -> tuple[tuple[jax.Array, ...], Any]:
             values = dict(carry.values)
             for level, one in zip(followers, trained, strict=True):
-                values[level.name] = values[level.name].but(one)
+                values[level.name] = variables[level.name].but(one)
             late = tuple((length - keep, f.name, values[f.name]) for f in followers)
             here, late = (carry, late) if keep < length else (carry._replace(values=values), ())
             reached, infos = self.until(k, q - 1, here, pending, view, inner, (*swaps, *late))
@@ -241,15 +244,21 @@ class Program(Episodes):
                 total, losses, user = computed[alike]
                 totals.append(total)
                 reports.append((losses, user))
-            return tuple(totals), (reached, infos, reports)
+            return tuple(totals), (self.narrowed(followers, reached), infos, reports)
 
-        trained = tuple(carry.values[level.name].trained for level in followers)
+        trained = tuple(variables[level.name].trained for level in followers)
         _, gradients, (reached, infos, reports) = flow.value_and_gradients(losses, trained)
         found = {
             level.name: Found(losses, user, gradient, None)
             for level, gradient, (losses, user) in zip(followers, gradients, reports, strict=True)
         }
         return reached, infos, found
+
+    def narrowed(self, levels: Any, carry: Carry) -> Carry:
+        """The carry with the values of some levels in the dtypes that they were given in."""
+        given = {one.name: carry.values[one.name].narrow() for one in levels}
+        before = {name: self.narrowed(levels, one) for name, one in carry.before.items()}
+        return carry._replace(values={**carry.values, **given}, before=before)
 
     def _followed(self, level: Level, carry: Carry, view: View) -> tuple[jax.Array, Any]:
         """The loss that a trajectory flow differentiates, where the period has come to."""
@@ -286,6 +295,7 @@ class Program(Episodes):
                 new = losses, gradient
             if isinstance(level.accumulate, tuple):
                 weight = jnp.asarray(level.accumulate)[carry.tick % level.every]
+                new = jax.tree.map(widened, new)
                 new = jax.tree.map(lambda a, w=weight: w.astype(a.dtype) * a, new)
             gathered[level.name] = jax.tree.map(jnp.add, gathered[level.name], new)
         return carry._replace(gathered=gathered)
@@ -305,14 +315,15 @@ class Program(Episodes):
     ) -> tuple[Carry, dict]:
         """`after` with the level's update, computed at `point`, and `infos` with its report."""
         name = level.name
-        parts, state = self.update(level, point, found.gradient, found.losses, view)
+        gradient = like(found.gradient, point.values[name].trained)
+        parts, state = self.update(level, point, gradient, found.losses, view)
         own = view if self.copied[name] else View()
         shared = not self.copied[name]
         report = LevelInfo(
             loss=jnp.mean(found.losses) if shared else found.losses,
-            gradient_norm=self.lift(_norm, own, 0)(found.gradient) if self.norms else None,
+            gradient_norm=self.lift(_norm, own, 0)(gradient) if self.norms else None,
             user=found.user,
-            gradient=found.gradient if self.captured == name else None,
+            gradient=gradient if self.captured == name else None,
             **(found.diagnostics or {}),
         )
         infos = {**infos, name: jax.tree.map(lambda a: jnp.asarray(a)[None], report)}

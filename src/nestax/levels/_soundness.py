@@ -152,7 +152,10 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
             "point or learning rate is differentiated by Unroll()"
         )
     asymmetry = abs(left - right) / max((image * size) ** 0.5, 1e-30)
-    if len(inner) > 1 and getattr(solver, "symmetric", False) and asymmetry > 1e-3:
+    leaves = [a for o in inner for a in jax.tree.leaves(begun.parts[o.name].trained)]
+    rounding = max(float(jnp.finfo(a.dtype).eps) for a in leaves)
+    coupled = asymmetry > max(1e-3, 16 * rounding)
+    if len(inner) > 1 and getattr(solver, "symmetric", False) and coupled:
         raise ValueError(
             f"level {level.name!r}: {type(solver).__name__} needs a symmetric system, and {names} "
             "are coupled by objectives of their own; use Dense() or another general solver"

@@ -24,8 +24,9 @@ class Parts:
         fixed: the other arrays (integers, keys), in order.
     """
 
-    def __init__(self, trained: Any, fixed: list[Any], static: tuple[Any, ...]):
+    def __init__(self, trained: Any, fixed: list[Any], static: tuple[Any, ...], dtypes: Any = None):
         self.trained, self.fixed, self._static = trained, fixed, static
+        self._dtypes = dtypes  # of the owner's trained arrays, where `trained` is wider
 
     @classmethod
     def of(cls, value: Any, copy: bool = True) -> "Parts":
@@ -54,24 +55,44 @@ class Parts:
         """The value as its owner gave it."""
         structure, kinds, rest = self._static
         statics = (one.value for one in rest)
-        sources = (iter(jax.tree.leaves(self.trained)), iter(self.fixed), statics)
+        sources = (iter(jax.tree.leaves(self.narrow().trained)), iter(self.fixed), statics)
         return structure.unflatten([next(sources[kind]) for kind in kinds])
 
     def but(self, trained: Any, fixed: list[Any] | None = None) -> "Parts":
         """The same value with other arrays."""
-        return Parts(trained, self.fixed if fixed is None else fixed, self._static)
+        return Parts(trained, self.fixed if fixed is None else fixed, self._static, self._dtypes)
+
+    def wide(self) -> "Parts":
+        """The same value with trained arrays in float32 at least, to be differentiated by.
+
+        Its owner sees the dtypes that were given, since `whole` casts at every use. The derivative
+        is then summed over uses, such as the ticks of a period, in float32.
+        """
+        leaves, structure = jax.tree.flatten(self.trained)
+        dtypes = tuple(leaf.dtype for leaf in leaves)
+        wider = [widened(leaf) for leaf in leaves]
+        if self._dtypes is not None or dtypes == tuple(leaf.dtype for leaf in wider):
+            return self
+        return Parts(structure.unflatten(wider), self.fixed, self._static, dtypes)
+
+    def narrow(self) -> "Parts":
+        """The value in the dtypes that were given: undoes `wide`."""
+        if self._dtypes is None:
+            return self
+        leaves, structure = jax.tree.flatten(self.trained)
+        given = [leaf.astype(d) for leaf, d in zip(leaves, self._dtypes, strict=True)]
+        return Parts(structure.unflatten(given), self.fixed, self._static)
 
     def tree_flatten_with_keys(self):
         fixed = jax.tree_util.GetAttrKey("fixed")
-        return ((_Itself(), self.trained), (fixed, self.fixed)), self._static
+        return ((_Itself(), self.trained), (fixed, self.fixed)), (self._static, self._dtypes)
 
     def tree_flatten(self):
-        return (self.trained, self.fixed), self._static
+        return (self.trained, self.fixed), (self._static, self._dtypes)
 
     @classmethod
-    def tree_unflatten(cls, static, children):
-        trained, fixed = children
-        return cls(trained, fixed, static)
+    def tree_unflatten(cls, aux, children):
+        return cls(*children, *aux)
 
 
 class _Static:
@@ -105,6 +126,17 @@ class _Itself:
 def whole(values: dict[str, Parts]) -> dict[str, Any]:
     """Every level's value, as objectives see them."""
     return {name: parts.whole() for name, parts in values.items()}
+
+
+def widened(leaf: Any) -> Any:
+    """In float32 at least: losses, and sums over ticks and copies."""
+    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    return leaf if leaf.dtype == wide else leaf.astype(wide)
+
+
+def like(tree: Any, other: Any) -> Any:
+    """The tree in the dtypes of the other one."""
+    return jax.tree.map(lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype), tree, other)
 
 
 def _is_key(leaf: Any) -> bool:
