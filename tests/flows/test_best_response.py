@@ -515,3 +515,23 @@ def test_refusals():
         best_response(lambda s, w: s * w, sgd, 3)(one, one)
     with pytest.raises(ValueError, match=r"would be zero.*flow=Unroll\(\)"):
         best_response(lambda s, w: jnp.sum(w**2), optax.sgd, 3, Implicit(CG(2)))(0.1 * one, one)
+
+
+@pytest.mark.parametrize("flow", [Unroll(), Unroll(checkpoint=16), Unroll(last=256), Forward()])
+def test_slow_values_in_half_precision_are_derived_by_sums_in_single(flow):
+    """512 steps of equal parts: in bfloat16, 256 + 1 is 256."""
+    slow, start = jnp.ones((), jnp.bfloat16), jnp.zeros(())
+    share = 0.5 if flow == Unroll(last=256) else 1.0
+
+    def along(slow, w):
+        return slow.astype(jnp.float32) * w
+
+    pushed = best_response(along, optax.sgd(-1 / 512), 512, flow)
+    assert jit(jax.grad(lambda slow: pushed(slow, start)))(slow) == share
+
+    def rated(slow):
+        return optax.sgd(-slow.astype(jnp.float32))
+
+    pushed = best_response(lambda slow, w: w, rated, 512, flow)
+    found = jit(jax.grad(lambda slow: pushed(slow, start)))(slow)
+    assert found.dtype == jnp.bfloat16 and found == 512 * share

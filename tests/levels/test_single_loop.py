@@ -200,3 +200,14 @@ def test_errors():
         saga(0, lambda batch: batch)
     with pytest.raises(ValueError, match=r"batch=batch"):
         saga(2, lambda batch: batch).update(jnp.ones(2), saga(2, lambda b: b).init(jnp.ones(2)))
+
+
+def test_the_mean_of_the_last_gradients_keeps_its_digits_in_half_precision():
+    """Many small changes: a mean kept in bfloat16 would be off by some of them."""
+    transformation = saga(2, lambda batch: batch)
+    state = transformation.init(jnp.zeros((), jnp.bfloat16))
+    for step in range(64):
+        gradient = jnp.asarray(1 + step / 128, jnp.bfloat16)
+        _, state = transformation.update(gradient, state, batch=step % 2)
+    assert state.table.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(state.mean, state.table.astype(jnp.float32).mean())

@@ -168,10 +168,15 @@ class Interpreter:
                     world = self.move(world, [x for x in group if x.every == period], t)
         return world
 
+    def share(self, level, t):
+        """The weight of a tick in what its level gathers."""
+        if isinstance(level.accumulate, tuple):
+            return level.accumulate[t % level.every]
+        return 1 / level.every if level.accumulate == "mean" else 1
+
     def gather(self, world, point, level, t, inside):
         """Adds the losses of one tick to the level's sum and, under a point flow, the gradients."""
-        share = {"mean": 1 / level.every, "sum": 1}.get(level.accumulate)
-        share = level.accumulate[t % level.every] if share is None else share
+        share = self.share(level, t)
         new = [self.losses(point, level, t)] if level is inside else self.gradient(point, level, t)
         new = jax.tree.map(lambda x: share * x, list(new))
         if level.name in world.gathered:
@@ -273,13 +278,13 @@ class Interpreter:
     def over_period(self, now, level, t, at, context, order):
         """R5: what a level gathers in its last complete period, or in its first, at one point."""
         begin = max((t + 1) // level.every * level.every - level.every, 0)
-        share = 1 / level.every if level.accumulate == "mean" else 1
-        found = [
-            jax.tree.map(
-                lambda x: share * x, list(self.gradient(now, level, s, at, context, order))
+        found = []
+        for s in range(begin, begin + level.every):
+            here, share = (
+                list(self.gradient(now, level, s, at, context, order)),
+                self.share(level, s),
             )
-            for s in range(begin, begin + level.every)
-        ]
+            found.append(jax.tree.map(lambda x, share=share: share * x, here))
         return jax.tree.map(lambda *x: sum(x), *found)
 
     def again(self, world, level, own, end):

@@ -102,7 +102,9 @@ def best_response(
                     "best_response: the objective must return a scalar, got an array of shape "
                     f"{jnp.shape(value)}; average or sum it"
                 )
-            return value
+            value = jnp.asarray(value)
+            wide = jnp.promote_types(value.dtype, jnp.float32)
+            return value if value.dtype == wide else value.astype(wide)
 
         def transformation(values: PyTree) -> optax.GradientTransformationExtraArgs:
             made = optimizer if _is_transformation(optimizer) else optimizer(slow_of(values))
@@ -132,11 +134,23 @@ def _run(
     checkpoint: int | None,
     first_order: bool = False,
 ) -> PyTree:
-    """`steps` updates of the carry (point, optimizer state)."""
-    rule = transformation(values)
+    """`steps` updates of the carry (point, optimizer state).
 
-    def with_aux(point: PyTree, values: PyTree, _: tuple) -> tuple[Array, tuple]:
-        return loss(point, values), ()
+    Derivatives with respect to slow values are sums over the steps: those of half precision are
+    summed in float32, for which every step casts the wide values down by itself.
+    """
+    wide = jax.tree.map(vectors.widen, values)
+    half = any(
+        a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (values, wide)), strict=True)
+    )
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, values)
+    made = None if half else transformation(values)
+
+    def given(wide: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), wide, dtypes)
+
+    def with_aux(point: PyTree, wide: PyTree, _: tuple) -> tuple[Array, tuple]:
+        return loss(point, given(wide)), ()
 
     def make_body(lean: bool) -> Callable:
         plain = jax.value_and_grad(with_aux, has_aux=True)
@@ -144,7 +158,8 @@ def _run(
 
         def body(carry: PyTree, _: None) -> tuple[PyTree, None]:
             point, state = carry
-            (value, _aux), gradient = take(point, values, ())
+            rule = transformation(given(wide)) if made is None else made
+            (value, _aux), gradient = take(point, wide, ())
             gradient = jax.lax.stop_gradient(gradient) if first_order else gradient
             updates, state = rule.update(
                 gradient,
@@ -152,7 +167,7 @@ def _run(
                 point,
                 value=value,
                 grad=gradient,
-                value_fn=lambda point: loss(point, values),
+                value_fn=lambda point: loss(point, given(wide)),
             )
             return (optax.apply_updates(point, updates), state), None
 

@@ -193,7 +193,6 @@ class _Point:
             gradient, losses = jax.grad(partial, has_aux=True)(own)
             return losses, gradient
         if isinstance(flow, TRAJECTORY):
-
             variable = self.parts({name: own})[name]
 
             def followed(one: Any) -> tuple[jax.Array, Any]:

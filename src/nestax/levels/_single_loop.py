@@ -24,6 +24,7 @@ import optax
 from jaxtyping import PyTree
 
 from ._level import Level, is_transformation
+from ._values import like, widened
 
 Objective = Callable[[Any, Any, Any], Any]
 
@@ -53,7 +54,8 @@ def soba(
         names: of x, z and v. v has the structure of z; begin with zeros.
 
     Returns:
-        The levels z, v and x, for `Nest`: by themselves, or as a tuple beside others.
+        The levels z, v and x, for `Nest`: by themselves, or beside others as a tuple, or as
+        `Peers(*levels, order="simultaneous")` in a nest whose own order is another.
     """
     slow, fast, aux = names
 
@@ -181,7 +183,8 @@ def f2sa(
 
 
 class SagaState(NamedTuple):
-    """The last gradient of every batch, with a leading axis of batches, and their mean."""
+    """The last gradient of every batch, with a leading axis of batches, and their mean, in float32
+    at least: it is a sum over all updates."""
 
     table: Any
     mean: Any
@@ -206,7 +209,7 @@ def saga(batches: int, index: Callable[[Any], Any]) -> optax.GradientTransformat
 
     def init(params: PyTree) -> SagaState:
         table = jax.tree.map(lambda p: jnp.zeros((batches, *p.shape), p.dtype), params)
-        return SagaState(table, jax.tree.map(jnp.zeros_like, params))
+        return SagaState(table, jax.tree.map(lambda p: widened(jnp.zeros_like(p)), params))
 
     def update(
         updates: PyTree, state: SagaState, params: Any = None, *, batch: Any = None, **_: Any
@@ -217,8 +220,10 @@ def saga(batches: int, index: Callable[[Any], Any]) -> optax.GradientTransformat
                 "saga needs to know which batch the gradient is of: give update(..., batch=batch)"
             )
         number = index(batch)
-        news = jax.tree.map(lambda g, memory: g - memory[number], updates, state.table)
-        direction = jax.tree.map(jnp.add, news, state.mean)
+        news = jax.tree.map(
+            lambda g, memory: widened(g) - widened(memory[number]), updates, state.table
+        )
+        direction = like(jax.tree.map(jnp.add, news, state.mean), updates)
         mean = jax.tree.map(lambda m, new: m + new / batches, state.mean, news)
         table = jax.tree.map(lambda memory, g: memory.at[number].set(g), state.table, updates)
         return direction, SagaState(table, mean)
