@@ -46,8 +46,8 @@ def close(found, expected, rtol=1e-9):
     )
 
 
-def test_there_are_thirteen_short_programs():
-    assert len(PROGRAMS) == 13
+def test_every_section_is_a_short_program():
+    assert list(PROGRAMS) == re.findall(r"^## (.+?)$", _TEXT, re.MULTILINE)
     for title, code in PROGRAMS.items():
         lines = [line for line in code.splitlines() if line.strip()]
         assert len(lines) <= 15, f"{title}: {len(lines)} lines"
@@ -97,6 +97,46 @@ def test_first_order_maml_then_full(x64):
         expected = sum(slope(jnp.zeros(3), task, curved) for task in tasks) / 8
         close(nest.gradient(begin, "init"), expected)
     assert program.state.tick == 120
+
+
+def multi_step(program, init, weights, task):
+    """The weighted losses after each of five steps of descent."""
+    support, query = task
+
+    def step(w, weight):
+        gradient = jax.grad(lambda w: program.loss({"w": w}, support))(w)
+        w = w - 0.1 * gradient
+        return w, weight * program.loss({"w": w}, query)
+
+    return jnp.sum(jax.lax.scan(step, init, weights)[1])
+
+
+def test_a_loss_at_every_inner_step(x64):
+    program = run("A loss at every inner step")
+    nest, state = program.nest, program.state
+    draws = [_draws.task_key(state.key, state.tick, copy) for copy in range(8)]
+    tasks = jax.vmap(program.regression)(jnp.stack(draws))
+    weights = jnp.array([0.1, 0.1, 0.2, 0.2, 0.4])
+
+    def outcome(init):
+        halves = [jax.tree.map(lambda a, i=i: a[:, i], tasks) for i in (0, 1)]
+        each = jax.vmap(lambda *task: multi_step(program, init, weights, task))
+        return jnp.mean(each(*halves))
+
+    expected = jax.grad(outcome)(state.values["init"])
+    close(nest.gradient(state, "init"), expected)
+    # The tasks' answers are spread around 1.
+    np.testing.assert_allclose(state.values["init"], 1, atol=0.5)
+
+
+def test_weights_of_inner_steps_that_change(x64):
+    program = run("Weights of inner steps that change")
+    nest, state = program.nest, program.state
+    close(state.values["shares"], jnp.array([0, 0, 0, 0, 2.0]))  # twenty steps of 0.1
+    weights = jax.nn.softmax(state.values["shares"])
+    task = (program.task, program.task)
+    expected = jax.grad(lambda init: multi_step(program, init, weights, task))
+    close(nest.gradient(state, "init"), expected(state.values["init"]))
 
 
 def test_implicit_maml(x64):

@@ -90,6 +90,11 @@ class Nest:
             axis has length `copies`. `state.task` has that axis, contexts and starts see the task
             of their copy.
 
+    Values may be in half precision. Losses, sums and means over a period or over copies, and
+    derivatives along a period with respect to the level's own value are computed in float32 at
+    least; the gradient gets the value's dtype when it is handed to the optimizer. Derivatives that
+    pass through the values of the levels inside have the dtypes of those.
+
     Raises:
         ValueError: a declaration that makes no sense, by the level's name and how to mend it.
 
