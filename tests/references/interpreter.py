@@ -222,6 +222,8 @@ class Interpreter:
                 value=losses[c],
                 grad=gradient,
                 value_fn=value_fn,
+                obj_fn=value_fn,
+                grad_fn=lambda v, _=None, loss=value_fn: jax.grad(loss)(v),
                 batch=self.batch(point, level.context, t, c),
             )
             values[c] = merge(optax.apply_updates(own, update), values[c])

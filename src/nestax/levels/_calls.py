@@ -1,47 +1,193 @@
-"""Calling what users give with the number of the copy, where they ask for it."""
+"""Calls of users' functions: an error says in which function of which level it was raised."""
 
-import functools
-import inspect
+import contextlib
+import contextvars
+import difflib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-_CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_JITTED: Any = type(jax.jit(lambda: None))
+_unjitted: contextvars.ContextVar[bool] = contextvars.ContextVar("unjitted", default=False)
 
 
-def with_copy(function: Callable[..., Any], copy: Any, *arguments: Any) -> Any:
-    """`function(*arguments)`, with the number of the copy if the function has a parameter `copy`
-    after these.
+@contextlib.contextmanager
+def unjitted() -> Iterator[None]:
+    """While tracing inside, a user's function under `jax.jit` runs: JAX remembers its first
+    trace."""
+    token = _unjitted.set(True)
+    try:
+        yield
+    finally:
+        _unjitted.reset(token)
+
+
+def call(where: str, function: Any, *arguments: Any) -> Any:
+    """`function(*arguments)`. What it raises keeps its type, and gets a note that says where.
 
     Args:
-        function: a function, bound method, partial or other callable.
-        copy: the number, an integer; handed over as an int32 array.
-        *arguments: what comes before it.
+        where: such as "the context of level 'w'".
+        function: a user's function.
+        arguments: its arguments.
     """
-    parameters = _parameters(function)
-    bound = inspect.unwrap(function)
-    while isinstance(bound, functools.partial) and "copy" not in bound.keywords:
-        bound = bound.func
-    one = parameters.get("copy")
-    if one is None or one.kind in _CATCH_ALL or isinstance(bound, functools.partial):
-        return function(*arguments)
-    number, place = jnp.asarray(copy, jnp.int32), list(parameters).index("copy")
-    if one.kind is one.KEYWORD_ONLY or place > len(arguments):
-        return function(*arguments, copy=number)
-    if place == len(arguments):
-        return function(*arguments, number)
-    return function(*arguments)  # one of these has that name
+    with noted(where):
+        return plain(function)(*arguments)
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """What a call may give, looking through decorators that hand on whatever they are given."""
+def plain(function: Any) -> Callable:
+    """The function itself, or without its `jax.jit` where the traces of jit would hide it."""
+    return function.__wrapped__ if _unjitted.get() and isinstance(function, _JITTED) else function
+
+
+@contextlib.contextmanager
+def noted(where: str) -> Iterator[None]:
     try:
-        if isinstance(function, types.FunctionType):
-            own = inspect.signature(function, follow_wrapped=False).parameters
-            if not any(one.kind in _CATCH_ALL for one in own.values()):
-                return own
-        return inspect.signature(function).parameters
-    except (TypeError, ValueError):  # builtins have none
-        return {}
+        yield
+    except Exception as error:
+        note = f"This was raised in {where}."
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
+
+
+def call_with_values(
+    level: str,
+    what: str,
+    function: Callable,
+    values: dict[str, Any],
+    *rest: Any,
+    levels: Iterable[str],
+    sees: str = "",
+) -> Any:
+    """`function(values, *rest)`, where a name that `values` lacks is explained.
+
+    Args:
+        level: the level's name.
+        what: which of its functions: "objective", "start", "optimizer".
+        function: the user's function.
+        values: level name -> value, a plain dict, as users may pass it to `jax.tree.map`.
+        rest: further arguments.
+        levels: names of all levels of the nest.
+        sees: which levels such a function sees, if not all of them.
+
+    Raises:
+        ValueError: the function reads a name that `values` does not hold.
+    """
+    try:
+        return call(f"the {what} of level {level!r}", function, values, *rest)
+    except KeyError as error:
+        name = _missing(function, values, rest)
+        if name is _NOTHING:
+            raise
+        reads = f"level {level!r}: its {what} reads values[{name!r}]"
+        if name in levels:
+            raise ValueError(
+                f"{reads}, which it does not see: {sees}; it sees {listed(values)}"
+            ) from error
+        raise ValueError(f"{reads}, and {no_level(name, values)}") from error
+
+
+_NOTHING = object()
+
+
+def _missing(function: Callable, values: dict[str, Any], rest: tuple) -> Any:
+    """The name that `function` reads and `values` lacks. It is called again to find out: a KeyError
+    alone does not tell whose dict it was."""
+    try:
+        plain(function)(_Watched(values), *rest)
+    except _Missing as missing:
+        return missing.name
+    except Exception:
+        pass
+    return _NOTHING
+
+
+class _Missing(KeyError):
+    def __init__(self, name: Any):
+        super().__init__(name)
+        self.name = name
+
+
+class _Watched(dict):
+    """`values`, reporting the names it lacks."""
+
+    def __missing__(self, name: Any) -> Any:
+        raise _Missing(name)
+
+
+jax.tree_util.register_pytree_node(
+    _Watched,
+    lambda watched: ([watched[name] for name in sorted(watched)], tuple(sorted(watched))),
+    lambda names, children: _Watched(zip(names, children, strict=True)),
+)
+
+
+def loss_of(level: str, returned: Any) -> tuple[jax.Array, Any]:
+    """What an objective returned, as (loss, info).
+
+    Raises:
+        ValueError: it is not a real scalar loss, or (loss, info) with arrays in info.
+    """
+    pair = isinstance(returned, tuple) and len(returned) == 2
+    given, user = returned if pair else (returned, None)
+    if not is_data(given):
+        got = (
+            f"a tuple of {len(given)}" if isinstance(given, tuple) else f"a {type(given).__name__}"
+        )
+    else:
+        loss = jnp.asarray(given)
+        real = loss.shape == () and jnp.issubdtype(loss.dtype, jnp.floating)
+        got = None if real else f"{loss.dtype}{list(loss.shape)}"
+    if got is not None:
+        raise ValueError(
+            f"level {level!r}: the objective returns a real scalar loss, or (loss, info); got {got}"
+        )
+    arrays_only(f"the info that the objective of level {level!r} returns", user)
+    return jnp.asarray(given), user
+
+
+def is_data(leaf: Any) -> bool:
+    """Whether a leaf is an array or a number."""
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex))
+
+
+def arrays_only(what: str, tree: Any) -> None:
+    """Refuses a pytree with a leaf that is no array or number."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not is_data(leaf):
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{what} holds arrays and numbers only; {f'at {where} it' if where else 'it'} is "
+                f"{shown(leaf)}"
+            )
+
+
+def no_level(name: Any, names: Iterable[str]) -> str:
+    """Such as "no level is called 'x'; did you mean 'y'? There are 'y', 'z'"."""
+    known = list(names)
+    near = difflib.get_close_matches(str(name), known, 1)
+    hint = f"did you mean {near[0]!r}? There" if near else "there"
+    return f"no level is called {shown(name)}; {hint} are {listed(known)}"
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def shown(thing: Any, width: int = 80) -> str:
+    """What was given, in one line of an error: its repr where that is short, else its type."""
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    if isinstance(thing, types.FunctionType):
+        return f"the function {thing.__name__}"
+    text = repr(thing)
+    if len(text) <= width and "\n" not in text:
+        return text
+    if hasattr(thing, "dtype") and hasattr(thing, "shape"):
+        return f"an array {thing.dtype}{list(thing.shape)}"
+    kind = type(thing).__name__
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"

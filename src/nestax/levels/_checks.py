@@ -1,15 +1,21 @@
 """What `Nest.init` refuses, by level and path (rule R12)."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from . import _soundness
+from ..flows import Direct
+from . import _frozen, _soundness
+from ._calls import is_data, no_level, shown
 from ._carry import View
-from ._declaration import Declaration
+from ._declaration import TRAJECTORY, Declaration, flow_of
 from ._level import Level
+from ._signatures import check_arguments
+from ._updates import kinds
 from ._values import Parts
 
 if TYPE_CHECKING:
@@ -69,19 +75,31 @@ def raw_key(key: Any) -> jax.Array:
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     if not isinstance(key, jax.Array) or (key.shape, key.dtype) != (example.shape, example.dtype):
-        raise ValueError(f"init takes a key, such as jax.random.key(0); got {key!r}")
+        raise ValueError(f"init takes a key, such as jax.random.key(0); got {shown(key)}")
     return jnp.array(key)
 
 
-def known(nest: Declaration, name: str) -> None:
+def task(given: Any, draws: bool) -> None:
+    if draws:
+        check_arguments("Nest", "task", given, ("key",))
+    elif isinstance(given, Iterator):
+        raise ValueError(
+            f"Nest: the task is data or a function key -> task, got {shown(given)}; give batches "
+            "that the host makes as the context nx.Stream(index -> batch)"
+        )
+
+
+def known(nest: Declaration, name: Any) -> None:
+    if isinstance(name, Level):
+        raise ValueError(f"a level is called by its name: {name.name!r}, not by the level itself")
     names = [level.name for level in nest.levels]
-    if name not in names:
-        raise ValueError(f"no level is called {name!r}; there are {', '.join(map(repr, names))}")
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(no_level(name, names))
 
 
 def names(nest: Declaration, values: Any) -> None:
-    if not isinstance(values, dict):
-        raise ValueError(f"init takes a dict of level name -> value, got {type(values).__name__}")
+    if not isinstance(values, Mapping):
+        raise ValueError(f"init takes a dict of level name -> value, got {shown(values)}")
     started = {level.name for level in nest.episodic}
     for name in values:
         known(nest, name)
@@ -96,44 +114,178 @@ def names(nest: Declaration, values: Any) -> None:
 
 def trainable(parts: dict[str, Parts]) -> None:
     for name, one in parts.items():
-        if not jax.tree.leaves(one.trained):
+        if not any(np.size(leaf) for leaf in jax.tree.leaves(one.trained)):
+            held = [jnp.result_type(a) for a in jax.tree.leaves(one.whole()) if is_data(a)]
+            whole = any(jnp.issubdtype(dtype, np.integer) for dtype in held)
             raise ValueError(
                 f"level {name!r}: its value holds nothing to train (no array of floating point or "
-                "complex numbers)"
+                "complex numbers)" + ("; convert whole numbers to float" if whole else "")
+            )
+
+
+def feed(nest: "Nest", state: "State", given: Any) -> None:
+    """Refuses batches of another nest, and those of other ticks than the step about to be done."""
+    streams = nest._program.streams
+    repair = "draw it with feed of the same nest, at the same state"
+    if not isinstance(given, Mapping) or given.keys() != streams.keys():
+        what = repair if streams else "it has no streams, so leave the feed out"
+        raise ValueError(f"step takes a feed of this nest, got {shown(given)}; {what}")
+    for number, stream in streams.items():
+        base, batches = given[number]
+        where, stride = nest._program.whose(stream), nest._program.stride(stream)
+        if nest._shapes is not None:
+            expected = nest._shapes[1][number][1]
+            shape = lambda a: (np.shape(a)[1:], jnp.result_type(a))  # noqa: E731
+            if jax.tree.map(shape, expected) != jax.tree.map(shape, batches):
+                raise ValueError(f"{where}: the feed holds batches of other shapes; {repair}")
+        length = len(jax.tree.leaves(batches)[0]) * stride if jax.tree.leaves(batches) else 0
+        if any(isinstance(a, Tracer) for a in (state.tick, base)) or not length:
+            continue
+        first, begins = int(state.tick), int(base)
+        if not begins <= first <= begins + length - nest.ticks_per_step:
+            raise ValueError(
+                f"{where}: the feed holds ticks {begins} to {begins + length - 1}, and the state "
+                f"is at tick {first}; {repair}"
             )
 
 
 def state(nest: "Nest", begun: "State") -> None:
     trainable(begun.parts)
+    program = nest._program
+    fed = nest.feed(begun) if program.streams else {}
+    if nest.declaration.draws_task:
+        view = View(nest.copies)
+        _steady(
+            "the task function",
+            "episode; draw with jax.random and the key",
+            lambda begun: program.drawn_task(program.draw, nest._carry(begun, {}), view),
+            begun,
+        )
+    seen = {level.name: _stable(nest, level, begun, fed) for level in nest.declaration.levels}
     for level in nest.declaration.levels:
-        _stable(nest, level, begun)
+        _differentiable(nest, level, begun, fed, seen)
     _soundness.check(nest, begun)
 
 
-def _stable(nest: "Nest", level: Level, begun: "State") -> None:
-    """An update must leave the level's value and optimizer state as it found them in shape."""
-    program, view = nest._program, View(nest.copies)
+class _Seen(NamedTuple):
+    """What stands in the way of derivatives through a level's functions.
 
-    def once(begun: "State", feed: Any) -> Any:
-        carry = nest._carry(begun, feed)
-        batch, axis = program.batch(level.context, carry, view)
-        losses, _ = program.losses(level, carry.values, batch, axis, view)
-        gradient = carry.values[level.name].trained
-        parts, optimizer = program.update(level, carry, gradient, losses, view)
-        again = program.fresh(level, carry, view) if level.start is not None else None
-        return (parts, optimizer), again
+    Attributes:
+        objective: whether it holds what reverse mode may fail at.
+        update: whether the update does.
+        hidden: whether the optimizer hides a part of its step from derivatives.
+    """
 
-    feed = nest.feed(begun) if program.streams else {}
-    (parts, optimizer), again = jax.eval_shape(once, begun, feed)
+    objective: bool
+    update: bool
+    hidden: bool
+
+
+def _stable(nest: "Nest", level: Level, begun: "State", fed: Any) -> _Seen:
+    """An update must leave the level's value and optimizer state as it found them in shape, and
+    every function must be the same program at every call."""
+    program, view, label = nest._program, View(nest.copies), f"level {level.name!r}"
     old = (begun.parts[level.name], begun.optimizers[level.name])
+
+    def batch(begun: "State", fed: Any) -> Any:
+        found = program.batch(level.context, nest._carry(begun, fed), view)[0]
+        return [leaf for leaf in jax.tree.leaves(found) if is_data(leaf)]
+
+    def losses(begun: "State", fed: Any) -> Any:
+        carry = nest._carry(begun, fed)
+        batch, axis = program.batch(level.context, carry, view)
+        return program.losses(level, carry.values, batch, axis, view)
+
+    def update(begun: "State", fed: Any, losses: Any) -> Any:
+        carry = nest._carry(begun, fed)
+        return program.update(level, carry, carry.values[level.name].trained, losses, view)
+
+    def start(begun: "State", fed: Any) -> Any:
+        return program.fresh(level, nest._carry(begun, fed), view)
+
+    again = None
+    if level.start is not None:
+        way = "episode; draw with jax.random and the key"
+        _, again = _steady(f"{label}: its start", way, start, begun, fed)
+        _same(level, "its start", "value", old[0], again[0])
+    if level.context is not None:
+        way = "batch; draw with jax.random and the key, or give data of the host as an nx.Stream"
+        _steady(f"{label}: its context", way, batch, begun, fed)
+    way = "step; draw noise in the context, from its key, and hand it over in the batch"
+    objective, (loss, _) = _steady(f"{label}: its objective", way, losses, begun, fed)
+    way = "step; keep what changes in the optimizer's state, or in a level's value"
+    moved, (parts, optimizer) = _steady(f"{label}: its optimizer", way, update, begun, fed, loss)
     _same(level, "its optimizer's update", "value", old[0], parts)
     _same(level, "its optimizer's update", "optimizer state", old[1], optimizer)
-    if again is not None:
-        _same(level, "its start", "value", old[0], again[0])
+    stopped = _frozen.holds(moved, _STOP) and not _frozen.holds(objective, _STOP)
+    return _Seen(
+        _frozen.holds(objective, _ONE_WAY),
+        _frozen.holds(moved, _ONE_WAY),
+        stopped and "ScaleByLBFGSState" in kinds(optimizer),
+    )
+
+
+_STOP = frozenset({"stop_gradient"})
+_ONE_WAY = frozenset({"while", "pure_callback", "io_callback"})  # reverse mode may fail at these
+
+
+def _steady(who: str, way: str, function: Any, *arguments: Any) -> tuple[Any, Any]:
+    """The jaxpr of a function and the shapes that it returns, where every trace gives the same."""
+    found = _frozen.steady(function, *arguments)
+    if found is None:
+        raise ValueError(
+            f"{who} uses numbers that change from call to call and come from none of its "
+            "arguments, such as those of numpy.random, a clock or an iterator. Compiled once, they "
+            f"would be the same in every {way}"
+        )
+    return found
+
+
+def _differentiable(
+    nest: "Nest", level: Level, begun: "State", fed: Any, seen: dict[str, _Seen]
+) -> None:
+    """A loop of unknown length, or a callback, where the level's gradient cannot go through it; an
+    update whose derivative is not that of the program."""
+    flow, inside = flow_of(level), nest.declaration.inside(level)
+    hidden = [one.name for one in inside if seen[one.name].hidden]
+    if hidden and isinstance(flow, TRAJECTORY):
+        raise ValueError(
+            f"level {level.name!r}: its flow {type(flow).__name__} differentiates the updates of "
+            f"{hidden[0]!r}, and optax.lbfgs hides the scale of its first step from derivatives, "
+            f"which would be off; give {hidden[0]!r} optax.lbfgs(..., linesearch=None, "
+            "scale_init_precond=False)"
+        )
+    followed = [o.name for o in inside if seen[o.name].objective or seen[o.name].update]
+    if isinstance(flow, Direct):
+        followed = []
+    if not followed and not seen[level.name].objective:
+        return
+    try:
+        jax.eval_shape(nest._gradient(level.name), begun, fed)
+    except Exception as error:
+        if not followed:
+            raise ValueError(
+                f"level {level.name!r}: its objective cannot be differentiated: {error}"
+            ) from error
+        names = " and ".join(map(repr, followed))
+        ways = ("Forward()", "Implicit(CG(20))")
+        ways = " or ".join(way for way in ways if not way.startswith(type(flow).__name__))
+        raise ValueError(
+            f"level {level.name!r}: its flow {type(flow).__name__} cannot differentiate the "
+            f"updates of {names}: {error} If that is a line search, as in optax.lbfgs: use an "
+            f"optimizer without one for {names}, or the flow {ways} for {level.name!r}"
+        ) from error
 
 
 def _same(level: Level, who: str, what: str, old: Any, new: Any) -> None:
     before, after = jax.tree.structure(old), jax.tree.structure(new)
+    static = old.static_difference(new) if isinstance(old, Parts) else []
+    if static:
+        raise ValueError(
+            f"level {level.name!r}: {who} changes its {what}, which holds {shown(static[0])}, "
+            "no array, and unequal to the one before. Register its class as a pytree, or give it "
+            "__eq__ and __hash__"
+        )
     if before != after:
         raise ValueError(
             f"level {level.name!r}: {who} changes the structure of its {what}, from {before} to "

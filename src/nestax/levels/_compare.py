@@ -3,7 +3,7 @@
 import dataclasses
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +12,12 @@ import numpy as np
 
 from ..flows import Dense, Direct, GradientCheck, Implicit, Unroll
 from ..flows import check_gradient as check_function
-from . import _draws
-from ._declaration import TRAJECTORY, flow_of
+from . import _checks, _draws
+from ._calls import shown
+from ._declaration import POINT, TRAJECTORY, flow_of, flow_repair
 from ._executed import executed, with_flow
 from ._level import Level
-from ._nest import Nest, State
+from ._nest import Nest, State, taken_state
 
 _CONFIRMED = 0.01  # relative error above which the flow compared with is doubted
 
@@ -116,13 +117,19 @@ def compare_flows(
     Raises:
         ValueError: no such level, or a flow that the nest refuses.
     """
+    if not isinstance(nest, Nest):
+        raise ValueError(f"compare_flows(nest, state, flows) takes a nest first, got {shown(nest)}")
+    taken_state(state, "compare_flows")
+    for count, what in ((draws, "draws"), (repeats, "repeats")):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{what} is a whole number of at least 1, got {shown(count)}")
+    named = _named(flows)
     name = _level(nest, level)
     target = next(one for one in nest.declaration.levels if one.name == name)
     if exact is None:
-        condition = getattr(flow_of(target), "condition", "objective")
+        condition: Any = getattr(flow_of(target), "condition", "objective")
         implicit = Implicit(Dense(), condition=condition)
         exact = Unroll() if isinstance(flow_of(target), TRAJECTORY) else implicit
-    named = flows if isinstance(flows, Mapping) else {repr(flow): flow for flow in flows}
     keys = [_draws.start_key(state.key, "compare", i, 0) for i in range(draws)]
     states = [dataclasses.replace(state, key=jax.random.key_data(key)) for key in keys]
     truth, check = _exact_gradients(nest, name, exact, states)
@@ -166,10 +173,24 @@ def _level(nest: Nest, level: str | None) -> str:
                 "no level of this nest has a flow; name the level to compare flows for"
             )
         return following[-1].name
-    names = [one.name for one in nest.declaration.levels]
-    if level not in names:
-        raise ValueError(f"no level is called {level!r}; there are {', '.join(map(repr, names))}")
+    _checks.known(nest.declaration, level)
     return level
+
+
+def _named(flows: Any) -> dict[str, Any]:
+    """Flows by what the table calls them."""
+    if isinstance(flows, str) or not isinstance(flows, Iterable):
+        repair = "[nx.Unroll(), nx.Implicit(nx.CG(20))]"
+        if isinstance(flows, (*TRAJECTORY, *POINT)):
+            repair = f"in a list: [{flows!r}]"
+        raise ValueError(
+            f"compare_flows(nest, state, flows, level): flows is a list of flows or a dict name -> "
+            f"flow, got {shown(flows)}{flow_repair(flows)}; give them {repair}"
+        )
+    named = dict(flows) if isinstance(flows, Mapping) else {repr(flow): flow for flow in flows}
+    if not named:
+        raise ValueError("compare_flows: there is no flow to compare, flows is empty")
+    return named
 
 
 def double(nest: Nest, name: str, flow: Any) -> Nest:

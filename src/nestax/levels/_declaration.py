@@ -2,10 +2,11 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from ..flows import Direct, FiniteDifference, Forward, Implicit, Unroll
+from ..flows import Direct, FiniteDifference, Forward, Implicit, OneStep, Solver, Unroll
+from ._calls import shown
 from ._level import Level
 from ._peers import Peers, check_order
 
@@ -123,7 +124,7 @@ def weights_of(level: Level) -> tuple[float, ...]:
 
 
 def read_groups(
-    levels: Sequence[Level | Sequence[Level] | Peers], order: str
+    levels: Iterable[Level | Sequence[Level] | Peers], order: str
 ) -> tuple[tuple[tuple[Level, ...], ...], tuple[str, ...]]:
     """A list of levels and tuples of peers as groups, and the order of each group, by default
     `order`. Adjacent single levels of one period without a flow are one tuple."""
@@ -133,15 +134,14 @@ def read_groups(
     open_ended = False  # whether the last group consists of single levels without a flow
     if isinstance(levels, Level):
         raise ValueError("a nest takes a list of levels: Nest([level])")
+    if isinstance(levels, (str, Mapping, Set)) or not isinstance(levels, Iterable):
+        raise ValueError(
+            f"a nest takes a list of levels, innermost first, got {shown(levels)}: "
+            "Nest([inner, outer])"
+        )
     for entry in levels:
         single = isinstance(entry, Level)
-        peers = (entry,) if isinstance(entry, Level) else tuple(entry)
-        if not peers or not all(isinstance(peer, Level) for peer in peers):
-            raise ValueError(
-                f"a nest's list holds levels and tuples of levels, got {entry!r}; soba, saba "
-                f"and f2sa "
-                "return lists, which go in as Nest([tuple(...)])"
-            )
+        peers = (entry,) if isinstance(entry, Level) else _peers(entry)
         plain = single and peers[0].flow is None
         if plain and open_ended and groups[-1][0].every == peers[0].every:
             groups[-1] += peers
@@ -153,6 +153,16 @@ def read_groups(
     return tuple(groups), tuple(orders)
 
 
+def _peers(entry: Any) -> tuple[Level, ...]:
+    peers = tuple(entry) if isinstance(entry, (tuple, list)) else ()
+    if not peers or not all(isinstance(peer, Level) for peer in peers):
+        raise ValueError(
+            f"a nest's list holds levels and tuples of levels, got {shown(entry)}; soba, saba and "
+            "f2sa return lists, which go in as Nest([tuple(...)])"
+        )
+    return peers
+
+
 def _check(nest: Declaration) -> None:
     levels = nest.levels
     if not levels:
@@ -161,6 +171,8 @@ def _check(nest: Declaration) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two levels are called {name!r}; give each its own name")
+    if not isinstance(nest.stagger, bool):
+        raise ValueError(f"stagger is True or False, got {shown(nest.stagger)}")
     if nest.periods[0] != 1:
         fastest = min(levels, key=lambda level: level.every)
         raise ValueError(
@@ -187,7 +199,8 @@ def _check_flow(nest: Declaration, level: Level) -> None:
     kind = type(flow).__name__
     if not isinstance(flow, (*TRAJECTORY, *POINT)):
         raise ValueError(
-            f"{label}: the flow is one such as Unroll() or Implicit(CG(20)), got {flow!r}"
+            f"{label}: the flow is one such as Unroll() or Implicit(CG(20)), got "
+            f"{shown(flow)}{flow_repair(flow)}"
         )
     if isinstance(flow, Direct):
         return
@@ -230,6 +243,20 @@ def _check_flow(nest: Declaration, level: Level) -> None:
                 )
 
 
+def flow_repair(flow: Any) -> str:
+    """How something that is no flow becomes one, where that can be told: "; call it: Unroll()"."""
+    makers = (*TRAJECTORY, *POINT, OneStep)
+    if isinstance(flow, str):
+        names = {maker.__name__.casefold(): maker for maker in makers}
+        flow = names.get(flow.casefold().replace("_", ""))
+    if any(flow is maker for maker in makers):
+        return f"; call it: {flow.__name__}({'CG(20)' if flow is Implicit else ''})"
+    if isinstance(flow, Solver) or (isinstance(flow, type) and issubclass(flow, Solver)):
+        solver = shown(flow) if isinstance(flow, Solver) else f"{flow.__name__}()"
+        return f"; a solver goes into a flow: Implicit({solver})"
+    return ""
+
+
 def levels_beside(nest: Declaration, level: Level) -> tuple[Level, ...]:
     """The other levels of its own group, and those outside it."""
     inside = nest.inside(level)
@@ -262,7 +289,7 @@ def _check_copies(nest: Declaration) -> None:
     if copies is not None and (
         isinstance(copies, bool) or not isinstance(copies, int) or copies < 1
     ):
-        raise ValueError(f"copies is a whole number of at least 1, got {copies!r}")
+        raise ValueError(f"copies is a whole number of at least 1, got {shown(copies)}")
     if not nest.episodic:
         for given, what in ((copies is not None, "copies"), (nest.draws_task, "a task function")):
             if given:

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._calls import with_copy
+from ._calls import plain
+from ._copy_number import with_copy
 
 _TASK = zlib.crc32(b"task")
 
@@ -34,7 +35,7 @@ def batch(
     """
     if context is None:
         return task
-    return with_copy(context, copy, task, batch_key(context, key, tick, copy, occurrence))
+    return with_copy(plain(context), copy, task, batch_key(context, key, tick, copy, occurrence))
 
 
 def batch_key(context: Any, key: jax.Array, tick: Any, copy: Any, occurrence: int = 0) -> jax.Array:

@@ -2,17 +2,20 @@
 R8).
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from . import _draws
-from ._calls import with_copy
+from ._calls import call, call_with_values, plain
 from ._carry import Carry, View
+from ._copy_number import with_copy
 from ._level import Level
 from ._problem import Problem
-from ._values import Parts, whole
+from ._updates import begun
+from ._values import Parts, parts_of, whole
 
 
 class Episodes(Problem):
@@ -32,12 +35,21 @@ class Episodes(Problem):
         def one(values: dict[str, Parts], task: Parts, copy: Any) -> tuple[Parts, Any]:
             assert level.start is not None
             key = _draws.start_key(carry.key, level.name, carry.tick, copy)
-            started = with_copy(level.start, copy, whole(values), task.whole(), key)
-            parts = Parts.of(started)
+            value = call_with_values(
+                level.name,
+                "start",
+                functools.partial(with_copy, plain(level.start), copy),
+                whole(values),
+                task.whole(),
+                key,
+                levels=self.levels,
+                sees="a start sees the levels outside it, and its peers that have no start",
+            )
+            parts = parts_of(level.name, value)
             if kept is not None:
                 return parts, ()
-            state = self.transformation(level, {**values, level.name: parts}).init(parts.trained)
-            return parts, state
+            transformation = self.transformation(level, {**values, level.name: parts})
+            return parts, begun(level.name, transformation, parts.trained)
 
         if view.copies is None:
             parts, state = one(visible, carry.task, view.copy)
@@ -50,7 +62,9 @@ class Episodes(Problem):
         """A task for the episode that begins now; one for each copy."""
 
         def one(copy: Any) -> Parts:
-            return Parts.of(draw(_draws.task_key(carry.key, carry.tick, copy)))
+            return Parts.of(
+                call("the task function", draw, _draws.task_key(carry.key, carry.tick, copy))
+            )
 
         if view.copies is None:
             return one(view.copy)

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import optax
+
+from ._calls import shown
+from ._signatures import check_arguments, check_optimizer
+from ._stream import Stream
 
 Objective = Callable[[dict[str, Any], Any], Any]
 
@@ -25,7 +28,9 @@ class Level:
             randomness comes with the batch.
         optimizer: an optax transformation, or `values -> transformation` where other levels own its
             hyperparameters or are its update rule. The function is called while tracing and must
-            always give a state of the same structure.
+            always give a state of the same structure. `update` receives `value`, `grad`,
+            `value_fn`, `grad_fn`, `obj_fn` (these three functions of the trained value) and
+            `batch`, or those of them that it has a name for.
         context: the level's own data, `context(task, key) -> batch`, or a `Stream`. Levels given
             the same object see the same batch at the same tick. None: the batch is the task itself.
             With a third parameter named `copy`, `context(task, key, copy)`, it gets the number of
@@ -68,26 +73,35 @@ class Level:
             raise ValueError(f"level {self.name!r}: {what}")
 
         if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"a level's name is a non-empty string, got {self.name!r}")
+            raise ValueError(f"a level's name is a non-empty string, got {shown(self.name)}")
+        owner = f"level {self.name!r}"
         if not callable(self.objective):
-            refuse(f"the objective is a function (values, batch) -> loss, got {self.objective!r}")
-        if not is_transformation(self.optimizer) and not callable(self.optimizer):
             refuse(
-                "the optimizer is an optax transformation or a function values -> transformation, "
-                f"got {self.optimizer!r}"
+                f"the objective is a function (values, batch) -> loss, got {shown(self.objective)}"
             )
+        check_arguments(owner, "objective", self.objective, ("values", "batch"))
+        check_optimizer(owner, self.optimizer)
         if self.context is not None and not callable(self.context):
             refuse(
                 "the context is a function (task, key) -> batch or a Stream, got "
                 f"{type(self.context).__name__}; give fixed data as the nest's task"
             )
+        # Who samples from an implicit flow's own context is this level.
+        for context in (self.context, getattr(self.flow, "context", None)):
+            if callable(context) and not isinstance(context, Stream):
+                check_arguments(owner, "context", context, ("task", "key"), ("copy",))
         for field, value in (("every", self.every), ("horizon", self.horizon)):
             if value is None and field == "horizon":
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                refuse(f"{field} is a number of ticks, a whole number of at least 1, got {value!r}")
+                refuse(
+                    f"{field} is a number of ticks, a whole number of at least 1, got "
+                    f"{shown(value)}"
+                )
         if self.start is not None and not callable(self.start):
-            refuse(f"start is a function (values, task, key) -> value, got {self.start!r}")
+            refuse(f"start is a function (values, task, key) -> value, got {shown(self.start)}")
+        if self.start is not None:
+            check_arguments(owner, "start", self.start, ("values", "task", "key"), ("copy",))
         if self.horizon is not None and self.start is None:
             refuse("a horizon is the length of an episode; give start as well, or no horizon")
         if not isinstance(self.reset_optimizer, bool):
@@ -128,8 +142,3 @@ def _weights(given: Any) -> tuple[float, ...] | None:
     if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         return None
     return tuple(map(float, array))
-
-
-def is_transformation(optimizer: Any) -> bool:
-    """Whether this is an optax transformation rather than a function that makes one."""
-    return isinstance(optimizer, optax.GradientTransformation)

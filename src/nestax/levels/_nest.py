@@ -2,14 +2,16 @@
 
 import copy as _copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _checks, _run
+from ._calls import shown
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, read_groups
 from ._info import LevelInfo
@@ -17,7 +19,8 @@ from ._level import Level
 from ._peers import Order, Peers
 from ._program import Program
 from ._table import LevelTable, level_table
-from ._values import Parts, whole
+from ._updates import begun
+from ._values import Parts, parts_of, whole
 
 Info = dict[str, LevelInfo]
 
@@ -68,6 +71,17 @@ class State:
         return cls(*children)
 
 
+def taken_state(given: Any, method: str) -> None:
+    """Refuses what is no state, with the name of the method that it was given to."""
+    if isinstance(given, State):
+        return
+    unpack = isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], State)
+    raise ValueError(
+        f"{method} takes a state as init, step and run return it, got "
+        + ("the pair (state, info); unpack it: state, info = ..." if unpack else shown(given))
+    )
+
+
 class Nest:
     """An ordered set of levels over a task.
 
@@ -104,7 +118,7 @@ class Nest:
 
     def __init__(
         self,
-        levels: Sequence[Level | Sequence[Level] | Peers],
+        levels: Iterable[Level | Sequence[Level] | Peers],
         task: Any = None,
         copies: int | None = None,
         order: Order = "simultaneous",
@@ -117,6 +131,9 @@ class Nest:
         self._options = {k: v for k, v in locals().items() if k not in ("self", "levels")}
         # A function is a leaf; a pytree that happens to be callable is data.
         draws = callable(task) and jax.tree.leaves(task) == [task]
+        _checks.task(task, draws)
+        if not isinstance(norms, bool):
+            raise ValueError(f"norms is True or False, got {shown(norms)}")
         if tasks is not None:
             _checks.tasks(tasks, task, copies)
         self.declaration = Declaration(
@@ -160,7 +177,7 @@ class Nest:
         groups = [Peers(*map(change, group), order=order) for group, order in pairs]  # type: ignore
         return Nest(groups, **self._options)
 
-    def init(self, values: dict[str, Any], key: jax.Array) -> State:
+    def init(self, values: Mapping[str, Any], key: jax.Array) -> State:
         """The state to begin with.
 
         Args:
@@ -175,7 +192,7 @@ class Nest:
         """
         raw = _checks.raw_key(key)
         _checks.names(self.declaration, values)
-        parts = {name: Parts.of(value) for name, value in values.items()}
+        parts = {name: parts_of(name, value) for name, value in values.items()}
         _checks.trainable(parts)
         given = self.task if self.tasks is None else self.tasks
         task = Parts.of(None if self.declaration.draws_task else given, copy=False)
@@ -224,11 +241,13 @@ class Nest:
         if program.copied[level.name]:
 
             def one(values: dict[str, Parts]) -> Any:
-                return program.transformation(level, values).init(values[level.name].trained)
+                made = program.transformation(level, values)
+                return begun(level.name, made, values[level.name].trained)
 
             return program.lift(one, View(copies), (program.axes(values),))(values)
         visible = {n: p for n, p in values.items() if copies is None or not program.copied[n]}
-        return program.transformation(level, visible).init(values[level.name].trained)
+        made = program.transformation(level, visible)
+        return begun(level.name, made, values[level.name].trained)
 
     def _carry(self, state: State, feed: Any) -> Carry:
         return Carry(
@@ -264,10 +283,18 @@ class Nest:
         Returns:
             The next state and, by level name, a `LevelInfo`.
         """
-        return self._step(state, self.feed(state) if feed is None else feed)
+        taken_state(state, "step")
+        if feed is None:
+            feed = self.feed(state)
+        else:
+            _checks.feed(self, state, feed)
+        return self._step(state, feed)
 
     def feed(self, state: State, steps: int = 1) -> Any:
         """The batches of the nest's streams for the next steps; empty without streams."""
+        taken_state(state, "feed")
+        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+            raise ValueError(f"steps is a whole number of at least 1, got {shown(steps)}")
         if not self._program.streams:
             return {}
         return _run.feed(self._program, int(state.tick), steps * self.ticks_per_step)
@@ -293,6 +320,7 @@ class Nest:
                 before it and the infos so far.
             ValueError: steps is not a whole number of at least 0.
         """
+        taken_state(state, "run")
         return _run.run(self, state, steps, watch, check)
 
     def gradient(self, state: State, name: str) -> Any:
@@ -309,6 +337,7 @@ class Nest:
         Raises:
             ValueError: no level has that name.
         """
+        taken_state(state, "gradient")
         _checks.known(self.declaration, name)
         every = self._program.levels[name].every
         feed = {}
@@ -329,6 +358,8 @@ class Nest:
         """
         if state is None and self._shapes is None:
             raise ValueError("levels() looks at a state: call init first, or give one")
+        if state is not None:
+            taken_state(state, "levels")
         shapes, feed = self._shapes if state is None else (state, self.feed(state))  # type: ignore
         last = len(self.declaration.periods) - 1
 

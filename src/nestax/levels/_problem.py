@@ -12,10 +12,13 @@ import optax
 from ..flows import Direct, lean_gradient
 from ..flows.jaxprs import dependence, has_cases
 from . import _draws
+from ._calls import arrays_only, call_with_values, loss_of, noted
 from ._carry import Carry, Mode, View
 from ._declaration import TRAJECTORY, Declaration, flow_of
-from ._level import Level, is_transformation
+from ._level import Level
+from ._signatures import is_transformation, repaired
 from ._stream import Stream
+from ._updates import applied, explained, proposed
 from ._values import Parts, whole, widened
 
 
@@ -89,12 +92,25 @@ class Problem:
         occurrence = self.occurrences[id(context)]
 
         def one(task: Parts, copy: Any) -> Any:
-            return _draws.batch(context, carry.key, task.whole(), carry.tick, copy, occurrence)
+            with noted(self.whose(context)):
+                batch = _draws.batch(context, carry.key, task.whole(), carry.tick, copy, occurrence)
+            if view.copies is not None:
+                arrays_only(self.whose(context), batch)
+            return batch
 
         if view.copies is None:
             return one(carry.task, view.copy), None
         draw = self.lift(one, view, (self.nest.task_axis, 0))
         return draw(carry.task, jnp.arange(view.copies)), 0
+
+    def whose(self, context: Any) -> str:
+        """What an error calls a context."""
+        names = [
+            level.name
+            for level in self.nest.levels
+            if context is level.context or context is getattr(flow_of(level), "context", None)
+        ]
+        return f"the context of level {' and '.join(map(repr, names))}"
 
     def stride(self, context: Stream) -> int:
         """Ticks between two batches of a stream that anybody looks at."""
@@ -125,15 +141,10 @@ class Problem:
         objective returned."""
 
         def one(values: dict[str, Parts], batch: Any) -> tuple[jax.Array, Any]:
-            returned = level.objective(whole(values), batch)
-            loss, user = returned if isinstance(returned, tuple) else (returned, None)
-            loss = jnp.asarray(loss)
-            if loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
-                raise ValueError(
-                    f"level {level.name!r}: the objective returns a real scalar loss, or (loss, "
-                    f"info); "
-                    f"got {loss.dtype}{list(loss.shape)}"
-                )
+            returned = call_with_values(
+                level.name, "objective", level.objective, whole(values), batch, levels=self.levels
+            )
+            loss, user = loss_of(level.name, returned)
             return widened(loss), user
 
         return self.lift(one, view, (self.axes(values), axis))(values, batch)
@@ -170,11 +181,21 @@ class Problem:
     def transformation(self, level: Level, values: dict[str, Parts]) -> Any:
         made = level.optimizer
         if not is_transformation(made):
-            made = made(whole(values))
+            with explained(level.name):
+                made = call_with_values(
+                    level.name,
+                    "optimizer",
+                    made,
+                    whole(values),
+                    levels=self.levels,
+                    sees="the optimizer of a level that copies share is made of what they share",
+                )
             if not is_transformation(made):
+                repair = repaired(made)
                 raise ValueError(
                     f"level {level.name!r}: the optimizer's function returned "
                     f"{type(made).__name__}, expected an optax transformation"
+                    + (f"; {repair}" if repair else "")
                 )
         return optax.with_extra_args_support(made)
 
@@ -184,7 +205,7 @@ class Problem:
         """The level's next value and optimizer state."""
         updates, state = self.proposed(level, carry, gradient, losses, view)
         parts = carry.values[level.name]
-        return parts.but(optax.apply_updates(parts.trained, updates)), state
+        return parts.but(applied(level.name, parts.trained, updates, state)), state
 
     def proposed(
         self, level: Level, carry: Carry, gradient: Any, losses: jax.Array, view: View
@@ -203,13 +224,20 @@ class Problem:
             trained = values[name].trained
             visible = {n: p for n, p in values.items() if not (shared and self.copied[n])}
 
-            # Line searches hand back those extra arguments that `value_fn` has a name for.
-            def value_fn(trained: Any, batch: Any = batch) -> jax.Array:
+            def value_fn(trained: Any, batch: Any) -> jax.Array:
+                searchable(level)
                 here = {**values, name: values[name].but(trained)}
                 return jnp.mean(self.losses(level, here, batch, axis_inside, inside)[0])
 
-            return self.transformation(level, visible).update(
-                gradient, state, trained, value=loss, grad=gradient, value_fn=value_fn, batch=batch
+            return proposed(
+                level.name,
+                self.transformation(level, visible),
+                gradient,
+                state,
+                trained,
+                loss,
+                value_fn,
+                batch,
             )
 
         arguments = (carry.values, carry.optimizers[name], gradient)
@@ -256,6 +284,23 @@ class Problem:
             return self.proposed(level, carry, gradient, jnp.zeros(shape), view)[0]
 
         return proposed, carry._replace(gathered={}, before={})
+
+
+def searchable(level: Level) -> None:
+    """Refuses an optimizer that evaluates the objective elsewhere than at the level's value, where
+    what the level descends is not its objective at one point."""
+    flow, label = flow_of(level), f"level {level.name!r}"
+    repair = "use one without a line search, such as optax.lbfgs(learning_rate, linesearch=None)"
+    if not isinstance(flow, Direct):
+        raise ValueError(
+            f"{label}: its optimizer evaluates the objective at other values, where the levels "
+            f"inside would have to respond as under {type(flow).__name__}, and do not; {repair}"
+        )
+    if level.accumulate and level.every > 1:
+        raise ValueError(
+            f"{label}: its optimizer evaluates the objective at one tick, and "
+            f"accumulate={level.accumulate!r} gathers it over {level.every}; {repair}"
+        )
 
 
 def occurrences(contexts: list[Any]) -> dict[int, int]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..flows import Identity, Implicit, Neumann
+from ._calls import arrays_only, call, shown
 from ._declaration import flow_of
 
 if TYPE_CHECKING:
@@ -50,22 +51,28 @@ def feed(program: "Program", tick: int, ticks: int) -> dict[int, Any]:
     for number, stream in program.streams.items():
         stride = program.stride(stream)
         due = [t for t in range(tick, tick + ticks) if (t + 1) % stride == 0]
+        where = program.whose(stream)
+
+        def batch(index: int, stream: Any = stream, where: str = where) -> Any:
+            return call(where, stream.batch, index)
+
         if copies is None:
-            stacked = _stack([stream.batch(t) for t in due])
+            stacked = _stack([batch(t) for t in due], where)
         else:
             stacked = _stack(
-                [_stack([stream.batch(t * copies + c) for c in range(copies)]) for t in due]
+                [_stack([batch(t * copies + c) for c in range(copies)], where) for t in due], where
             )
         fed[number] = (np.int32(tick), stacked)
     return fed
 
 
-def _stack(batches: list[Any]) -> Any:
+def _stack(batches: list[Any], where: str) -> Any:
+    arrays_only(f"a batch of {where}", batches[0])
     try:
         return jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *batches)
     except ValueError as error:
         raise ValueError(
-            f"a Stream's batches must all have one structure, shape and dtype: {error}"
+            f"{where}: a Stream's batches must all have one structure, shape and dtype: {error}"
         ) from error
 
 
@@ -116,7 +123,7 @@ def run(
     nest: "Nest", state: "State", steps: int, watch: Any, check: bool
 ) -> tuple["State", "Info"]:
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
-        raise ValueError(f"steps is a whole number of at least 0, got {steps!r}")
+        raise ValueError(f"steps is a whole number of at least 0, got {shown(steps)}")
     if watch is None:
         return _loop(nest, state, steps, 0, None, check)
     state, done = watch.begin(nest, state, steps)

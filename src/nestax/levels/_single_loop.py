@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ._level import Level, is_transformation
+from ._calls import shown
+from ._level import Level
+from ._signatures import check_arguments, check_optimizer, is_transformation
 from ._values import like, widened
 
 Objective = Callable[[Any, Any, Any], Any]
@@ -58,6 +60,7 @@ def soba(
         `Peers(*levels, order="simultaneous")` in a nest whose own order is another.
     """
     slow, fast, aux = names
+    _check("soba", outer, inner, optimizer, outer_optimizer)
 
     def follow(values: dict[str, Any], batch: Any) -> Any:
         return inner(values[slow], values[fast], batch)
@@ -115,6 +118,7 @@ def saba(
         ValueError: the number of batches is less than 1.
     """
     memory = saga(batches, index)
+    _check("saba", outer, inner, optimizer, outer_optimizer)
 
     def remembering(optimizer: Any) -> Any:
         if is_transformation(optimizer):
@@ -158,6 +162,9 @@ def f2sa(
         The levels y, z, x and lambda.
     """
     slow, fast, shifted, penalty = names
+    _check("f2sa", outer, inner, optimizer, outer_optimizer)
+    if isinstance(growth, bool) or not isinstance(growth, (int, float)):
+        raise ValueError(f"f2sa: growth is a number, got {shown(growth)}")
 
     def shift(values: dict[str, Any], batch: Any) -> Any:
         x, y = values[slow], values[shifted]
@@ -204,8 +211,11 @@ def saga(batches: int, index: Callable[[Any], Any]) -> optax.GradientTransformat
     Raises:
         ValueError: the number of batches is less than 1; `update` without a batch.
     """
-    if batches < 1:
-        raise ValueError(f"saga: the number of batches is at least 1, got {batches}")
+    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+        raise ValueError(
+            f"saga: the number of batches is a whole number of at least 1, got {shown(batches)}"
+        )
+    check_arguments("saga", "index", index, ("batch",))
 
     def init(params: PyTree) -> SagaState:
         table = jax.tree.map(lambda p: jnp.zeros((batches, *p.shape), p.dtype), params)
@@ -229,6 +239,17 @@ def saga(batches: int, index: Callable[[Any], Any]) -> optax.GradientTransformat
         return direction, SagaState(table, mean)
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+
+
+def _check(owner: str, outer: Any, inner: Any, optimizer: Any, outer_optimizer: Any) -> None:
+    for role, objective in (("outer", outer), ("inner", inner)):
+        if not callable(objective):
+            raise ValueError(
+                f"{owner}: {role} is a function (slow, fast, batch) -> loss, got {shown(objective)}"
+            )
+        check_arguments(owner, role, objective, ("slow", "fast", "batch"))
+    for one in (optimizer, outer_optimizer):
+        check_optimizer(owner, one)
 
 
 def _along(function: Callable[[Any], Any], point: Any, direction: Any) -> Callable[[Any], Any]:

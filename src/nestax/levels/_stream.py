@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from ._signatures import check_arguments
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
@@ -25,6 +27,7 @@ class Stream:
                 f"Stream: expected a function index -> batch, got {type(self.batch).__name__}; "
                 "for an iterator, index into its data set instead"
             )
+        check_arguments("Stream", "batch", self.batch, ("index",))
 
     def __call__(self, task: Any, key: Any) -> Any:
         raise TypeError("a Stream is read by its nest, not called")

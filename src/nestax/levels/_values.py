@@ -83,6 +83,14 @@ class Parts:
         given = [leaf.astype(d) for leaf, d in zip(leaves, self._dtypes, strict=True)]
         return Parts(structure.unflatten(given), self.fixed, self._static)
 
+    def static_difference(self, other: "Parts") -> list[Any]:
+        """The leaves that are no arrays and differ from those of a value of the same structure;
+        none where the structures differ."""
+        mine, others = self._static, other._static
+        if mine[:2] != others[:2]:
+            return []
+        return [a.value for a, b in zip(mine[2], others[2], strict=True) if a != b]
+
     def tree_flatten_with_keys(self):
         fixed = jax.tree_util.GetAttrKey("fixed")
         return ((_Itself(), self.trained), (fixed, self.fixed)), (self._static, self._dtypes)
@@ -121,6 +129,23 @@ class _Itself:
 
     def __str__(self) -> str:
         return ""
+
+
+def parts_of(level: str, value: Any) -> Parts:
+    """A level's value taken apart.
+
+    Raises:
+        ValueError: an array of it holds something else than numbers, such as objects or text.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        if isinstance(leaf, (np.ndarray, np.generic)) and not (
+            jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool
+        ):
+            raise ValueError(
+                f"level {level!r}: {'value' + jax.tree_util.keystr(path)} is an array of "
+                f"{leaf.dtype}, expected numbers"
+            )
+    return Parts.of(value)
 
 
 def whole(values: dict[str, Parts]) -> dict[str, Any]:
