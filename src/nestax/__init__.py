@@ -37,6 +37,7 @@ from .levels import Nest as Nest
 from .levels import Peers as Peers
 from .levels import State as State
 from .levels import Stream as Stream
+from .levels import StreamEnded as StreamEnded
 from .levels import check_gradient as check_gradient
 from .levels import compare_flows as compare_flows
 from .levels import f2sa as f2sa

@@ -12,6 +12,7 @@ the levels inside it are
 
 import inspect
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,10 @@ class Interpreter:
         }
         self.phases = [self.phase(c) for c in range(self.copies)]
         contexts = [c for x in self.levels for c in (x.context, getattr(x.flow, "context", None))]
-        self.contexts = list(dict.fromkeys(c for c in contexts if c is not None))
+        self.contexts = []
+        for context in contexts:
+            if context is not None and not any(one_context(context, c) for c in self.contexts):
+                self.contexts.append(context)
 
     def periods_outside(self, level):
         return [x.every for x in self.levels if self.home[x.name] > self.home[level.name]]
@@ -235,7 +239,7 @@ class Interpreter:
         if context is None:
             return world.task[copy]
         alike = [c for c in self.contexts if _draws.definition(c) == _draws.definition(context)]
-        number = alike.index(context)
+        number = [one_context(context, c) for c in alike].index(True)
         key = _draws.batch_key(context, self.key, t, copy, number)
         return called(context, copy, world.task[copy], key)
 
@@ -366,6 +370,13 @@ def called(function, copy, *arguments):
     """R4, R7: what has a parameter of that name is told the number of the copy."""
     told = {"copy": copy} if "copy" in inspect.signature(function).parameters else {}
     return function(*arguments, **told)
+
+
+def one_context(a, b):
+    """R4: methods of one object, and one function applied to equal arguments, are one context."""
+    if isinstance(a, partial) and isinstance(b, partial):
+        return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
+    return a == b
 
 
 def is_direct(level):

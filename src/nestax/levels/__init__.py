@@ -13,5 +13,6 @@ from ._single_loop import f2sa as f2sa
 from ._single_loop import saba as saba
 from ._single_loop import soba as soba
 from ._stream import Stream as Stream
+from ._stream import StreamEnded as StreamEnded
 from ._table import LevelTable as LevelTable
 from ._table import level_table as level_table

@@ -152,7 +152,7 @@ def feed(nest: "Nest", state: "State", given: Any) -> None:
 def state(nest: "Nest", begun: "State") -> None:
     trainable(begun.parts)
     program = nest._program
-    fed = nest.feed(begun) if program.streams else {}
+    fed = nest._example(begun)
     if nest.declaration.draws_task:
         view = View(nest.copies)
         _steady(
@@ -291,6 +291,8 @@ def _same(level: Level, who: str, what: str, old: Any, new: Any) -> None:
             f"level {level.name!r}: {who} changes the structure of its {what}, from {before} to "
             f"{after}"
         )
+    # By the paths of the owner's value.
+    old, new = (one.arrays if isinstance(one, Parts) else one for one in (old, new))
     pairs = zip(jax.tree_util.tree_leaves_with_path(old), jax.tree.leaves(new), strict=True)
     for (path, a), b in pairs:
         if (a.shape, a.dtype) != (b.shape, b.dtype):

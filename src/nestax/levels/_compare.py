@@ -18,6 +18,7 @@ from ._declaration import POINT, TRAJECTORY, flow_of, flow_repair
 from ._executed import executed, with_flow
 from ._level import Level
 from ._nest import Nest, State, taken_state
+from ._stream import Stream
 
 _CONFIRMED = 0.01  # relative error above which the flow compared with is doubted
 
@@ -202,7 +203,7 @@ def double(nest: Nest, name: str, flow: Any) -> Nest:
         return known.setdefault(id(function), _Wide(function)) if callable(function) else function
 
     def change(level: Level) -> Level:
-        context = level.context if level.context in nest._program.streams.values() else None
+        context = level.context if isinstance(level.context, Stream) else None
         return dataclasses.replace(
             level, context=context or wide(level.context), start=wide(level.start)
         )
@@ -299,6 +300,13 @@ class _Wide:
 
     def __init__(self, function: Any):
         self.__wrapped__ = function
+
+    def __eq__(self, other: object) -> bool:
+        # Contexts that are one stay one.
+        return isinstance(other, _Wide) and _draws.same(self.__wrapped__, other.__wrapped__)
+
+    def __hash__(self) -> int:
+        return hash(_draws.definition(self))
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         narrow = cast(arguments, jnp.float32)

@@ -154,7 +154,7 @@ def read_groups(
 
 
 def _peers(entry: Any) -> tuple[Level, ...]:
-    peers = tuple(entry) if isinstance(entry, (tuple, list)) else ()
+    peers = tuple(entry) if isinstance(entry, (tuple, list, Peers)) else ()
     if not peers or not all(isinstance(peer, Level) for peer in peers):
         raise ValueError(
             f"a nest's list holds levels and tuples of levels, got {shown(entry)}; soba, saba and "

@@ -1,6 +1,6 @@
 """Randomness: which batch, start and task a level gets.
 
-A batch is a function of (context object, tick, copy) and the nest's key alone. How a run is cut
+A batch is a function of (context, tick, copy) and the nest's key alone. How a run is cut
 into calls changes no draw, and a level that is added changes nobody else's data.
 """
 
@@ -10,7 +10,9 @@ import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._calls import plain
 from ._copy_number import with_copy
@@ -30,8 +32,8 @@ def batch(
         task: this copy's task.
         tick: number of the tick being executed, from 0.
         copy: number of the copy; 0 where there are none.
-        occurrence: number of this object among the nest's contexts that are defined alike, such as
-            two lambdas of one line made in a loop.
+        occurrence: number of this context among the nest's contexts that are defined alike and not
+            the same, such as two lambdas of one line made in a loop.
     """
     if context is None:
         return task
@@ -59,6 +61,38 @@ def definition(context: Any) -> int:
     return zlib.crc32(repr(_described(context, 4)).encode())
 
 
+def same(a: Any, b: Any) -> bool:
+    """Whether two contexts are one: the same object, equal bound methods or other objects that
+    compare equal, or partial applications of one function to equal arguments."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, functools.partial):
+        return all(map(same, (a.func, a.args, a.keywords), (b.func, b.args, b.keywords)))
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, (np.ndarray, jax.Array)):
+        return _same_array(a, b)
+    try:
+        return bool(a == b)
+    except Exception:  # such as objects that hold arrays: their own comparison has no answer
+        return False
+
+
+def _same_array(a: Any, b: Any) -> bool:
+    if (a.shape, a.dtype) != (b.shape, b.dtype) or isinstance(a, Tracer):
+        return False
+    if isinstance(a, jax.Array):
+        if not (a.is_fully_addressable and b.is_fully_addressable):
+            return False
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
 def _described(thing: Any, depth: int) -> Any:
     if isinstance(thing, (str, int, float, complex, bool, bytes, type(None))):
         return thing
@@ -77,13 +111,21 @@ def _described(thing: Any, depth: int) -> Any:
     if isinstance(thing, (tuple, list)):
         return [_described(part, depth - 1) for part in thing]
     if isinstance(thing, dict):
-        return sorted((str(key), repr(_described(part, depth - 1))) for key, part in thing.items())
+        return sorted(
+            (_named(key), repr(_described(part, depth - 1))) for key, part in thing.items()
+        )
     if isinstance(thing, (np.ndarray, np.generic)):
         return (thing.shape, str(thing.dtype), zlib.crc32(np.ascontiguousarray(thing).tobytes()))
     if isinstance(thing, jax.Array):
         return (thing.shape, str(thing.dtype))  # what it holds may lie on other machines
     inner = getattr(thing, "__wrapped__", None)
     return _described(inner, depth) if inner is not None else type(thing).__qualname__
+
+
+def _named(key: Any) -> str:
+    name = str(key)
+    # An address differs in every process.
+    return repr(_described(key, 1)) if " at 0x" in name else name
 
 
 def _cell(cell: Any, depth: int) -> Any:

@@ -114,9 +114,11 @@ def with_flow(
     nest: "Nest", name: str, flow: Any, change: Callable[[Level], Level] = lambda level: level
 ) -> "Nest":
     """The same nest with another flow for one level; `change` is applied to every level."""
-    return nest._changed(
+    other = nest._changed(
         lambda one: change(dataclasses.replace(one, flow=flow) if one.name == name else one)
     )
+    other._trusts = True  # states of the nest that it was made from, in other dtypes too
+    return other
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

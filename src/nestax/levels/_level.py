@@ -32,9 +32,10 @@ class Level:
             `value_fn`, `grad_fn`, `obj_fn` (these three functions of the trained value) and
             `batch`, or those of them that it has a name for.
         context: the level's own data, `context(task, key) -> batch`, or a `Stream`. Levels given
-            the same object see the same batch at the same tick. None: the batch is the task itself.
-            With a third parameter named `copy`, `context(task, key, copy)`, it gets the number of
-            the copy too, from 0; 0 without copies.
+            the same object, or equal ones such as bound methods of one object, see the same batch
+            at the same tick. None: the batch is the task itself. With a third parameter
+            named `copy`, `context(task, key, copy)`, it gets the number of the copy too, from 0; 0
+            without copies.
         every: the period of its updates, in ticks; the fastest level has 1.
         flow: how its gradient passes through the updates of the levels inside it. None: `Direct()`,
             a partial derivative.

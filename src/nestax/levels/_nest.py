@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from . import _checks, _run
+from . import _belongs, _checks, _run
 from ._calls import shown
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, read_groups
@@ -20,7 +21,7 @@ from ._peers import Order, Peers
 from ._program import Program
 from ._table import LevelTable, level_table
 from ._updates import begun
-from ._values import Parts, parts_of, whole
+from ._values import Parts, Values, alike, joined, parted, parts_of, whole
 
 Info = dict[str, LevelInfo]
 
@@ -39,17 +40,17 @@ class State:
         held: the present task taken apart; read `task` instead.
     """
 
-    parts: dict[str, Parts]
-    optimizers: dict[str, Any]
-    tick: Any  # annotated no further: transformations fill pytrees with what they like
+    parts: Any  # annotated no further: transformations fill pytrees with what they like
+    optimizers: Any
+    tick: Any
     key: Any
     held: Any
 
     @property
     def values(self) -> dict[str, Any]:
         """Level name -> its value, as its owner gave it; arrays of copied levels have a leading
-        axis."""
-        return whole(self.parts)
+        axis. To be read only: `replace` gives a state of other values."""
+        return Values(whole(self.parts))
 
     @property
     def task(self) -> Any:
@@ -57,18 +58,81 @@ class State:
         their own."""
         return self.held.whole()
 
+    def replace(
+        self,
+        *,
+        values: Any = None,
+        optimizers: Any = None,
+        tick: Any = None,
+        key: Any = None,
+        task: Any = None,
+    ) -> "State":
+        """This state with some of its parts replaced; everything else is kept, so are the optimizer
+        states of levels whose values are replaced.
+
+        A level with a start whose episode begins at the next tick is started, whatever its value.
+
+        Args:
+            values: level name -> value, of the same structure, shapes and dtypes as the present
+                one, with the leading axis of a copied level. Python numbers are accepted.
+            optimizers: level name -> state of its optimizer.
+            tick: ticks done, a multiple of the nest's `ticks_per_step`. 0 begins all episodes.
+            key: the nest's key, such as `jax.random.key(1)`: other batches, starts and tasks.
+            task: the task, as `task` has it.
+
+        Raises:
+            ValueError: a level that the state does not have, or a part that does not fit in place
+                of the present one, by level and path.
+        """
+        parts, states = dict(self.parts), dict(self.optimizers)
+        for name, value in _by_level(self, "values", values).items():
+            parts[name] = parts[name].like(value, f"level {name!r}: value")
+        for name, state in _by_level(self, "optimizers", optimizers).items():
+            states[name] = Parts.of(states[name], copy=False)
+            states[name] = states[name].like(state, f"level {name!r}: optimizer state").whole()
+        if tick is not None:
+            if isinstance(tick, (int, np.integer)) and (isinstance(tick, bool) or tick < 0):
+                raise ValueError(f"tick is a number of ticks, at least 0, got {tick!r}")
+            tick = alike(self.tick, tick, "tick")
+        return State(
+            parts,
+            states,
+            self.tick if tick is None else tick,
+            self.key if key is None else _checks.raw_key(key),
+            self.held if task is None else self.held.like(task, "task"),
+        )
+
     def tree_flatten_with_keys(self):
-        names = ("values", "optimizers", "tick", "key", "task")
-        children, _ = self.tree_flatten()
-        keys = map(jax.tree_util.GetAttrKey, names)
-        return tuple(zip(keys, children, strict=True)), None
+        children, static = self.tree_flatten()
+        keys = map(jax.tree_util.GetAttrKey, ("values", "optimizers", "tick", "key", "task"))
+        return tuple(zip(keys, children, strict=True)), static
 
     def tree_flatten(self):
-        return (self.parts, self.optimizers, self.tick, self.key, self.held), None
+        # Leaves have the paths of their owners' values, in `values` and in `task`.
+        values, kinds = joined(self.parts)
+        held, kind = joined({"task": self.held})
+        return (values, self.optimizers, self.tick, self.key, held["task"]), (kinds, kind)
 
     @classmethod
-    def tree_unflatten(cls, _, children):
-        return cls(*children)
+    def tree_unflatten(cls, static, children):
+        (values, optimizers, tick, key, task), (kinds, kind) = children, static
+        held = parted({"task": task}, kind)["task"]
+        return cls(parted(values, kinds), optimizers, tick, key, held)
+
+
+def _by_level(state: State, what: str, given: Any) -> dict[str, Any]:
+    """What `State.replace` is given for some levels, by names that the state has."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise ValueError(
+            f"{what} is a dict of level name -> replacement, got {type(given).__name__}"
+        )
+    for name in given:
+        if name not in state.parts:
+            there = ", ".join(map(repr, state.parts))
+            raise ValueError(f"{what}: no level is called {name!r}; there are {there}")
+    return given
 
 
 def taken_state(given: Any, method: str) -> None:
@@ -147,6 +211,9 @@ class Nest:
         self._program.draw = task if draws else None
         self._warned: set[str] = set()
         self._shapes: Any = None
+        self._host: Any = None
+        self._seen: Any = (None, None)  # tick and task of the last state known to be this nest's
+        self._trusts = False  # whether states are taken without a look
 
     @property
     def groups(self) -> tuple[tuple[Level, ...], ...]:
@@ -171,6 +238,13 @@ class Nest:
         """Ticks of one step of the slowest level."""
         return self.declaration.periods[-1]
 
+    @property
+    def _given_task(self) -> Any:
+        """The task to begin with, or those of all copies; None if tasks are drawn."""
+        if self.declaration.draws_task:
+            return None
+        return self.task if self.tasks is None else self.tasks
+
     def _changed(self, change: Callable[[Level], Level]) -> "Nest":
         """A nest of the same groups and options, each level replaced by `change(level)`."""
         pairs = zip(self.groups, self.orders, strict=True)
@@ -194,14 +268,28 @@ class Nest:
         _checks.names(self.declaration, values)
         parts = {name: parts_of(name, value) for name, value in values.items()}
         _checks.trainable(parts)
-        given = self.task if self.tasks is None else self.tasks
-        task = Parts.of(None if self.declaration.draws_task else given, copy=False)
+        task = Parts.of(self._given_task, copy=False)
         # One program instead of hundreds of single operations.
         state = jax.jit(self._begin)(parts, raw, task)
+        self._host = self.feed(state)
+        _run.check_streams(self._program, self._host)
         _checks.state(self, state)
-        shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
-        self._shapes = jax.tree.map(shape, (state, self.feed(state)))
+        self._shapes = _belongs.shapes((state, self._host))
+        self._host = self._shapes[1]
+        return self._own(state)
+
+    def _own(self, state: State) -> State:
+        """Remembers that a state is this nest's."""
+        if not isinstance(state.tick, Tracer):
+            self._seen = state.tick, state.held
         return state
+
+    def _example(self, state: State) -> Any:
+        """The host data of one step, or its shapes: for those who need no more, and read once for
+        a nest, since every reading costs time and an iterator its batches."""
+        if self._host is None:
+            self._host = _belongs.shapes(self.feed(state))
+        return self._host
 
     def _begin(self, parts: dict[str, Parts], key: jax.Array, task: Parts) -> State:
         program, nest = self._program, self.declaration
@@ -255,6 +343,8 @@ class Nest:
         )
 
     def _advance(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
+        if not self._trusts:
+            _belongs.structure(self, state)
         carry = self._carry(state, feed)
         carry = carry._replace(before={name: program.kept(carry) for name in program.rerun})
         carry, infos = program.advance(k, carry, View(self.declaration.copies), Mode())
@@ -282,13 +372,18 @@ class Nest:
 
         Returns:
             The next state and, by level name, a `LevelInfo`.
+
+        Raises:
+            ValueError: a state of another nest: what differs and how to repair it.
         """
         taken_state(state, "step")
+        _belongs.moment(self, state)
         if feed is None:
             feed = self.feed(state)
         else:
             _checks.feed(self, state, feed)
-        return self._step(state, feed)
+        after, info = self._step(state, feed)
+        return self._own(after), info
 
     def feed(self, state: State, steps: int = 1) -> Any:
         """The batches of the nest's streams for the next steps; empty without streams."""
@@ -318,7 +413,9 @@ class Nest:
         Raises:
             DivergenceError: a loss is not finite; it holds the level, the step, the last state
                 before it and the infos so far.
-            ValueError: steps is not a whole number of at least 0.
+            StreamEnded: a stream's iterator has no more batches; it holds the last state and the
+                infos so far.
+            ValueError: steps is not a whole number of at least 0; a state of another nest.
         """
         taken_state(state, "run")
         return _run.run(self, state, steps, watch, check)
@@ -335,10 +432,11 @@ class Nest:
             with a leading axis of copies.
 
         Raises:
-            ValueError: no level has that name.
+            ValueError: no level has that name; a state of another nest.
         """
         taken_state(state, "gradient")
         _checks.known(self.declaration, name)
+        _belongs.moment(self, state)
         every = self._program.levels[name].every
         feed = {}
         if self._program.streams:

@@ -35,7 +35,7 @@ class Problem:
             for number, context in enumerate(self.contexts())
             if isinstance(context, Stream)
         }
-        self.occurrences = occurrences(self.contexts())
+        self.occurrences = occurrences(self._given())
         self.draw: Any = None  # key -> task
         self._moves: dict[str, Any] = {}
         self._may_rest: dict[str, bool] = {}
@@ -43,11 +43,17 @@ class Problem:
     def contexts(self) -> list[Any]:
         """The distinct contexts, overrides of implicit flows included, in the order of the list."""
         found: list[Any] = []
-        for level in self.nest.levels:
-            for context in (level.context, getattr(flow_of(level), "context", None)):
-                if context is not None and not any(context is one for one in found):
-                    found.append(context)
+        for context in self._given():
+            if not any(_draws.same(context, one) for one in found):
+                found.append(context)
         return found
+
+    def _given(self) -> list[Any]:
+        """Every level's contexts; several of them may be the same."""
+        given = []
+        for level in self.nest.levels:
+            given += [level.context, getattr(flow_of(level), "context", None)]
+        return [context for context in given if context is not None]
 
     # Views.
 
@@ -105,12 +111,15 @@ class Problem:
 
     def whose(self, context: Any) -> str:
         """What an error calls a context."""
-        names = [
+        return f"the context of level {' and '.join(map(repr, self.readers(context)))}"
+
+    def readers(self, context: Stream) -> tuple[str, ...]:
+        """Names of the levels that a stream is a context of."""
+        return tuple(
             level.name
             for level in self.nest.levels
-            if context is level.context or context is getattr(flow_of(level), "context", None)
-        ]
-        return f"the context of level {' and '.join(map(repr, names))}"
+            if level.context is context or getattr(flow_of(level), "context", None) is context
+        )
 
     def stride(self, context: Stream) -> int:
         """Ticks between two batches of a stream that anybody looks at."""
@@ -304,11 +313,15 @@ def searchable(level: Level) -> None:
 
 
 def occurrences(contexts: list[Any]) -> dict[int, int]:
-    """The how-manieth of the contexts defined alike each one is, by its id."""
-    seen: dict[int, int] = {}
+    """Numbers contexts that have the same definition and are not the same 0, 1, 2, …, so that they
+    draw different batches; by id."""
+    seen: dict[int, list[Any]] = {}
     numbers: dict[int, int] = {}
     for context in contexts:
-        where = _draws.definition(context)
-        numbers[id(context)] = seen.get(where, 0)
-        seen[where] = numbers[id(context)] + 1
+        alike = seen.setdefault(_draws.definition(context), [])
+        numbers[id(context)] = next(
+            (number for number, one in enumerate(alike) if _draws.same(context, one)), len(alike)
+        )
+        if numbers[id(context)] == len(alike):
+            alike.append(context)
     return numbers

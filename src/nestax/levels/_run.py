@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..flows import Identity, Implicit, Neumann
+from . import _belongs
 from ._calls import arrays_only, call, shown
 from ._declaration import flow_of
+from ._stream import StreamEnded, check, levels_named, read
 
 if TYPE_CHECKING:
     from ._nest import Info, Nest, State
@@ -52,18 +54,30 @@ def feed(program: "Program", tick: int, ticks: int) -> dict[int, Any]:
         stride = program.stride(stream)
         due = [t for t in range(tick, tick + ticks) if (t + 1) % stride == 0]
         where = program.whose(stream)
-
-        def batch(index: int, stream: Any = stream, where: str = where) -> Any:
-            return call(where, stream.batch, index)
-
-        if copies is None:
-            stacked = _stack([batch(t) for t in due], where)
-        else:
-            stacked = _stack(
-                [_stack([batch(t * copies + c) for c in range(copies)], where) for t in due], where
-            )
+        try:
+            rows = call(where, read, stream, due, stride, copies)
+            rows = [row[0] if copies is None else _stack(row, where) for row in rows]
+            stacked = _stack(rows, where)
+        except (StreamEnded, ValueError) as error:
+            label = levels_named(program.readers(stream))
+            if isinstance(error, StreamEnded):
+                raise StreamEnded(error.batches, error.ticks, f"{label}: {error}") from None
+            raise ValueError(f"{label}: {error}") from error
         fed[number] = (np.int32(tick), stacked)
     return fed
+
+
+def check_streams(program: "Program", fed: dict[int, Any]) -> None:
+    """Refuses, at `init`, streams that are no functions of the index."""
+    told = []
+    for number, stream in program.streams.items():
+        tick = program.stride(stream) - 1  # the first at which somebody looks
+        copies = program.nest.copies
+        at = 0 if copies is None else (0, 0)
+        first = jax.tree.map(lambda a, at=at: a[at], fed[number][1])
+        index = stream.indices(tick, tick + 1, copies)[0]
+        told.append((program.readers(stream), stream, index, first))
+    check(told)
 
 
 def _stack(batches: list[Any], where: str) -> Any:
@@ -112,10 +126,12 @@ def _chunk(nest: "Nest", length: int) -> Any:
 
 def _length(nest: "Nest", state: "State") -> int:
     """Steps in one call, so that reports and host data stay small."""
-    shapes = jax.eval_shape(nest._step, state, nest.feed(state))[1]
-    size = sum(np.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(shapes))
-    if nest._program.streams:
-        size = max(size, sum(a.nbytes for a in jax.tree.leaves(nest.feed(state))))
+    fed = nest._example(state)
+    shapes = jax.eval_shape(nest._step, state, fed)[1]
+    size = max(
+        sum(np.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+        for tree in (shapes, fed)
+    )
     return int(min(max(_BUFFER // max(size, 1), 1), _LONGEST))
 
 
@@ -136,6 +152,7 @@ def run(
 def _loop(
     nest: "Nest", state: "State", steps: int, done: int, watch: Any, check: bool
 ) -> tuple["State", "Info"]:
+    _belongs.moment(nest, state)
     parts: list[Any] = []
     kept = nest.__dict__.setdefault("_chunks", {})
     if "chunk" not in kept:
@@ -144,7 +161,7 @@ def _loop(
     length, chunk = kept["chunk"]
     pieces = _pieces(nest, state, steps - done, length, watch is not None)
     with concurrent.futures.ThreadPoolExecutor(1) as ahead:
-        waiting = None
+        waiting, ended = None, None
         for count, tell in pieces:
             tick = int(state.tick)
             ticks = length * nest.ticks_per_step
@@ -152,11 +169,16 @@ def _loop(
             if nest._program.streams:
                 if waiting is None or waiting[0] != tick:
                     waiting = (tick, ahead.submit(_partial_feed, nest, tick, count, ticks))
-                fed = waiting[1].result()
+                try:
+                    fed = waiting[1].result()
+                except StreamEnded as error:
+                    fed, count, ended = _until_end(nest, tick, ticks, error)
+                    if not count:
+                        break
                 after = tick + count * nest.ticks_per_step
                 left = steps - done - count
                 waiting = None
-                if left > 0:
+                if left > 0 and ended is None:
                     following = min(left, length)
                     waiting = (after, ahead.submit(_partial_feed, nest, after, following, ticks))
             began = time.monotonic()
@@ -166,16 +188,28 @@ def _loop(
             if check:
                 _finite(nest, infos, state, parts, watch)
             _trust(nest, infos)
-            state, done = next_state, done + count
+            state, done = nest._own(next_state), done + count
             tell(time.monotonic() - began)
             if watch is not None:
                 watch.record(nest, state, infos, done, steps)
+            if ended is not None:
+                break
     if not parts:
-        shapes = jax.eval_shape(nest._step, state, nest.feed(state))[1]
+        shapes = jax.eval_shape(nest._step, state, nest._example(state))[1]
         parts = [jax.tree.map(lambda a: np.zeros((0, *a.shape[1:]), a.dtype), shapes)]
+    info = jax.tree.map(lambda *a: np.concatenate(a), *parts)
+    if ended is not None:
+        message = (
+            f"{ended}, in step {done + 1} of {steps}. The error's `state` is that after the whole "
+            "steps before it, and its `info` their reports; for several epochs give Stream.of a "
+            "function that yields from the data again and again"
+        )
+        error = StreamEnded(ended.batches, ended.ticks, message)
+        error.state, error.info = state, info
+        raise error
     if watch is not None:
         watch.end(nest, state, done)
-    return state, jax.tree.map(lambda *a: np.concatenate(a), *parts)
+    return state, info
 
 
 def _rows(buffer: Any, count: int) -> np.ndarray:
@@ -198,6 +232,18 @@ def _partial_feed(nest: "Nest", tick: int, count: int, ticks: int) -> Any:
         return jax.tree.map(pad, batches)
 
     return {number: (base, padded(number, batches)) for number, (base, batches) in fed.items()}
+
+
+def _until_end(
+    nest: "Nest", tick: int, ticks: int, end: StreamEnded
+) -> tuple[Any, int, StreamEnded]:
+    """Host data for the whole steps before the first end of a stream, how many, and that end."""
+    while (count := (end.ticks - tick) // nest.ticks_per_step) > 0:
+        try:
+            return _partial_feed(nest, tick, count, ticks), count, end
+        except StreamEnded as earlier:  # another stream's end
+            end = earlier
+    return {}, 0, end
 
 
 def _pieces(

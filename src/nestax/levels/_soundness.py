@@ -33,7 +33,7 @@ def check(nest: "Nest", begun: "State") -> None:
         ValueError: a gradient that is zero by structure; a solver for symmetric systems over a
             system that is not symmetric; a condition that the update does not have.
     """
-    feed = nest.feed(begun) if nest._program.streams else {}
+    feed = nest._example(begun)
     for level in nest.declaration.levels:
         if isinstance(flow_of(level), (Direct, *TRAJECTORY)):
             _reached(nest, level, begun, feed)
@@ -223,7 +223,7 @@ def _drifts(nest: "Nest", level: Level, begun: "State") -> bool:
         moves = program.moves(level, carry, view)
         return length(jax.tree.map(lambda u, free: u if free else None, updates, moves))
 
-    feed = nest.feed(begun) if program.streams else {}
+    feed = nest._example(begun)
     with jax.enable_x64(True):
         found = jax.jit(moved)(widened(begun), widened(feed))
         return float(np.asarray(found)) > ROUNDING

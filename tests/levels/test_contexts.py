@@ -1,0 +1,143 @@
+"""Which contexts are one: levels given them see the same batch at the same tick (rule R4)."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from references.nests import SIZES, agree, draw_task, noisy, objective, starting
+
+import nestax as nx
+from nestax.levels import _draws
+
+KEY = jax.random.key(0)
+
+
+class Data:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def draw(self, task, key):
+        return self.scale * jax.random.normal(key, (2,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    scale: float
+
+    def __call__(self, task, key):
+        return self.scale * jax.random.normal(key, (2,))
+
+
+def normal(scale, task, key, *, mean=0.0):
+    return mean + jnp.asarray(scale) * jax.random.normal(key, (2,))
+
+
+DATA, partial = Data(1.0), functools.partial
+ONE = {
+    "methods": (DATA.draw, DATA.draw),
+    "partials": (partial(normal, 2.0, mean=1.0), partial(normal, 2.0, mean=1.0)),
+    "partials of methods": (partial(DATA.draw), partial(DATA.draw)),
+    "partials with arrays": (
+        partial(normal, np.arange(2.0)), partial(normal, np.arange(2.0)),
+    ),
+    "partials with JAX arrays": (
+        partial(normal, jnp.arange(2.0)), partial(normal, jnp.arange(2.0)),
+    ),
+    "equal objects": (Noise(1.0), Noise(1.0)),
+}  # fmt: skip
+TWO = {
+    "lambdas of one line": tuple(lambda task, key: jax.random.normal(key, (2,)) for _ in range(2)),
+    "methods of two objects": (Data(1.0).draw, Data(1.0).draw),
+    "partials": (partial(normal, 2.0), partial(normal, 3.0)),
+    "partials by keyword": (partial(normal, 2.0, mean=1.0), partial(normal, 2.0)),
+    "partials of 1 and 1.0": (partial(normal, 1), partial(normal, 1.0)),
+    "partials with arrays": (
+        partial(normal, jnp.arange(2.0)), partial(normal, jnp.ones(2)),
+    ),
+    "unequal objects": (Noise(1.0), Noise(2.0)),
+}  # fmt: skip
+
+
+def seen(contexts):
+    """The standard normal numbers that two levels see in two ticks."""
+
+    def level(name, context):
+        return nx.Level(name, lambda v, b: (jnp.sum(v[name] * b), b), optax.sgd(0.1), context)
+
+    nest = nx.Nest([(level("a", contexts[0]), level("b", contexts[1]))])
+    _, info = nest.run(nest.init({"a": jnp.ones(2), "b": jnp.ones(2)}, KEY), 2)
+    return np.asarray(info["a"].user), np.asarray(info["b"].user)
+
+
+@pytest.mark.parametrize("kind", ONE)
+def test_equal_contexts_are_one(kind):
+    a, b = seen(ONE[kind])
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", TWO)
+def test_contexts_that_differ_are_two(kind):
+    a, b = seen(TWO[kind])
+    assert not np.array_equal(a, b)
+    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.99  # nor one scaled
+
+
+def test_the_first_of_two_draws_what_it_draws_alone():
+    nest = nx.Nest(
+        [nx.Level("a", lambda v, b: (jnp.sum(v["a"] * b), b), optax.sgd(0.1), DATA.draw)]
+    )
+    _, alone = nest.run(nest.init({"a": jnp.ones(2)}, KEY), 2)
+    for contexts in ((DATA.draw, DATA.draw), (DATA.draw, Data(1.0).draw)):
+        np.testing.assert_array_equal(seen(contexts)[0], alone["a"].user)
+
+
+def test_equal_contexts_in_a_nest_of_copies_with_an_override(x64):
+    """Against the interpreter, which knows the rule for itself."""
+    rng, names = np.random.default_rng(3), ["a", "b", "c"]
+
+    def context(scale, task, key):
+        return noisy(scale)(task, key)
+
+    def drawn():
+        return partial(context, 0.3)
+
+    implicit = nx.Implicit(nx.Dense(), context=drawn())
+    levels = [
+        nx.Level("a", objective(rng, "a", names), optax.sgd(0.1), drawn(),
+                 start=starting(rng, "a", ["b", "c"])),
+        nx.Level("b", objective(rng, "b", names), optax.sgd(0.1), partial(context, 0.2),
+                 every=2),
+        nx.Level("c", objective(rng, "c", names), optax.sgd(0.1), drawn(), every=2, flow=implicit),
+    ]  # fmt: skip
+    nest = nx.Nest([levels[0], levels[1:]], task=draw_task, copies=2)
+    values = {name: jnp.asarray(rng.normal(size=SIZES[name])) for name in "bc"}
+    agree(nest, values, whole_run=False)
+
+
+def test_flows_are_compared_on_the_same_batches():
+    inner = nx.Level(
+        "w", lambda v, b: jnp.sum((v["w"] - v["x"] - b) ** 2), optax.sgd(0.5), DATA.draw
+    )
+    outer = nx.Level(
+        "x", lambda v, b: jnp.sum(v["w"] * b), optax.sgd(0.0), DATA.draw, every=2, flow=nx.Unroll()
+    )
+    nest = nx.Nest([inner, outer])
+    state = nest.init({"w": jnp.ones(2), "x": jnp.ones(2)}, KEY)
+    row = nx.compare_flows(nest, state, [nx.Unroll()], draws=2, repeats=1).rows[0]
+    assert row.error.max() < 1e-6
+
+
+def test_a_definition_is_the_same_in_every_process():
+    class Label:
+        pass
+
+    def closing(table):
+        return lambda task, key: table
+
+    one, other = ({Label(): 1.0, "a": 2}, {Label(): 1.0, "a": 2})
+    assert _draws.definition(closing(one)) == _draws.definition(closing(other))
+    assert _draws.definition(closing({"a": 2})) != _draws.definition(closing({"b": 2}))
