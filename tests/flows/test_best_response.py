@@ -511,6 +511,8 @@ def test_refusals():
         best_response(objective, sgd, 3, Implicit(CG(2), context=lambda task, key: task))
     with pytest.raises(ValueError, match="nothing in start can be trained"):
         best_response(objective, sgd, 3)(one, 1.0)
+    with pytest.raises(ValueError, match=r"start\['batch_stats'\].*not a weight"):
+        best_response(objective, sgd, 3)(one, {"params": one, "batch_stats": one})
     with pytest.raises(TypeError, match=r"scalar, got an array of shape \(2,\)"):
         best_response(lambda s, w: s * w, sgd, 3)(one, one)
     with pytest.raises(ValueError, match=r"would be zero.*flow=Unroll\(\)"):

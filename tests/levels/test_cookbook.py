@@ -313,6 +313,34 @@ def test_data_from_the_host(x64):
     assert jnp.array_equal(program.end.values["w"], program.state.values["w"])
 
 
+def test_batchnorm():
+    program = run("BatchNorm, and other state that is not a weight")
+    nest, rows = program.nest, program.rows
+    state = nest.init({"net": program.value, "decay": 0.1}, jax.random.key(1))
+    end, info = nest.run(state, steps=2)
+
+    def inner(params, stats):
+        return program.error([params, stats], rows[:20], True)
+
+    @jax.jit
+    def period(decay, params, stats):
+        def valid(decay, params, stats):
+            for _ in range(10):
+                gradient, stats = jax.grad(inner, has_aux=True)(params, stats)
+                params = jax.tree.map(lambda p, g: p - 0.1 * (g + decay * p), params, gradient)
+                stats = jax.lax.stop_gradient(stats)
+            return program.error([params, stats], rows[20:], False)[0], (params, stats)
+
+        gradient, (params, stats) = jax.grad(valid, has_aux=True)(decay, params, stats)
+        return decay - 0.1 * gradient, params, stats
+
+    point = (jnp.asarray(0.1), *program.value)
+    for _ in range(2):
+        point = period(*point)
+    close([end.values["decay"], *end.values["net"]], list(point), rtol=1e-4)
+    assert abs(end.values["decay"] - 0.1) > 1e-3 and info["decay"].loss.shape == (2,)
+
+
 def test_one_loop(x64):
     program = run("One loop: SOBA, SABA, F2SA")
     a = program.rows.T @ program.rows / 64

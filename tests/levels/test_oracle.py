@@ -1,7 +1,7 @@
 """Compiled nests, drawn at random, against the tick-by-tick interpreter."""
 
 import pytest
-from references.nests import agree, draw
+from references.nests import agree, draw, stateful
 
 # Between them: every flow, alone and with others, gathered, cut, restarted, copied, in both orders.
 SEEDS = (0, 1, 2, 4, 5, 7, 8, 9, 14, 20, 22, 26)
@@ -12,3 +12,11 @@ def test_random_nest(x64, seed):
     nest, values, _ = draw(seed)
     whole_run = seed % 4 == 0
     agree(nest, values, 2, seed, whole_run, gradients=list(values)[-1:] if whole_run else ())
+
+
+# Copies, their start and shared levels; an Implicit inside a Forward; an Implicit over copies.
+@pytest.mark.parametrize("seed", (1, 9, 14))
+def test_random_nest_with_state_beside_the_weights(x64, seed):
+    nest, values, _ = draw(seed)
+    nest, values = stateful(nest, values)
+    agree(nest, values, 2, seed, whole_run=False)

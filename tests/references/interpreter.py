@@ -8,6 +8,9 @@ the levels inside it are
     Direct     what they are now;
     Unroll     what they become when the period runs again from its beginning with that value;
     Implicit   what keeps their own gradients where they are now (dense Jacobians).
+
+Of a value only what the level trains is ever a variable. What `keep` returns of the rest is a
+constant.
 """
 
 import inspect
@@ -99,7 +102,7 @@ class Interpreter:
         world = self.begin(world, 0, len(self.groups), always=True)
         for level in self.levels:
             states = [
-                self.transformation(level, world, c).init(trainable(value))
+                self.transformation(level, world, c).init(trainable(level, value))
                 for c, value in enumerate(world.values[level.name])
             ]
             world = world.having("optimizers", level, states)
@@ -137,7 +140,8 @@ class Interpreter:
         world = world.having("values", level, values)
         if level.name in world.optimizers and level.reset_optimizer:
             states = list(world.optimizers[level.name])
-            states[copy] = self.transformation(level, world, copy).init(trainable(value))
+            made = self.transformation(level, world, copy)
+            states[copy] = made.init(trainable(level, value))
             world = world.having("optimizers", level, states)
         return world
 
@@ -213,7 +217,7 @@ class Interpreter:
         """The world after one update of the level, computed at `point`."""
         values, states = list(point.values[level.name]), list(point.optimizers[level.name])
         for c, gradient in enumerate(gradients):
-            own = trainable(values[c])
+            own = trainable(level, values[c])
 
             def value_fn(v, c=c):
                 moved = [merge(v, x) if i == c else x for i, x in enumerate(values)]
@@ -231,6 +235,10 @@ class Interpreter:
                 batch=self.batch(point, level.context, t, c),
             )
             values[c] = merge(optax.apply_updates(own, update), values[c])
+            if level.keep:
+                kept = level.keep(values[c], self.info(point, level, t, c))
+                kept = jax.lax.stop_gradient(kept)
+                values[c] = merge(trainable(level, values[c]), kept)
         return world.having("values", level, values).having("optimizers", level, states)
 
     # Objectives and their gradients (R4-R6, R8)
@@ -242,6 +250,18 @@ class Interpreter:
         number = [one_context(context, c) for c in alike].index(True)
         key = _draws.batch_key(context, self.key, t, copy, number)
         return called(context, copy, world.task[copy], key)
+
+    def info(self, world, level, t, copy):
+        """What the objective returns beside its loss, where the gradient is taken; of a shared
+        level all copies' stacked."""
+        if is_implicit(level):
+            world = self.settle(world, world, self.home[level.name], t, 1)
+        shared = self.nest.copies and self.home[level.name] >= self.shared_from
+        found = []
+        for c in range(self.copies) if shared else [copy]:
+            batch = self.batch(world, level.context, t, c)
+            found.append(level.objective(self.seen(world, c), batch)[1])
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found) if shared else found[0]
 
     def losses(self, world, level, t, context=None):
         """One per copy; of a shared level their mean."""
@@ -277,7 +297,7 @@ class Interpreter:
                 losses = self.losses(world, level, t, context)
             return sum(losses), losses
 
-        own = [trainable(x) for x in point.values[level.name]]
+        own = [trainable(level, x) for x in point.values[level.name]]
         (_, losses), gradients = jax.value_and_grad(total, has_aux=True)(own)
         return losses, gradients
 
@@ -320,7 +340,7 @@ class Interpreter:
         first = max(done, default=0)
         unknown = [x for group in self.groups[first:k] for x in group]
         by_update = eliminator.flow.condition == "update"
-        parts = [[[trainable(v) for v in now.values[x.name]] for x in unknown]]
+        parts = [[[trainable(x, v) for v in now.values[x.name]] for x in unknown]]
         parts += [[[inexact(s) for s in now.optimizers[x.name]] for x in unknown]] * by_update
         flat, unravel = ravel_pytree(parts)
 
@@ -348,7 +368,7 @@ class Interpreter:
             moved = world
             for level, (losses, gradients) in zip(unknown, found, strict=True):
                 moved = self.stepped(moved, settled, level, t, losses, gradients)
-            after = [[[trainable(v) for v in moved.values[x.name]] for x in unknown]]
+            after = [[[trainable(x, v) for v in moved.values[x.name]] for x in unknown]]
             after += [[[inexact(s) for s in moved.optimizers[x.name]] for x in unknown]]
             return x - ravel_pytree(after)[0]
 
@@ -395,16 +415,20 @@ def gathers(level):
     return level.accumulate is not None and level.every > 1
 
 
-def trainable(value):
-    """Inexact arrays; None for every other leaf."""
-    return jax.tree.map(
-        lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, value
-    )
+def trainable(level, value):
+    """What the level trains of its value, inexact arrays all; None for every other leaf."""
+    chosen = level.trained(value) if callable(level.trained) else level.trained
+
+    def part(flag, value):
+        inexact = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.inexact)  # noqa: E731
+        return jax.tree.map(lambda x: x if flag and inexact(x) else None, value)
+
+    return part(True, value) if chosen is None else jax.tree.map(part, chosen, value)
 
 
 def inexact(state):
-    """The same of an optimizer's state, whose leaves are all arrays."""
-    return trainable(state)
+    """What an optimizer remembers; None for counts."""
+    return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else None, state)
 
 
 def merge(moved, value):

@@ -1,6 +1,7 @@
 """Small nests whose levels all depend on one another, and what they must agree with."""
 
 import collections
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -216,3 +217,52 @@ def features(nest):
         found[value if isinstance(value, str) else name] += value is not None and value is not False
     found["drawn task"] += callable(nest.task)
     return found
+
+
+# The same nests with state beside the weights.
+
+
+def stateful(nest, values):
+    """The nest with a statistic and a counter in every value, and what to begin it with."""
+    groups = [tuple(map(lambda x: _remembering(nest, x), group)) for group in nest.groups]
+    more = {name: getattr(nest, name) for name in ("copies", "order", "stagger")}
+    begin = {name: _with_state(value, jnp.full(2, 0.2)) for name, value in values.items()}
+    return nx.Nest(groups, nest.task, **more), begin
+
+
+def _with_state(weights, seen):
+    return {"w": weights, "state": {"seen": seen, "count": jnp.asarray(0)}}
+
+
+def _remembering(nest, level):
+    bare = lambda values: {name: value["w"] for name, value in values.items()}  # noqa: E731
+    shared = nest.copies is not None and not nest.declaration.copied(level)
+
+    def objective(values, batch):
+        found = level.objective(bare(values), batch)
+        found = found[0] if isinstance(found, tuple) else found
+        seen = sum(value["state"]["seen"] for value in values.values())
+        own = vector(values[level.name]["w"])
+        now = jnp.stack([jnp.sum(jnp.tanh(own)), jnp.tanh(found)])
+        return found + 0.3 * jnp.dot(jnp.tanh(seen), now), {"now": now}
+
+    def start(values, task, key):
+        weights = level.start(bare(values), task, key)
+        # Of what lies outside, so that its gradient passes here too.
+        seen = sum(jnp.sum(jnp.sin(vector(value["w"]))) for value in values.values())
+        return _with_state(weights, jnp.stack([jnp.tanh(seen), jnp.asarray(0.1)]))
+
+    def keep(value, info):
+        now = jnp.mean(info["now"], axis=0) if shared else info["now"]
+        seen, count = value["state"]["seen"], value["state"]["count"]
+        return {**value, "state": {"seen": 0.6 * seen + 0.4 * now, "count": count + 1}}
+
+    made = level.optimizer
+    return dataclasses.replace(
+        level,
+        objective=objective,
+        optimizer=(lambda values: made(bare(values))) if callable(made) else made,
+        start=start if level.start else None,
+        trained={"w": True, "state": False},
+        keep=None if level.accumulate and level.every > 1 else keep,
+    )

@@ -33,3 +33,6 @@ from ._solvers import Solver as Solver
 from ._unroll import Forward as Forward
 from ._unroll import OneStep as OneStep
 from ._unroll import Unroll as Unroll
+from ._weights import check_arrays as check_arrays
+from ._weights import is_function as is_function
+from ._weights import trained_leaves as trained_leaves

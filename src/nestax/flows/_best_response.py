@@ -24,6 +24,7 @@ from ._implicit import Direct, Implicit, implicit_root
 from ._lean import is_zero, lean_gradient
 from ._scan import unrolled
 from ._unroll import Forward, Unroll
+from ._weights import check_arrays, trained_leaves
 from .fixed_point import difference, drifts, memory_of, merge, remembering
 from .jaxprs import dependence
 
@@ -81,12 +82,16 @@ def best_response(
     Raises:
         TypeError: optimizer, steps or flow of the wrong type; an objective that is not scalar.
         ValueError: negative steps; `Unroll(last=K)` with K > steps; an `Implicit` with a context;
-            a start without inexact arrays; a point flow whose objective does not contain slow.
+            a start without inexact arrays, or with statistics, random state or modules of flax,
+            equinox or haiku, which are no weights: let the objective close over them; a point flow
+            whose objective does not contain slow.
     """
     flow = Unroll() if flow is None else flow
     _check(optimizer, steps, flow)
 
     def response(slow: Any, start: Any, diagnostics: bool = False) -> Any:
+        check_arrays("best_response: slow", slow)
+        trained_leaves("best_response: start", start)
         values, slow_of = partition(slow)
         point, fast_of = partition(start)
         if not jax.tree.leaves(point):

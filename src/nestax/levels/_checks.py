@@ -119,7 +119,8 @@ def trainable(parts: dict[str, Parts]) -> None:
             whole = any(jnp.issubdtype(dtype, np.integer) for dtype in held)
             raise ValueError(
                 f"level {name!r}: its value holds nothing to train (no array of floating point or "
-                "complex numbers)" + ("; convert whole numbers to float" if whole else "")
+                "complex numbers, or none that `trained` chooses)"
+                + ("; convert whole numbers to float" if whole else "")
             )
 
 
@@ -212,9 +213,12 @@ def _stable(nest: "Nest", level: Level, begun: "State", fed: Any) -> _Seen:
         way = "batch; draw with jax.random and the key, or give data of the host as an nx.Stream"
         _steady(f"{label}: its context", way, batch, begun, fed)
     way = "step; draw noise in the context, from its key, and hand it over in the batch"
-    objective, (loss, _) = _steady(f"{label}: its objective", way, losses, begun, fed)
+    objective, (loss, user) = _steady(f"{label}: its objective", way, losses, begun, fed)
     way = "step; keep what changes in the optimizer's state, or in a level's value"
     moved, (parts, optimizer) = _steady(f"{label}: its optimizer", way, update, begun, fed, loss)
+    if level.keep is not None:
+        kept = lambda parts, user: program.keep(level, parts, user, view)[0]  # noqa: E731
+        parts = jax.eval_shape(kept, parts, user)
     _same(level, "its optimizer's update", "value", old[0], parts)
     _same(level, "its optimizer's update", "optimizer state", old[1], optimizer)
     stopped = _frozen.holds(moved, _STOP) and not _frozen.holds(objective, _STOP)

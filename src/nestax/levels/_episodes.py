@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..flows import check_arrays
 from . import _draws
 from ._calls import call, call_with_values, plain
 from ._carry import Carry, View
@@ -15,7 +16,7 @@ from ._copy_number import with_copy
 from ._level import Level
 from ._problem import Problem
 from ._updates import begun
-from ._values import Parts, parts_of, whole
+from ._values import Parts, whole
 
 
 class Episodes(Problem):
@@ -45,7 +46,7 @@ class Episodes(Problem):
                 levels=self.levels,
                 sees="a start sees the levels outside it, and its peers that have no start",
             )
-            parts = parts_of(level.name, value)
+            parts = self.taken_apart(level, value)
             if kept is not None:
                 return parts, ()
             transformation = self.transformation(level, {**values, level.name: parts})
@@ -62,9 +63,9 @@ class Episodes(Problem):
         """A task for the episode that begins now; one for each copy."""
 
         def one(copy: Any) -> Parts:
-            return Parts.of(
-                call("the task function", draw, _draws.task_key(carry.key, carry.tick, copy))
-            )
+            task = call("the task function", draw, _draws.task_key(carry.key, carry.tick, copy))
+            check_arrays("the task", task)
+            return Parts.of(task)
 
         if view.copies is None:
             return one(view.copy)

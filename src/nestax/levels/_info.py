@@ -19,7 +19,8 @@ class LevelInfo:
             an accumulating level the mean or (weighted) sum over its period.
         gradient_norm: Euclidean norm of the gradient handed to the optimizer; None if the nest was
             made with `norms=False`.
-        user: what the objective returned beside its loss; None for accumulating levels.
+        user: what the objective returned beside its loss; None for accumulating levels, and in
+            place of what the level's `keep` has put into its value.
         inner_gradient: under Implicit, the norm of the inner levels' gradients, 0 where the
             implicit function theorem holds.
         residual: under Implicit, the linear system's relative residual.

@@ -8,8 +8,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
+from ..flows import is_function
 from ._calls import shown
 from ._signatures import check_arguments, check_optimizer
 from ._stream import Stream
@@ -24,8 +26,8 @@ class Level:
     Attributes:
         name: how objectives, starts and `state.values` call its value.
         objective: `objective(values, batch) -> loss` or `(loss, info)`. `values` maps every level's
-            name to its value, any pytree; inexact arrays in it are trained. A pure function:
-            randomness comes with the batch.
+            name to its value, any pytree; inexact arrays in it are trained unless `trained` says
+            otherwise. A pure function: randomness comes with the batch.
         optimizer: an optax transformation, or `values -> transformation` where other levels own its
             hyperparameters or are its update rule. The function is called while tracing and must
             always give a state of the same structure. `update` receives `value`, `grad`,
@@ -53,6 +55,22 @@ class Level:
             does. False keeps it over episodes: moments, counts and schedules go on. An optimizer
             whose state holds weights (lookahead, schedule-free, L-BFGS, averages of weights) then
             goes on from weights of the previous episode.
+        trained: which leaves of the value are trained: a pytree of bools with the value's structure
+            or a prefix of it, such as `{"params": True, "stats": False}`, or a function `value ->
+            such a pytree` (the two forms of optax's masks). Where it is True the inexact arrays
+            are; Python floats inside an equinox module never are, as in equinox. The others stay in
+            the value and in the state, but no optimizer sees them, and no gradient with respect to
+            the level's value has a part for them. (Where `start` makes them of outer values, those
+            are differentiated through `start` as usual.) None: all inexact arrays; statistics,
+            random state and modules of flax, equinox and haiku are then refused by `Nest.init`.
+        keep: `keep(value, info) -> value`, called after each update with the level's new value and
+            what the objective returned beside its loss, at the point where the gradient was taken
+            (None if it returned a loss only). The leaves that are not trained are kept as it
+            returns them, constants to every derivative; trained ones must be returned untouched.
+            With copies it sees one copy; a level that copies share gets an info whose arrays have
+            a leading axis of copies, to be averaged as the statistic demands. Leaves of the info
+            that are kept as they are do not appear in `LevelInfo.user`. None: what is not trained
+            never changes within an episode.
 
     Raises:
         ValueError: a field that makes no sense by itself.
@@ -68,6 +86,8 @@ class Level:
     horizon: int | None = None
     accumulate: Any = None
     reset_optimizer: bool = True
+    trained: Any = None
+    keep: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self):
         def refuse(what: str) -> None:
@@ -132,6 +152,21 @@ class Level:
             object.__setattr__(self, "accumulate", weights)
         elif self.accumulate not in (None, "mean", "sum"):
             refuse(f'accumulate is None, "mean", "sum" or weights, got {self.accumulate!r}')
+        if self.trained is not None and not is_function(self.trained):
+            for leaf in jax.tree.leaves(self.trained):
+                if not isinstance(leaf, (bool, np.bool_)):
+                    refuse(
+                        "trained is a pytree of bools, a prefix of the value, or a function "
+                        f"value -> such a pytree; got {leaf!r} in it"
+                    )
+        if self.keep is not None and not callable(self.keep):
+            refuse(f"keep is a function (value, info) -> value, got {self.keep!r}")
+        if self.keep is not None and self.accumulate and self.every > 1:
+            refuse(
+                "keep is called with the info of one objective, and a level that accumulates has "
+                f"many; leave accumulate out and gather in the optimizer, with every=1 and "
+                f"optax.MultiSteps(optimizer, {self.every}).gradient_transformation()"
+            )
 
 
 def _weights(given: Any) -> tuple[float, ...] | None:

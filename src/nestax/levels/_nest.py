@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ..flows import check_arrays
 from . import _belongs, _checks, _run
 from ._calls import shown
 from ._carry import Carry, Mode, View
@@ -21,7 +22,7 @@ from ._peers import Order, Peers
 from ._program import Program
 from ._table import LevelTable, level_table
 from ._updates import begun
-from ._values import Parts, Values, alike, joined, parted, parts_of, whole
+from ._values import Parts, Values, alike, joined, parted, whole
 
 Info = dict[str, LevelInfo]
 
@@ -260,14 +261,17 @@ class Nest:
             key: `jax.random.key(seed)`.
 
         Raises:
-            ValueError: values missing, unknown or without anything to train; an update or start
+            ValueError: values missing, unknown or without anything to train; leaves of a value that
+                are no weights, and that the level's `trained` does not exclude; an update or start
                 that changes structure, shape or dtype; an implicit flow whose gradient is zero or
                 whose solver does not fit. By level and path.
         """
         raw = _checks.raw_key(key)
         _checks.names(self.declaration, values)
-        parts = {name: parts_of(name, value) for name, value in values.items()}
+        levels = self._program.levels
+        parts = {n: self._program.taken_apart(levels[n], value) for n, value in values.items()}
         _checks.trainable(parts)
+        check_arrays("the task", self._given_task)
         task = Parts.of(self._given_task, copy=False)
         # One program instead of hundreds of single operations.
         state = jax.jit(self._begin)(parts, raw, task)

@@ -96,7 +96,10 @@ class _Point:
         """Values as objectives see them; leaves that are None keep their present values."""
         values = self.carry.values
         return {
-            name: values[name].but(merge(one, values[name].trained)) for name, one in free.items()
+            name: one
+            if isinstance(one, Parts)
+            else values[name].but(merge(one, values[name].trained))
+            for name, one in free.items()
         }
 
     def movable(self, level: Level, trained: Any) -> Any:
@@ -128,7 +131,8 @@ class _Point:
         if isinstance(flow_of(inner), TRAJECTORY):
             reached = self.again(inner, free)[0]
             lower = self.nest.inside(inner)
-            return {**free, **{one.name: reached.values[one.name].trained for one in lower}}
+            # Whole: a start may have made what is not trained of outer values.
+            return {**free, **{one.name: reached.values[one.name] for one in lower}}
         return self.filled(
             self.nest.flow_group(group), {**free, **self.response(inner, free).values}
         )

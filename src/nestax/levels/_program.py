@@ -317,12 +317,15 @@ class Program(Episodes):
         name = level.name
         gradient = like(found.gradient, point.values[name].trained)
         parts, state = self.update(level, point, gradient, found.losses, view)
+        user = found.user
+        if level.keep is not None:
+            parts, user = self.keep(level, parts, user, view)
         own = view if self.copied[name] else View()
         shared = not self.copied[name]
         report = LevelInfo(
             loss=jnp.mean(found.losses) if shared else found.losses,
             gradient_norm=self.lift(_norm, own, 0)(gradient) if self.norms else None,
-            user=found.user,
+            user=user,
             gradient=gradient if self.captured == name else None,
             **(found.diagnostics or {}),
         )

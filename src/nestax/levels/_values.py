@@ -280,23 +280,6 @@ class Values(dict):
         return cls(zip(names, children, strict=True))
 
 
-def parts_of(level: str, value: Any) -> Parts:
-    """A level's value taken apart.
-
-    Raises:
-        ValueError: an array of it holds something else than numbers, such as objects or text.
-    """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-        if isinstance(leaf, (np.ndarray, np.generic)) and not (
-            jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool
-        ):
-            raise ValueError(
-                f"level {level!r}: {'value' + jax.tree_util.keystr(path)} is an array of "
-                f"{leaf.dtype}, expected numbers"
-            )
-    return Parts.of(value)
-
-
 def whole(values: dict[str, Parts]) -> dict[str, Any]:
     """Every level's value, as objectives see them."""
     return {name: parts.whole() for name, parts in values.items()}
