@@ -111,7 +111,7 @@ def known(nest: "Nest", state: "State") -> bool:
 
 
 def _same_task(nest: "Nest", held: Any) -> None:
-    own = Parts.of(nest._given_task, copy=False)
+    own, given = Parts.of(nest._given_task, copy=False), "task" if nest.tasks is None else "tasks"
     if not isinstance(held, Parts) or not _equal(shapes(own), shapes(held)):
         return  # refused where the program is traced
     leaves = jax.tree_util.tree_leaves_with_path(own.arrays)
@@ -122,7 +122,7 @@ def _same_task(nest: "Nest", held: Any) -> None:
             raise ValueError(
                 f"a state of another nest: its task{jax.tree_util.keystr(path)} holds other "
                 "numbers than the nest's, and batches come from the state's task; use "
-                "state.replace(task=...), or the nest that the state came from"
+                f"state.replace(task=nest.{given}), or the nest that the state came from"
             )
 
 

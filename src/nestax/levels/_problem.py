@@ -113,8 +113,8 @@ class Problem:
         """What an error calls a context."""
         return f"the context of level {' and '.join(map(repr, self.readers(context)))}"
 
-    def readers(self, context: Stream) -> tuple[str, ...]:
-        """Names of the levels that a stream is a context of."""
+    def readers(self, context: Any) -> tuple[str, ...]:
+        """Names of the levels that read a context."""
         return tuple(
             level.name
             for level in self.nest.levels
