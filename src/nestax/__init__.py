@@ -31,6 +31,7 @@ from .flows import Unroll as Unroll
 from .flows import best_response as best_response
 from .flows import hypergradient as hypergradient
 from .levels import DivergenceError as DivergenceError
+from .levels import Field as Field
 from .levels import Level as Level
 from .levels import LevelInfo as LevelInfo
 from .levels import Nest as Nest

@@ -1,6 +1,7 @@
 """The programs of docs/cookbook.md, run as they stand there, against closed forms, finite
 differences and loops written by hand."""
 
+import dataclasses
 import re
 import types
 from pathlib import Path
@@ -251,6 +252,16 @@ def test_games_in_both_orders(x64):
     np.testing.assert_allclose(x**2 + y**2, 1.01**100, rtol=1e-10)
     x, y = program.around.values["x"], program.around.values["y"]
     np.testing.assert_allclose(x**2 + y**2 - 0.1 * x * y, 1, rtol=1e-10)
+
+
+def test_a_target_that_follows_its_own_value(x64):
+    program = run("A target that follows its own value")
+    for nest, state in ((program.nest, program.state), (program.by_field, program.begin)):
+        np.testing.assert_allclose(nest.gradient(state, "reward"), 2, rtol=1e-10)
+    reward = program.nest.groups[1][0]
+    levels = [program.nest.groups[0], dataclasses.replace(reward, flow=nx.Implicit(nx.Dense()))]
+    settled = nx.Nest(levels, order="alternating")
+    np.testing.assert_allclose(settled.gradient(program.state, "reward"), 2, rtol=1e-10)
 
 
 def test_continuum_memory(x64):

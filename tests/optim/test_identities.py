@@ -9,6 +9,7 @@ import scipy.optimize
 
 from nestax import optim
 from nestax.optim._matrices import largest_eigenvalue
+from nestax.optim._momenta import _inverse_root
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -427,6 +428,28 @@ def test_diagonal_preconditioner_is_rmsprops(x64):
         m = 0.8 * m - g / (np.sqrt(v / (1 - 0.9 ** (t + 1))) + 1e-6)
         w = w + 0.1 * m
         np.testing.assert_allclose(found, w, **EXACT)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_inverse_roots_have_the_derivative_that_eigenvectors_lack(x64, order):
+    """Factors of deficient rank, and with equal eigenvalues, against central differences."""
+    root = jax.jit(lambda a, eps: _inverse_root(a, eps, order))
+    for side in (draw(4, 2), jnp.diag(jnp.array([2.0, 1.0, 1.0, 1.0])), draw(4, 5)):
+        direction = draw(*side.shape, seed=1)
+
+        def factor(h, side=side, direction=direction):
+            moved = side + h * direction
+            return moved @ moved.T
+
+        def at(h, factor=factor):
+            return root(factor(h), 0.1 + h)
+
+        power = np.linalg.matrix_power(np.asarray(at(0.0)), 2 * order)
+        ridge = 0.1 * np.linalg.eigvalsh(factor(0.0))[-1] * np.eye(4)
+        np.testing.assert_allclose(power @ (factor(0.0) + ridge), np.eye(4), **EXACT)
+        slope = jax.jvp(at, (0.0,), (1.0,))[1]
+        np.testing.assert_allclose(slope, (at(1e-5) - at(-1e-5)) / 2e-5, rtol=1e-6, atol=1e-8)
+    np.testing.assert_array_equal(jax.jacrev(root)(jnp.zeros((4, 4)), 0.1), 0)
 
 
 @pytest.mark.parametrize("shape, largest", [((4, 3), 9), ((4, 3), 3), ((4,), 9), ((), 9)])

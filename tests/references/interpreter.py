@@ -11,6 +11,7 @@ the levels inside it are
 
 Of a value only what the level trains is ever a variable. What `keep` returns of the rest is a
 constant.
+A level given by its `Field` has that vector for its gradient.
 """
 
 import inspect
@@ -269,8 +270,22 @@ class Interpreter:
         for c in range(self.copies):
             batch = self.batch(world, context or level.context, t, c)
             loss = level.objective(self.seen(world, c), batch)
-            found.append(loss[0] if isinstance(loss, tuple) else loss)
+            loss = loss[0] if isinstance(loss, tuple) else loss
+            if is_field(level):
+                loss = sum(jnp.sum(x**2) for x in jax.tree.leaves(trainable(loss))) / 2
+            found.append(loss)
         return found if self.width(level) == self.copies else [sum(found) / len(found)]
+
+    def field(self, world, level, t, context=None):
+        """What a level given by its field follows: one per copy, or their mean."""
+        found = []
+        for c in range(self.copies):
+            batch = self.batch(world, context or level.context, t, c)
+            vector = level.objective(self.seen(world, c), batch)
+            found.append(trainable(vector[0] if isinstance(vector, tuple) else vector))
+        if self.width(level) == self.copies:
+            return found
+        return [jax.tree.map(lambda *x: sum(x) / len(x), *found)]
 
     def gradient(self, now, level, t, at=None, context=None, order=1):
         """Losses and gradients of the level as its flow computes them.
@@ -280,6 +295,8 @@ class Interpreter:
         differentiated when all is done.
         """
         point, k = at or now, self.home[level.name]
+        if is_field(level):
+            return self.losses(point, level, t, context), self.field(point, level, t, context)
 
         def total(own):
             own = list(map(merge, own, point.values[level.name]))
@@ -397,6 +414,10 @@ def one_context(a, b):
     if isinstance(a, partial) and isinstance(b, partial):
         return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
     return a == b
+
+
+def is_field(level):
+    return type(level.objective).__name__ == "Field"
 
 
 def is_direct(level):

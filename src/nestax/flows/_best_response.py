@@ -7,6 +7,7 @@ differentiation" (2020): from a stationary point, K unrolled steps of gradient d
 K-term Neumann series, and K -> infinity is the implicit function theorem.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,9 +20,17 @@ from jaxtyping import Array, PyTree
 
 from . import _vectors as vectors
 from ._finite_difference import FiniteDifference
-from ._hoist import has_reverse_only_rule, hoist, is_inexact, partition, pushing_forward
+from ._hoist import (
+    has_reverse_only_rule,
+    hoist,
+    is_inexact,
+    is_pushing_forward,
+    partition,
+    pushing_forward,
+)
 from ._implicit import Direct, Implicit, implicit_root
 from ._lean import is_zero, lean_gradient
+from ._safe_update import quiet, rejects, safe_update
 from ._scan import unrolled
 from ._unroll import Forward, Unroll
 from ._weights import check_arrays, trained_leaves
@@ -69,8 +78,10 @@ def best_response(
             on slow.
         optimizer: an optax transformation, or slow -> transformation, whose hyperparameters are
             then differentiated too by the trajectory flows (and not by the others). `update`
-            receives the parameters and `value`, `grad`, `value_fn`. Adam that is differentiated
-            needs `eps_root > 0`: the square root has no derivative at zero.
+            receives the parameters and `value`, `grad`, `value_fn`. Where its update takes a root
+            of exactly zero, the derivative of that root is taken as 0, so that Adam may be
+            differentiated at zero gradients. It can still be as large as 1 / eps where a gradient
+            passes through zero; `eps_root > 0` bounds it.
         steps: number of updates, >= 0.
         flow: the rule of differentiation; None is `Unroll()`.
 
@@ -138,6 +149,7 @@ def _run(
     steps: int,
     checkpoint: int | None,
     first_order: bool = False,
+    differentiated: bool = True,
 ) -> PyTree:
     """`steps` updates of the carry (point, optimizer state).
 
@@ -157,23 +169,34 @@ def _run(
     def with_aux(point: PyTree, wide: PyTree, _: tuple) -> tuple[Array, tuple]:
         return loss(point, given(wide)), ()
 
+    def update(wide: PyTree, gradient: PyTree, state: PyTree, point: PyTree, value: Array) -> tuple:
+        rule = transformation(given(wide)) if made is None else made
+        return rule.update(
+            gradient,
+            state,
+            point,
+            value=value,
+            grad=gradient,
+            value_fn=lambda point: loss(point, given(wide)),
+        )
+
+    # What stores everything may also be pushed forward, which the rules for rejection cannot.
+    rejecting = differentiated and checkpoint is not False and not is_pushing_forward()
+    rejecting = rejecting and rejects(update, wide, carry[0], carry[1], carry[0], 0.0)
+
     def make_body(lean: bool) -> Callable:
         plain = jax.value_and_grad(with_aux, has_aux=True)
         take = lean_gradient(with_aux) if lean else plain
+        take = quiet(take) if rejecting else take
 
         def body(carry: PyTree, _: None) -> tuple[PyTree, None]:
             point, state = carry
-            rule = transformation(given(wide)) if made is None else made
             (value, _aux), gradient = take(point, wide, ())
             gradient = jax.lax.stop_gradient(gradient) if first_order else gradient
-            updates, state = rule.update(
-                gradient,
-                state,
-                point,
-                value=value,
-                grad=gradient,
-                value_fn=lambda point: loss(point, given(wide)),
-            )
+            step = functools.partial(update, wide)
+            if differentiated:
+                step = functools.partial(safe_update, step, rejecting=rejecting)
+            updates, state = step(gradient, state, point, value)
             return (optax.apply_updates(point, updates), state), None
 
         return body
@@ -190,7 +213,7 @@ def _unrolled_response(
         carry = (point, transformation(values).init(point))
         if last < steps:
             frozen, carry = jax.lax.stop_gradient((values, carry))
-            carry = _run(loss, transformation, frozen, carry, steps - last, False)
+            carry = _run(loss, transformation, frozen, carry, steps - last, False, False)
             carry = jax.lax.stop_gradient(carry)
         options = (flow.checkpoint, flow.first_order)
         return _run(loss, transformation, values, carry, last, *options)[0]
@@ -269,7 +292,7 @@ def _point_response(
 
         rule = transformation(frozen)
         carry = (begin, rule.init(begin))
-        end, state = _run(frozen_loss, transformation, frozen, carry, steps, False)
+        end, state = _run(frozen_loss, transformation, frozen, carry, steps, False, False, False)
         end, state = jax.lax.stop_gradient((end, state))
         moving = [leaf for leaf in constants if is_inexact(leaf)]
         if isinstance(flow, Direct) or not jax.tree.leaves((values, moving)):

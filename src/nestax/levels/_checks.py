@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ..flows import Direct
-from . import _frozen, _soundness
+from . import _frozen, _soundness, _stopped
 from ._calls import is_data, no_level, shown
 from ._carry import View
 from ._declaration import TRAJECTORY, Declaration, flow_of
@@ -165,6 +165,7 @@ def state(nest: "Nest", begun: "State") -> None:
     seen = {level.name: _stable(nest, level, begun, fed) for level in nest.declaration.levels}
     for level in nest.declaration.levels:
         _differentiable(nest, level, begun, fed, seen)
+    _stopped.check(nest, begun)
     _soundness.check(nest, begun)
 
 

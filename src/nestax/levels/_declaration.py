@@ -7,6 +7,7 @@ from typing import Any
 
 from ..flows import Direct, FiniteDifference, Forward, Implicit, OneStep, Solver, Unroll
 from ._calls import shown
+from ._field import Field
 from ._level import Level
 from ._peers import Peers, check_order
 
@@ -235,6 +236,11 @@ def _check_flow(nest: Declaration, level: Level) -> None:
         )
     if isinstance(flow, FiniteDifference):
         for other in nest.eliminated(level):
+            if isinstance(other.objective, Field):
+                raise ValueError(
+                    f"{label}: FiniteDifference needs inner objectives, and {other.name!r} is "
+                    "given by its Field; use Implicit(Dense()) or Unroll()"
+                )
             if not isinstance(flow_of(other), Direct):
                 raise ValueError(
                     f"{label}: FiniteDifference needs plain inner objectives, and "

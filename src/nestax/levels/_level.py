@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..flows import is_function
+from ..flows import Direct, is_function
 from ._calls import shown
+from ._field import Field
 from ._signatures import check_arguments, check_optimizer
 from ._stream import Stream
 
@@ -27,7 +28,8 @@ class Level:
         name: how objectives, starts and `state.values` call its value.
         objective: `objective(values, batch) -> loss` or `(loss, info)`. `values` maps every level's
             name to its value, any pytree; inexact arrays in it are trained unless `trained` says
-            otherwise. A pure function: randomness comes with the batch.
+            otherwise. A pure function: randomness comes with the batch. Or a `Field`, the vector
+            that the optimizer follows, for a level that minimizes no loss.
         optimizer: an optax transformation, or `values -> transformation` where other levels own its
             hyperparameters or are its update rule. The function is called while tracing and must
             always give a state of the same structure. `update` receives `value`, `grad`,
@@ -100,7 +102,15 @@ class Level:
             refuse(
                 f"the objective is a function (values, batch) -> loss, got {shown(self.objective)}"
             )
-        check_arguments(owner, "objective", self.objective, ("values", "batch"))
+        objective: Any = self.objective
+        if isinstance(objective, Field):
+            if not isinstance(self.flow, (Direct, type(None))):
+                refuse(
+                    f"a flow such as {type(self.flow).__name__} computes the gradient of a loss, "
+                    "and the level is given by its Field; leave the flow out, or give a loss"
+                )
+            objective = objective.function
+        check_arguments(owner, "objective", objective, ("values", "batch"))
         check_optimizer(owner, self.optimizer)
         if self.context is not None and not callable(self.context):
             refuse(

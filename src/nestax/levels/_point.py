@@ -8,6 +8,7 @@ place: an Implicit inside gives the implicit function of its own levels, an Unro
 level's last period again.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from ..flows import (
     Direct,
     FiniteDifference,
+    Unroll,
     finite_difference_gradient,
     implicit_gradient,
     implicit_root,
@@ -25,6 +27,7 @@ from ..flows._vectors import norm
 from ..flows.fixed_point import difference, memory_of, merge, remembering
 from ._carry import Carry, Mode, View
 from ._declaration import TRAJECTORY, Declaration, flow_of, weights_of
+from ._field import Field
 from ._level import Level
 from ._values import Parts
 
@@ -189,10 +192,11 @@ class _Point:
         own = self.parts({name: free[name]})[name].trained
         if isinstance(flow, Direct):
             values = self.filled(boundary, free)
+            if isinstance(level.objective, Field):
+                return self.over_period(level, lambda point: point.field(level, values, context))
 
             def partial(one: Any) -> tuple[jax.Array, Any]:
-                total, (losses, _) = self.gathered_loss(level, {**values, name: one}, context)
-                return total, losses
+                return self.gathered_loss(level, {**values, name: one}, context)
 
             gradient, losses = jax.grad(partial, has_aux=True)(own)
             return losses, gradient
@@ -208,10 +212,26 @@ class _Point:
         losses, _, gradient, _ = self.formula(level, self.response(level, free), free, context)
         return losses, gradient
 
+    def field(self, level: Level, values: Trained, context: Any) -> tuple[jax.Array, Any]:
+        """The losses and the field of a level that is given by one."""
+        batch, axis = self.program.batch(context, self.carry, self.view)
+        losses, _, field = self.program.field(level, self.parts(values), batch, axis, self.view)
+        return losses, field
+
     def gathered_loss(self, level: Level, values: Trained, context: Any) -> tuple[jax.Array, Any]:
-        """As `loss`; of a level that accumulates, over all ticks of its last complete period."""
+        """The total loss and the losses; of a level that accumulates, over its period."""
+
+        def loss(point: _Point) -> tuple[jax.Array, jax.Array]:
+            total, (losses, _) = point.loss(level, values, context)
+            return total, losses
+
+        return self.over_period(level, loss)
+
+    def over_period(self, level: Level, function: Callable[["_Point"], Any]) -> Any:
+        """A function of the point; of a level that accumulates, its weighted sum over all ticks of
+        the level's last complete period."""
         if not level.accumulate or level.every == 1:
-            return self.loss(level, values, context)
+            return function(self)
         tick, every = self.carry.tick, level.every
         # Before the first period is over, that one: batches are functions of the tick.
         begin = jnp.maximum((tick + 1) // every * every - every, 0)
@@ -220,16 +240,13 @@ class _Point:
         def add(total: Any, at: Any) -> Any:
             offset, weight = at
             point = _Point(self.program, self.carry._replace(tick=begin + offset), self.view)
-            found, (losses, _) = point.loss(level, values, context)
-            return jax.tree.map(
-                lambda a, b: a + weight.astype(b.dtype) * b, total, (found, losses)
-            ), None
+            added = jax.tree.map(lambda b: weight.astype(b.dtype) * b, function(point))
+            return jax.tree.map(jnp.add, total, added), None
 
-        shapes = jax.eval_shape(lambda: self.loss(level, values, context))
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes[0], shapes[1][0]))
+        shapes = jax.eval_shape(lambda: function(self))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         ticks = jnp.arange(every, dtype=tick.dtype)
-        (total, losses), _ = jax.lax.scan(add, zeros, (ticks, weights))
-        return total, (losses, None)
+        return jax.lax.scan(add, zeros, (ticks, weights))[0]
 
     def stationarity(self, level: Level, fast: Unknowns, slow: Trained) -> Unknowns:
         """What vanishes where the levels that this one eliminates have settled: their gradients,
@@ -256,7 +273,8 @@ class _Point:
         optimizers = dict(self.carry.optimizers)
         optimizers[level.name] = remembering(optimizers[level.name], memory)
         carry = self.carry._replace(values=values, optimizers=optimizers)
-        parts, state = self.program.update(level, carry, gradient, losses, self.view)
+        mode = Mode(Unroll())  # differentiated in reverse
+        parts, state = self.program.update(level, carry, gradient, losses, self.view, mode)
         old, new = carry.values[level.name].trained, parts.trained
         changed = self.movable(level, jax.tree.map(jnp.subtract, old, new))
 

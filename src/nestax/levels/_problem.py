@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from ..flows import Direct, lean_gradient, trained_leaves
+from ..flows._safe_update import quiet, rejects, safe_update
 from ..flows.jaxprs import dependence, has_cases
 from . import _draws
 from ._calls import arrays_only, call_with_values, loss_of, noted
 from ._carry import Carry, Mode, View
 from ._declaration import TRAJECTORY, Declaration, flow_of
+from ._field import Field, half_squared_norm, like_value
 from ._level import Level
 from ._signatures import is_transformation, repaired
 from ._stream import Stream
@@ -39,6 +41,7 @@ class Problem:
         self.draw: Any = None  # key -> task
         self._moves: dict[str, Any] = {}
         self._may_rest: dict[str, bool] = {}
+        self._rejecting: dict[str, bool] = {}
 
     def contexts(self) -> list[Any]:
         """The distinct contexts, overrides of implicit flows included, in the order of the list."""
@@ -86,6 +89,13 @@ class Problem:
     def _gathered_axes(self, name: str) -> tuple:
         level = self.levels[name]
         return (0,) if isinstance(flow_of(level), TRAJECTORY) else (0, self.axes()[name])
+
+    def single(self, carry: Carry, view: View) -> Carry:
+        """The carry of the first copy, to be looked at without copies."""
+        if view.copies is None:
+            return carry
+        lifted = self.lift(lambda carry, _: carry, view, (self.carry_axes(carry), 0))
+        return jax.tree.map(lambda a: a[0], lifted(carry, jnp.arange(view.copies)))
 
     # Data.
 
@@ -153,6 +163,8 @@ class Problem:
     ) -> tuple[jax.Array, Any]:
         """The level's loss, of each copy if there are any, in float32 at least, and what else its
         objective returned."""
+        if isinstance(level.objective, Field):
+            return self.field(level, values, batch, axis, view)[:2]
 
         def one(values: dict[str, Parts], batch: Any) -> tuple[jax.Array, Any]:
             returned = call_with_values(
@@ -162,6 +174,34 @@ class Problem:
             return widened(loss), user
 
         return self.lift(one, view, (self.axes(values), axis))(values, batch)
+
+    def field(
+        self,
+        level: Level,
+        values: dict[str, Parts],
+        batch: Any,
+        axis: int | None,
+        view: View,
+        mode: Mode = Mode(),  # noqa: B008
+        rejecting: bool = False,
+    ) -> tuple[jax.Array, Any, Any]:
+        """Losses, info and field of a level given by its `Field`; if shared, the copies' mean."""
+
+        def one(values: dict[str, Parts], batch: Any) -> tuple[jax.Array, Any, Any]:
+            returned = call_with_values(
+                level.name, "objective", level.objective, whole(values), batch, levels=self.levels
+            )
+            field, user = like_value(level.name, returned, values[level.name])
+            return half_squared_norm(field), user, field
+
+        if mode.lean and not mode.forward:
+            one = jax.checkpoint(one)
+        if rejecting:
+            one = quiet(one)
+        losses, user, field = self.lift(one, view, (self.axes(values), axis))(values, batch)
+        if losses.ndim and not self.copied[level.name]:
+            field = jax.tree.map(lambda a: jnp.mean(a, axis=0), field)
+        return losses, user, field
 
     def total(self, level: Level, losses: jax.Array) -> jax.Array:
         """What is differentiated: copied values have a loss each, shared ones the mean."""
@@ -175,12 +215,18 @@ class Problem:
         """Losses, the objective's info, and the partial derivative at this point."""
         batch, axis = self.batch(level.context, carry, view)
         name, values = level.name, carry.values
+        rejecting = self.rejecting(level, carry, view, mode)
+        if isinstance(level.objective, Field):
+            return self.field(level, values, batch, axis, view, mode, rejecting)
+        # Where some copies may reject their gradients, each copy is differentiated by itself.
+        apart = rejecting and view.copies is not None and self.copied[name]
+        seen, seen_axis = (View(), None) if apart else (view, axis)
 
         def total(trained: Any, rest: dict[str, Any], data: Any) -> tuple[jax.Array, Any]:
             fixed, batch = data
             parts = {n: values[n].but(rest.get(n), fixed[n]) for n in values}
             parts[name] = values[name].but(trained, fixed[name])
-            losses, user = self.losses(level, parts, batch, axis, view)
+            losses, user = self.losses(level, parts, batch, seen_axis, seen)
             return self.total(level, losses), (losses, user)
 
         rest = {n: parts.trained for n, parts in values.items() if n != name}
@@ -189,8 +235,29 @@ class Problem:
             take = lean_gradient(total)
         else:
             take = jax.value_and_grad(total, has_aux=True)
+        if rejecting:
+            take = quiet(take)
+        if apart:
+            axes = self.axes(values)
+            take = self.lift(take, view, (0, {n: axes[n] for n in rest}, (axes, axis)))
         (_, (losses, user)), gradient = take(values[name].trained, rest, data)
         return losses, user, gradient
+
+    def rejecting(self, level: Level, carry: Carry, view: View, mode: Mode) -> bool:
+        """Whether the level's update is differentiated in reverse and may reject a gradient."""
+        if mode.under is None or mode.forward:
+            return False
+        if level.name not in self._rejecting:
+
+            def update(carry: Carry, loss: Any) -> Any:
+                here, one = carry, view
+                if self.copied[level.name]:  # under `vmap` branches are no longer to be seen
+                    here, one = self.single(carry, view), View()
+                return self.update(level, here, here.values[level.name].trained, loss, one)
+
+            bare = carry._replace(gathered={}, before={})
+            self._rejecting[level.name] = rejects(update, bare, 0.0)
+        return self._rejecting[level.name]
 
     def transformation(self, level: Level, values: dict[str, Parts]) -> Any:
         made = level.optimizer
@@ -214,21 +281,34 @@ class Problem:
         return optax.with_extra_args_support(made)
 
     def update(
-        self, level: Level, carry: Carry, gradient: Any, losses: jax.Array, view: View
+        self,
+        level: Level,
+        carry: Carry,
+        gradient: Any,
+        losses: jax.Array,
+        view: View,
+        mode: Mode = Mode(),  # noqa: B008
     ) -> tuple[Parts, Any]:
         """The level's next value and optimizer state."""
-        updates, state = self.proposed(level, carry, gradient, losses, view)
+        updates, state = self.proposed(level, carry, gradient, losses, view, mode)
         parts = carry.values[level.name]
         return parts.but(applied(level.name, parts.trained, updates, state)), state
 
     def proposed(
-        self, level: Level, carry: Carry, gradient: Any, losses: jax.Array, view: View
+        self,
+        level: Level,
+        carry: Carry,
+        gradient: Any,
+        losses: jax.Array,
+        view: View,
+        mode: Mode = Mode(),  # noqa: B008
     ) -> tuple[Any, Any]:
         """By how much the level's optimizer would move its value, and the optimizer's next state.
 
         A level shared by copies has one transformation, made of values that are shared themselves,
         and its loss is the mean over copies.
         """
+        rejecting = self.rejecting(level, carry, view, mode)
         batch, axis = self.batch(level.context, carry, view)
         name = level.name
         shared = view.copies is not None and not self.copied[name]
@@ -243,16 +323,15 @@ class Problem:
                 here = {**values, name: values[name].but(trained)}
                 return jnp.mean(self.losses(level, here, batch, axis_inside, inside)[0])
 
-            return proposed(
-                level.name,
-                self.transformation(level, visible),
-                gradient,
-                state,
-                trained,
-                loss,
-                value_fn,
-                batch,
-            )
+            rule = self.transformation(level, visible)
+
+            def update(gradient: Any, state: Any, trained: Any) -> tuple[Any, Any]:
+                return proposed(level.name, rule, gradient, state, trained, loss, value_fn, batch)
+
+            moving = (gradient, state, trained)
+            if mode.under is None:
+                return update(*moving)
+            return safe_update(update, *moving, rejecting=rejecting)  # differentiated
 
         arguments = (carry.values, carry.optimizers[name], gradient)
         if shared:
@@ -343,6 +422,11 @@ def searchable(level: Level) -> None:
     """Refuses an optimizer that evaluates the objective elsewhere than at the level's value, where
     what the level descends is not its objective at one point."""
     flow, label = flow_of(level), f"level {level.name!r}"
+    if isinstance(level.objective, Field):
+        raise ValueError(
+            f"{label}: its optimizer evaluates the loss elsewhere (value_fn), and a Field has "
+            "none; use an optimizer that needs the gradient only"
+        )
     repair = "use one without a line search, such as optax.lbfgs(learning_rate, linesearch=None)"
     if not isinstance(flow, Direct):
         raise ValueError(

@@ -158,7 +158,7 @@ class Program(Episodes):
                 else:
                     found = {level.name: self.gradient(level, after, view, mode)}
                 one = _constant(found[level.name]) if mode.first_order else found[level.name]
-                after, infos = self.moved(level, one, after, after, infos, view)
+                after, infos = self.moved(level, one, after, after, infos, view, mode)
         else:
             found, point, infos = {}, None, {}
             flows = list(dict.fromkeys(flow_of(level) for level in followers))
@@ -178,7 +178,7 @@ class Program(Episodes):
             after = point
             for level in peers:
                 one = _constant(found[level.name]) if mode.first_order else found[level.name]
-                after, infos = self.moved(level, one, point, after, infos, view)
+                after, infos = self.moved(level, one, point, after, infos, view, mode)
         if k == 0 and q == len(self.due[0]):
             late = [level for level in self._gathering() if level not in self._early()]
             after = self.gather(late, after, view, mode)
@@ -311,12 +311,19 @@ class Program(Episodes):
         return Found(*self.direct(level, carry, view, mode), None)
 
     def moved(
-        self, level: Level, found: Found, point: Carry, after: Carry, infos: dict, view: View
+        self,
+        level: Level,
+        found: Found,
+        point: Carry,
+        after: Carry,
+        infos: dict,
+        view: View,
+        mode: Mode,
     ) -> tuple[Carry, dict]:
         """`after` with the level's update, computed at `point`, and `infos` with its report."""
         name = level.name
         gradient = like(found.gradient, point.values[name].trained)
-        parts, state = self.update(level, point, gradient, found.losses, view)
+        parts, state = self.update(level, point, gradient, found.losses, view, mode)
         user = found.user
         if level.keep is not None:
             parts, user = self.keep(level, parts, user, view)

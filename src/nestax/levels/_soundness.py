@@ -18,6 +18,7 @@ from ..flows.jaxprs import dependence
 from . import _executed, _point
 from ._carry import Carry, View
 from ._declaration import TRAJECTORY, flow_of
+from ._field import Field
 from ._level import Level
 
 if TYPE_CHECKING:
@@ -155,10 +156,16 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     leaves = [a for o in inner for a in jax.tree.leaves(begun.parts[o.name].trained)]
     rounding = max(float(jnp.finfo(a.dtype).eps) for a in leaves)
     coupled = asymmetry > max(1e-3, 16 * rounding)
-    if len(inner) > 1 and getattr(solver, "symmetric", False) and coupled:
+    given_by_field = any(isinstance(one.objective, Field) for one in inner)
+    if getattr(solver, "symmetric", False) and coupled and (len(inner) > 1 or given_by_field):
+        why = (
+            f"{names} follow a Field, whose Jacobian is not symmetric"
+            if given_by_field
+            else f"{names} are coupled by objectives of their own"
+        )
         raise ValueError(
-            f"level {level.name!r}: {type(solver).__name__} needs a symmetric system, and {names} "
-            "are coupled by objectives of their own; use Dense() or another general solver"
+            f"level {level.name!r}: {type(solver).__name__} needs a symmetric system, and {why}; "
+            "use GMRES(), Dense() or another general solver"
         )
     for one in inner:
         _warn_of(level, one, begun, not by_update and _drifts(nest, one, begun))
@@ -234,12 +241,7 @@ def single(nest: "Nest", state: "State", feed: Any) -> Carry:
     program = nest._program
     carry = nest._carry(state, feed)
     carry = carry._replace(before={n: program.kept(carry) for n in program.rerun})
-    if nest.copies is None:
-        return carry
-    axes = program.carry_axes(carry)
-    first = jax.vmap(lambda c, i: (c, i), (axes, 0), 0, axis_size=nest.copies)
-    carry, _ = first(carry, jnp.arange(nest.copies))
-    return jax.tree.map(lambda a: a[0], carry)
+    return program.single(carry, View(nest.copies))
 
 
 def _dot(a: Any, b: Any) -> Any:

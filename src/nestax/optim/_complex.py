@@ -23,6 +23,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from ._descent import square_root
+
 Scalar = float | int | Array
 Complex = complex | float | int | np.number | Array | tuple[Scalar, Scalar]
 
@@ -110,8 +112,8 @@ def complex_adam(
         beta1: a number, |beta1| <= 1, or the pair (modulus, argument in radians).
         beta2: decay of the second moment, in [0, 1).
         eps: added to the root, at least 0.
-        eps_root: added under the root; a positive one where the update is differentiated, as the
-            root has no derivative where a gradient is 0.
+        eps_root: added under the root. Where the update is differentiated it bounds derivatives,
+            which may be as large as 1 / eps without it where a gradient is 0.
 
     Returns:
         A transformation; state: `ComplexAdamState`. Extra arguments are ignored.
@@ -146,7 +148,7 @@ def complex_adam(
 
         def step(m: Array, v: Array, g: Array) -> Array:
             corrected = v / (1 - beta2 ** count.astype(v.dtype))
-            return (m / (jnp.sqrt(corrected + eps_root) + eps)).astype(g.dtype)
+            return (m / (square_root(corrected + eps_root) + eps)).astype(g.dtype)
 
         second = jax.tree.map(average, state.second, updates)
         said = jax.tree.map(step, real, second, updates)

@@ -88,6 +88,13 @@ def root_mean_square(u: jax.Array) -> jax.Array:
     return top * jnp.sqrt(jnp.where(top > 0, jnp.mean(jnp.square(u / safe)), 1))
 
 
+def square_root(x: jax.Array) -> jax.Array:
+    """The root of a sum of squares: its derivative at 0 is 0, which optimizers are differentiated
+    at where a gradient is zero."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
 def over_rms(u: jax.Array, rms: jax.Array) -> jax.Array:
     """u / rms, zero where that is zero."""
     return u / jnp.where(rms > 0, rms, 1)

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ._associative import Scalar, check_range
+from ._descent import square_root
 from ._matrices import (
     Layout,
     as_matrix,
@@ -69,7 +70,8 @@ def m3(
         W  <- W - learning_rate (NS(M1) + slow_weight NS(M2)) / sqrt(V + eps)
 
     Tensors are seen as matrices (out, in), trailing axes flattened; biases are one column, whose
-    Newton-Schulz is division by the norm.
+    Newton-Schulz is division by the norm. Derivatives are finite where a gradient has always been
+    zero, but may be as large as 1 / eps.
 
     Args:
         learning_rate: float or schedule.
@@ -144,7 +146,7 @@ def m3(
             said = jax.tree.map(lambda u, v: u / jnp.sqrt(v + eps), direction, moment)
         else:
             said = jax.tree.map(
-                lambda u, v: u / (jnp.sqrt(v / (1 - second ** count.astype(v.dtype))) + eps),
+                lambda u, v: u / (square_root(v / (1 - second ** count.astype(v.dtype))) + eps),
                 direction,
                 moment,
             )

@@ -5,6 +5,7 @@ preconditioners: Gupta et al., "Shampoo" (2018); Muon: Jordan et al. (2024).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ._associative import Scalar, associative_momentum, check_range
-from ._descent import over_rms, root_mean_square
+from ._descent import over_rms, root_mean_square, square_root
 from ._matrices import (
     Layout,
     as_matrix,
@@ -50,8 +51,8 @@ def preconditioned_momentum(
     * a function of the matrix (out, in), or an optax transformation of the tree.
 
     With the first two the size of steps does not depend on the scale of the loss. Derivatives
-    through them are not finite where a gradient has always been zero (`"diagonal"`, as Adam's), or
-    where a factor is rank-deficient (`"kronecker"`, as those of eigenvectors).
+    through them are finite where a gradient has always been zero, but may be as large as 1 / eps
+    there; `"kronecker"` has first derivatives only where eigenvalues of a factor are equal.
 
     Args:
         learning_rate: float or schedule. A constant gradient is amplified by 1 / (1 - decay).
@@ -79,9 +80,7 @@ def preconditioned_momentum(
     check_layout(name, layout)
     if isinstance(preconditioner, str):
         if preconditioner == "diagonal":
-            preconditioner = optax.scale_by_rms(
-                statistics_decay, eps, eps_in_sqrt=False, bias_correction=True
-            )
+            preconditioner = _by_diagonal(statistics_decay, eps)
         elif preconditioner == "kronecker":
             preconditioner = _by_kronecker(statistics_decay, eps, period, largest, layout)
         else:
@@ -94,6 +93,32 @@ def preconditioned_momentum(
     )
 
 
+class DiagonalState(NamedTuple):
+    """Averages of squares."""
+
+    count: Array
+    nu: PyTree
+
+
+def _by_diagonal(decay: Scalar, eps: Scalar) -> optax.GradientTransformation:
+    """`optax.scale_by_rms` with bias correction, differentiable where a gradient is zero."""
+
+    def init(params: PyTree) -> DiagonalState:
+        return DiagonalState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None
+    ) -> tuple[PyTree, DiagonalState]:
+        del params
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, decay, 2)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        fair = optax.tree.bias_correction(nu, decay, count)
+        said = jax.tree.map(lambda v, g: 1 / (square_root(v) + eps) * g, fair, updates)
+        return said, DiagonalState(count, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
 class KroneckerState(NamedTuple):
     """For each tensor a pair of factors, None for a side without one, and their inverse roots."""
 
@@ -101,6 +126,41 @@ class KroneckerState(NamedTuple):
     factors: PyTree
     roots: PyTree
     sizes: PyTree  # averages of mean squares
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _inverse_root(factor: Array, eps: Scalar, order: int) -> Array:
+    """(factor + eps largest eigenvalue)^(-1/2 / order), order 1 or 2; the identity for zero."""
+    vectors, safe, *_ = _eigen(factor, eps)
+    return (vectors * (safe ** (-0.5 / order))[None, :]) @ vectors.T
+
+
+def _eigen(factor: Array, eps: Scalar) -> tuple[Array, Array, Array, Array]:
+    """Eigenvectors, eigenvalues with the floor, 1 where that is 0, which are not, the largest."""
+    values, vectors = jnp.linalg.eigh(factor)
+    values = jnp.maximum(values, 0)
+    largest = jnp.max(values)
+    positive = values + eps * largest > 0
+    return vectors, jnp.where(positive, values + eps * largest, 1), positive, largest
+
+
+@_inverse_root.defjvp
+def _push_inverse_root(order: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """By divided differences of x^(-1/2 / order), which are finite where eigenvalues are equal; the
+    derivatives of eigenvectors are not."""
+    (factor, eps), (moved, moved_eps) = primals, tangents
+    vectors, safe, positive, largest = _eigen(factor, eps)
+    power = safe ** (0.5 / order)
+    both, sums = power[:, None] * power[None, :], power[:, None] + power[None, :]
+    slopes = -1 / (both * sums)
+    if order == 2:  # of x^(-1/4): a^4 - b^4 = (a - b) (a + b) (a^2 + b^2)
+        slopes = slopes / (jnp.square(power)[:, None] + jnp.square(power)[None, :])
+    inside = vectors.T @ moved @ vectors
+    floor = moved_eps * largest + eps * inside[-1, -1]  # the largest eigenvalue is the last
+    inside = inside + floor * jnp.eye(len(safe), dtype=inside.dtype)
+    slopes = jnp.where(positive[:, None] & positive[None, :], slopes, 0)
+    pushed = vectors @ (slopes * inside) @ vectors.T
+    return _inverse_root(factor, eps, order), pushed.astype(factor.dtype)
 
 
 def _by_kronecker(
@@ -115,11 +175,7 @@ def _by_kronecker(
         return m @ m.T if left else None, m.T @ m if right else None
 
     def root(factor: Array, order: int) -> Array:
-        values, vectors = jnp.linalg.eigh(factor)
-        values = jnp.maximum(values, 0)
-        floor = eps * jnp.max(values)
-        safe = jnp.where(values + floor > 0, values + floor, 1)
-        return (vectors * (safe ** (-0.5 / order))[None, :]) @ vectors.T
+        return _inverse_root(factor, eps, order)
 
     def rooted(pair: Any) -> Any:
         order = sum(side is not None for side in pair)
@@ -164,7 +220,7 @@ def _by_kronecker(
             m = m if right is None else m @ right
             rms = root_mean_square(g)
             size = as_before(decay * size + (1 - decay) * jnp.square(rms), size)
-            scale = over_rms(rms, jnp.sqrt(size / correction).astype(g.dtype))
+            scale = over_rms(rms, square_root(size / correction).astype(g.dtype))
             said.append(scale * from_matrix(over_rms(m, root_mean_square(m)), g, layout))
             sizes.append(size)
         state = KroneckerState(count, *map(treedef.unflatten, (factors, roots, sizes)))

@@ -1,0 +1,103 @@
+"""Hypergradients stay finite where an inner gradient is exactly zero or rejected.
+
+The right values are those of a program without the level's zero gradient, or without its rejected
+update.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nestax as nx
+
+
+def nested(tx, inner, outer, flow, every=2, **options):
+    w = nx.Level("w", inner, tx, start=lambda values, task, key: values["init"])
+    init = nx.Level("init", outer, optax.sgd(0.0), every=every, flow=flow)
+    return nx.Nest([w, init], **options)
+
+
+def hypergradient(nest, value):
+    return nest.gradient(nest.init({"init": jnp.asarray(value)}, jax.random.key(0)), "init")
+
+
+STILL = {
+    "adam": optax.adam(0.1),
+    "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+    "normalized": optax.chain(optax.normalize_by_update_norm(), optax.sgd(0.1)),
+    "injected": optax.inject_hyperparams(optax.adam)(0.1),
+    "finite": optax.apply_if_finite(optax.adam(0.1), 3),
+}
+
+
+@pytest.mark.parametrize("flow", [nx.Unroll(), nx.Forward()], ids=repr)
+@pytest.mark.parametrize("name", STILL)
+def test_weights_that_stay_hand_on_the_whole_derivative(name, flow, x64):
+    nest = nested(
+        STILL[name],
+        lambda v, _: 0 * jnp.sum((v["w"] - 1) ** 2),
+        lambda v, _: jnp.sum(v["w"] ** 2),
+        flow,
+    )
+    np.testing.assert_array_equal(hypergradient(nest, [1.0, 3.0]), [2, 6])
+
+
+def test_best_response_of_weights_that_stay(x64):
+    for flow in (nx.Unroll(), nx.Unroll(checkpoint=1), nx.Unroll(checkpoint=False), nx.Forward()):
+        response = nx.best_response(lambda s, w: 0 * s * w, optax.adam(0.1), 2, flow)
+        slopes = jax.grad(lambda s, w, r=response: r(s, w) ** 2, (0, 1))(jnp.ones(()), jnp.ones(()))
+        np.testing.assert_array_equal(slopes, [0, 2])
+
+
+REJECTING = {
+    "apply_if_finite": optax.apply_if_finite(optax.sgd(0.1), 9),
+    "adam": optax.apply_if_finite(optax.adam(0.1, eps=0.1), 9),  # both branches run under vmap
+    "zero_nans": optax.chain(optax.zero_nans(), optax.sgd(0.1)),
+    "skipping": optax.MultiSteps(
+        optax.sgd(0.1), 1, should_skip_update_fn=optax.skip_not_finite
+    ).gradient_transformation(),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "flow"),
+    [(name, nx.Unroll()) for name in REJECTING]
+    + [("adam", nx.Unroll(checkpoint=1)), ("adam", nx.Forward())],
+)
+def test_a_rejected_update_leaves_the_other_copies_their_gradients(name, flow, x64):
+    """Six copies, the loss of one is NaN."""
+    tx, begin = REJECTING[name], jnp.array([0.1, 0.2, 0.3])
+    worst = np.inf
+
+    def inner(v, task):
+        return jnp.where(task < worst, 1, jnp.nan) * jnp.sum((v["w"] - 1) ** 2)
+
+    outer = lambda v, _: jnp.sum(v["w"] ** 2)  # noqa: E731
+    nest = nested(tx, inner, outer, flow, 3, task=jax.random.uniform, copies=6)
+    state = nest.init({"init": begin}, jax.random.key(0))
+    worst = jnp.max(state.task)
+    found = nest.gradient(state, "init")
+
+    def three_steps(w):
+        state = tx.init(w)
+        for _ in range(3):
+            updates, state = tx.update(2 * (w - 1), state, w)
+            w = w + updates
+        return jnp.sum(w**2)
+
+    expected = (5 * jax.grad(three_steps)(begin) + 2 * begin) / 6
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    if tx is REJECTING["apply_if_finite"]:
+        np.testing.assert_allclose(found, [0.49345, 0.57047, 0.64750], atol=5e-6)
+
+
+def test_a_rejected_update_of_a_best_response(x64):
+    def objective(slow, w):
+        return jnp.where(slow > 0, 1, jnp.nan) * (w - slow) ** 2
+
+    tx = optax.apply_if_finite(optax.sgd(0.1), 9)
+    response = nx.best_response(objective, tx, 2)
+    slopes = jax.vmap(jax.grad(response, (0, 1)))(jnp.array([1.0, -1.0]), jnp.zeros(2))
+    np.testing.assert_allclose(slopes, [[0.36, 0], [0.64, 1]], rtol=1e-12)
