@@ -186,7 +186,11 @@ def test_transformations_take_states_as_before():
     once, _ = jax.jit(nest.step)(state)
     for a, b in zip(jax.tree.leaves(twice), jax.tree.leaves(once), strict=True):
         np.testing.assert_allclose(a[0], b, rtol=1e-6)
-    assert jax.tree.map(lambda a: None, state).tick is None
+    for other in (None, object(), jax.ShapeDtypeStruct((1,), jnp.float32)):
+        filled = jax.tree.map(lambda a, other=other: other, state)
+        # Protocols ask for attributes, as orbax does.
+        assert filled.tick is other and filled.values["m"].key is other
+        assert hasattr(filled, "task")
     whole = jax.tree.map(lambda a: 0, state, is_leaf=lambda a: isinstance(a, dict))
     assert jax.tree.leaves(whole) == [0] * 5  # two dicts, the tick, the key and the task
     assert same(pickle.loads(pickle.dumps(state.values["c"])), state.values["c"])
@@ -308,7 +312,13 @@ def test_a_state_of_another_nest_is_refused(other):
     mine = plain()
     state = mine.init({"w": jnp.ones(2)}, KEY)
     name = nest.groups[0][-1].name
-    for use in (nest.step, lambda s: nest.run(s, 1), lambda s: nest.gradient(s, name)):
+    for use in (
+        nest.step,
+        nest.levels,
+        lambda s: nest.run(s, 1),
+        lambda s: nest.gradient(s, name),
+        lambda s: nx.compare_flows(nest, s, [nx.Direct()], name, exact=nx.Direct()),
+    ):
         with pytest.raises(ValueError, match=f"state of another nest: .*{message}.*nest.init"):
             use(state)
     mine.step(state)

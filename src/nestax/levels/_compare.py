@@ -12,7 +12,7 @@ import numpy as np
 
 from ..flows import Dense, Direct, GradientCheck, Implicit, Unroll
 from ..flows import check_gradient as check_function
-from . import _checks, _draws
+from . import _belongs, _checks, _draws
 from ._calls import shown
 from ._declaration import POINT, TRAJECTORY, flow_of, flow_repair
 from ._executed import executed, with_flow
@@ -116,7 +116,7 @@ def compare_flows(
         anew, or their optimizer settles elsewhere.
 
     Raises:
-        ValueError: no such level, or a flow that the nest refuses.
+        ValueError: no such level, a state of another nest, or a flow that the nest refuses.
     """
     if not isinstance(nest, Nest):
         raise ValueError(f"compare_flows(nest, state, flows) takes a nest first, got {shown(nest)}")
@@ -126,6 +126,8 @@ def compare_flows(
             raise ValueError(f"{what} is a whole number of at least 1, got {shown(count)}")
     named = _named(flows)
     name = _level(nest, level)
+    _belongs.structure(nest, state)
+    _belongs.moment(nest, state)
     target = next(one for one in nest.declaration.levels if one.name == name)
     if exact is None:
         condition: Any = getattr(flow_of(target), "condition", "objective")

@@ -456,12 +456,13 @@ class Nest:
             hidden: whether loop carries that are no part of the state are listed.
 
         Raises:
-            ValueError: neither a state nor an `init` before.
+            ValueError: neither a state nor an `init` before; a state of another nest.
         """
         if state is None and self._shapes is None:
             raise ValueError("levels() looks at a state: call init first, or give one")
         if state is not None:
             taken_state(state, "levels")
+            _belongs.moment(self, state)
         shapes, feed = self._shapes if state is None else (state, self.feed(state))  # type: ignore
         last = len(self.declaration.periods) - 1
 

@@ -94,12 +94,16 @@ class Parts:
     def whole(self) -> Any:
         """The value as its owner gave it."""
         structure, kinds, rest = self._static
+        # Other things than arrays are handed back: `hasattr(state, "values")` may be asked while
+        # there are shapes, or nothing, in place of arrays.
         arrays = iter(jax.tree.leaves(self.narrow().arrays))
         statics, leaves = iter(rest), []
         for kind in kinds:
-            leaf = next(statics).value if kind == _STATIC else next(arrays)
+            leaf = next(statics).value if kind == _STATIC else next(arrays, None)
             if kind == _KEY:
-                leaf = jax.random.wrap_key_data(leaf, impl=next(statics).value)
+                impl = next(statics).value
+                if isinstance(leaf, (jax.Array, np.ndarray)):
+                    leaf = jax.random.wrap_key_data(leaf, impl=impl)
             leaves.append(leaf)
         return structure.unflatten(leaves)
 
