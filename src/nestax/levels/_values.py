@@ -103,7 +103,7 @@ class Parts:
             if kind == _KEY:
                 impl = next(statics).value
                 if isinstance(leaf, (jax.Array, np.ndarray)):
-                    leaf = jax.random.wrap_key_data(leaf, impl=impl)
+                    leaf = jax.random.wrap_key_data(jnp.asarray(leaf), impl=impl)
             leaves.append(leaf)
         return structure.unflatten(leaves)
 
