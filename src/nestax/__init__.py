@@ -48,12 +48,14 @@ from .levels import soba as soba
 
 if _TYPE_CHECKING:
     from . import memory as memory
+    from . import runs as runs
 
 __version__ = _version("nestax")
 
 
 def __getattr__(name: str) -> _Any:
-    # equinox, which its layers need, would more than double the time that importing nestax takes.
-    if name == "memory":
-        return _import_module(".memory", __name__)
+    # equinox, which the layers of `memory` need, would more than double the time that importing
+    # nestax takes; `runs` is for those who watch one.
+    if name in ("memory", "runs"):
+        return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

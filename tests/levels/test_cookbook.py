@@ -2,6 +2,8 @@
 differences and loops written by hand."""
 
 import dataclasses
+import json
+import math
 import re
 import types
 from pathlib import Path
@@ -368,6 +370,17 @@ def test_one_loop(x64):
         zeros = {name: jnp.ones(6) if name != "penalty" else 1.0 for name in names}
         _, info = nest.run(nest.init(zeros, jax.random.key(0)), steps=3)
         assert all(jnp.isfinite(level.loss).all() for level in info.values())
+
+
+def test_watching_a_run(x64, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = run("Watching a run")
+    # The error shrinks by 0.8 in every step, from 4 on, and is looked at before the step.
+    steps = math.floor(math.log(0.01 / 4, 0.8)) + 2
+    close(program.state.values["w"], program.target * (1 - 0.8**steps))
+    assert int(program.state.tick) == len(program.info["w"].loss) == steps
+    rows = (tmp_path / "runs" / "mine" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["step"] == steps
 
 
 def test_level_tables(x64, capsys):

@@ -240,13 +240,13 @@ def test_a_file_size_limit_in_the_middle_of_a_checkpoint_keeps_the_one_before(tm
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_folder_is_named(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(RunError, match=r"cannot write to .* --out"):
+    with pytest.raises(RunError, match=r"cannot write to .* another folder"):
         start(tmp_path)
 
 
 def test_a_path_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"cannot write to .* --out"):
+    with pytest.raises(RunError, match=r"cannot write to .* another folder"):
         RunFolder.create(tmp_path / "file" / "run", "toy", {})
 
 

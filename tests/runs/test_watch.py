@@ -1,5 +1,6 @@
 """A watched run: measured at fixed steps, gone on with after kill -9, bit for bit."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import optax
 import pytest
 
 import nestax as nx
-from nestax.runs import RunError, Watch
+from nestax.runs import RunError, RunFolder, Watch
 
 PROGRAM = """
 import sys
@@ -57,12 +58,81 @@ def test_a_watched_run_is_the_run(tmp_path, capsys):
     assert same(longer, made.run(begun, 60)[0])
 
 
-def test_the_run_of_another_nest_is_refused(tmp_path):
+def test_fewer_steps_than_are_done_are_refused(tmp_path):
+    made, begun = nest()
+    made.run(begun, 6, watch=Watch(tmp_path, progress=False))
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"step 6 of this run, and 4 steps.*ask for at least 6"):
+        made.run(begun, 4, watch=Watch(tmp_path, progress=False))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+LEVEL = nest()[0].groups[0][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (
+            {"objective": lambda v, b: jnp.sum(abs(v["w"] - b))},
+            "the objective of level 'w' differs",
+        ),
+        ({"optimizer": optax.sgd(0.2)}, "the optimizer of level 'w' differs"),
+        (
+            {"context": lambda task, key: 2 * jax.random.normal(key, (2,))},
+            "the context of level 'w' differs",
+        ),
+        ({"start": lambda v, task, key: jnp.ones(2), "horizon": 5}, "horizon of level 'w' differs"),
+        ({"name": "u", "objective": lambda v, b: v["u"] @ b}, "the list of levels differs"),
+        ({"value": jnp.ones(2)}, "the value of level 'w' differs"),
+        ({"key": 1}, "the key differs"),
+        ({"task": jnp.zeros(3)}, "the task differs"),
+        ({}, None),
+    ],
+)
+def test_a_folder_is_for_one_run(tmp_path_factory, change, what):
+    folder = tmp_path_factory.getbasetemp() / "one-run"
+    made, begun = nest()
+    made.run(begun, 2, watch=Watch(folder, progress=False))
+    change = {"value": jnp.zeros(2), "key": 0, "task": None, **change}
+    value, key, task = (change.pop(name) for name in ("value", "key", "task"))
+    level = dataclasses.replace(LEVEL, **change)
+    other = nx.Nest([level], task)
+    values = {} if level.start else {level.name: value}
+    state = other.init(values, jax.random.key(key))
+    if what is None:  # made anew, the same run
+        other.run(state, 2, watch=Watch(folder, progress=False))
+        return
+    with pytest.raises(RunError, match=f"holds another run: .*{what}.*Name another folder"):
+        other.run(state, 2, watch=Watch(folder, progress=False))
+
+
+def test_an_open_folder_is_for_one_run_too(tmp_path):
+    made, begun = nest()
+    with RunFolder.create(tmp_path / "run", "mine", {"a": 1}) as folder:
+        made.run(begun, 2, watch=Watch(folder, progress=False))
+        made.run(begun, 3, watch=Watch(folder, progress=False))
+        other, state = nest(rate=0.2)
+        with pytest.raises(RunError, match="the optimizer of level 'w' differs"):
+            other.run(state, 3, watch=Watch(folder, progress=False))
+    with pytest.raises(RunError, match="a run of 'mine', not one"):
+        made.run(begun, 3, watch=tmp_path / "run")
+
+
+def test_programs_are_not_compared_across_versions_of_jax(tmp_path):
     made, begun = nest()
     made.run(begun, 2, watch=Watch(tmp_path, progress=False))
-    other = nx.Nest([nx.Level("u", lambda v, b: v["u"] ** 2, optax.sgd(0.1))])
-    with pytest.raises(RunError, match="another nest"):
-        other.run(other.init({"u": 1.0}, jax.random.key(0)), 2, watch=Watch(tmp_path))
+    for folder, other in (("settings.json", nest(rate=0.2)[0]),):
+        path = tmp_path / folder
+        header = json.loads(path.read_text())
+        header["settings"]["versions"]["jax"] = "0.0.1"
+        path.write_text(json.dumps(header))
+        for meta in tmp_path.glob("checkpoints/*/meta/metadata"):
+            meta.write_text(meta.read_text().replace(jax.__version__, "0.0.1"))
+        other.run(begun, 2, watch=Watch(tmp_path, progress=False))
+    moved = dataclasses.replace(begun, tick=begun.tick + 1)
+    with pytest.raises(RunError, match="the tick differs"):
+        made.run(moved, 2, watch=Watch(tmp_path, progress=False))
 
 
 def test_killed_runs_go_on_to_the_same_state(tmp_path):

@@ -19,6 +19,7 @@ from ._executed import executed, with_flow
 from ._level import Level
 from ._nest import Nest, State, taken_state
 from ._stream import Stream
+from ._text import html_table, text_table
 
 _CONFIRMED = 0.01  # relative error above which the flow compared with is doubted
 
@@ -60,6 +61,22 @@ class FlowComparison:
     check: GradientCheck
 
     def __str__(self) -> str:
+        return "\n".join((self._title(), *text_table(self._rows(), range(1, 5)), self._checked()))
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows(), range(1, 5), f"{self._title()}; {self._checked()}")
+
+    def _title(self) -> str:
+        draws = len(self.rows[0].cosine) if self.rows else 0
+        return f"gradient of {self.level!r} against {self.exact}; median (range) of {draws} draws"
+
+    def _checked(self) -> str:
+        return f"central differences of the executed program: off by {self.check.error:.1e}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
         head = ("flow", "cosine", "relative error", "ms", "MiB")
         body = [
             (
@@ -71,20 +88,7 @@ class FlowComparison:
             )
             for r in self.rows
         ]
-        widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(cells)
-            )
-            for cells in (tuple(zip(row, widths, strict=True)) for row in (head, *body))
-        ]
-        draws = len(self.rows[0].cosine)
-        title = f"gradient of {self.level!r} against {self.exact}; median (range) of {draws} draws"
-        checked = (
-            f"central differences of the executed program: {self.exact} is off by "
-            f"{self.check.error:.1e}"
-        )
-        return "\n".join((title, *(line.rstrip() for line in lines), checked))
+        return [head, *body]
 
 
 def compare_flows(

@@ -4,6 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+_NUMBERS = ("loss", "gradient_norm", "inner_gradient", "residual")
 
 
 @jax.tree_util.register_dataclass
@@ -42,3 +46,58 @@ class LevelInfo:
 
     def __getitem__(self, field: str) -> Any:
         return getattr(self, field)
+
+    def scalars(self, copied: bool) -> dict[str, np.ndarray]:
+        """Name -> numbers with a leading axis of updates: losses, norms, an implicit flow's
+        diagnostics, and the scalars of `user`, called by their paths such as "accuracy" or
+        "aux/kl".
+
+        Args:
+            copied: whether the nest has copies, whose axis comes second in `user`.
+        """
+        found = {name: getattr(self, name) for name in _NUMBERS}
+        found = {name: np.asarray(a) for name, a in found.items() if a is not None}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.user):
+            if not _is_number(leaf) or leaf.ndim != 1 + copied:
+                continue
+            name = jax.tree_util.keystr(path, simple=True, separator="/") or "user"
+            found[f"user/{name}" if name in _NUMBERS else name] = np.asarray(leaf)
+        return found
+
+    def frame(self) -> Any:
+        """The updates as a pandas `DataFrame`, one row each in time order.
+
+        Its columns are the losses, the gradients' norms, an implicit flow's diagnostics and the
+        scalars of `user`, called by their paths such as "accuracy" or "aux/kl". Where there are
+        copies, columns have two levels, the name and the number of the copy, and
+        `frame["loss"].mean(axis=1)` is the mean over copies; what copies share has "" in place of
+        the number. Vectors in `user` are shown in the same way, by entries.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "LevelInfo.frame needs pandas; install it with: pip install pandas"
+            ) from error
+        found = {**self.scalars(False), **self.scalars(True)}
+        flat = {}
+        for name, array in found.items():
+            if array.ndim == 1:
+                flat[name, ""] = array
+            else:
+                flat |= {(name, number): array[:, number] for number in range(array.shape[1])}
+        index = pandas.RangeIndex(len(self.loss), name="update")
+        if all(array.ndim == 1 for array in found.values()):
+            return pandas.DataFrame({name: a for (name, _), a in flat.items()}, index)
+        frame = pandas.DataFrame(dict(enumerate(flat.values())), index)
+        frame.columns = pandas.MultiIndex.from_tuples(list(flat), names=("name", "copy"))
+        return frame
+
+
+def _is_number(leaf: Any) -> bool:
+    if not hasattr(leaf, "ndim") or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return False
+    return jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ..flows import check_arrays
-from . import _belongs, _checks, _run
+from . import _belongs, _checks, _run, _show
 from ._calls import shown
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, read_groups
@@ -102,6 +102,12 @@ class State:
             self.key if key is None else _checks.raw_key(key),
             self.held if task is None else self.held.like(task, "task"),
         )
+
+    def __repr__(self) -> str:
+        return _show.state(self)
+
+    def _repr_html_(self) -> str:
+        return _show.state_html(self)
 
     def tree_flatten_with_keys(self):
         children, static = self.tree_flatten()
@@ -210,11 +216,17 @@ class Nest:
             _checks.mesh(mesh, copies)
         self._program = Program(self.declaration, mesh, norms)
         self._program.draw = task if draws else None
-        self._warned: set[str] = set()
+        self._warned: set[Any] = set()
         self._shapes: Any = None
         self._host: Any = None
         self._seen: Any = (None, None)  # tick and task of the last state known to be this nest's
         self._trusts = False  # whether states are taken without a look
+
+    def __repr__(self) -> str:
+        return _show.nest(self.declaration, self.ticks_per_step)
+
+    def _repr_html_(self) -> str:
+        return _show.nest_html(self.declaration, self.ticks_per_step)
 
     @property
     def groups(self) -> tuple[tuple[Level, ...], ...]:
@@ -353,13 +365,16 @@ class Nest:
         carry = carry._replace(before={name: program.kept(carry) for name in program.rerun})
         carry, infos = program.advance(k, carry, View(self.declaration.copies), Mode())
         order = [level.name for level in self.declaration.levels if level.name in infos]
-        infos = {name: infos[name] for name in order}
-        if self.mesh is not None:
-            # Every process must be able to read what is reported.
-            everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
-            infos = jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, everywhere), infos)
+        infos = self._everywhere({name: infos[name] for name in order})
         next_ = State(carry.values, carry.optimizers, carry.tick + 1, carry.key, carry.task)
         return next_, infos
+
+    def _everywhere(self, reports: Any) -> Any:
+        """Reports that every process of a mesh can read."""
+        if self.mesh is None:
+            return reports
+        everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+        return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, everywhere), reports)
 
     @cached_property
     def _step(self) -> Callable[[State, Any], tuple[State, Info]]:
@@ -406,20 +421,35 @@ class Nest:
         Args:
             state: from `init` or an earlier run.
             steps: how many; a step is `ticks_per_step` ticks.
-            watch: told of what happens, such as `nestax.runs.Watch("DIR")`, which shows progress,
-                keeps measurements and checkpoints in a run's folder, and resumes from there.
-            check: stop at a loss that is not finite.
+            watch: who is told of the run, or a list of several.
+                A path: progress is shown, and measurements and checkpoints are kept in that folder,
+                from which the same call goes on; `nestax.runs.Watch` has the options.
+                A function `(step, numbers) -> bool | None`: called after every step with the number
+                of steps done since `init` and, by level name, a dict of floats ("loss",
+                "gradient_norm", and the scalars of the objective's info by their names, such as
+                "accuracy" or "aux/kl"): those of the step's last update, means over copies. True
+                ends the run after that step.
+                A logger with `add_scalar`, as TensorBoard's writers, or `log`, as a run of Weights
+                & Biases: given about 500 points of the run; `nestax.runs.to_writer` has options.
+                None: nobody, but in a notebook a bar shows progress.
+            check: stop where the run is lost: a value or an optimizer state is not finite after a
+                step, or a loss is not although its gradient is. A loss or gradient that is not
+                finite, while all values and optimizer states stay so, has been dealt with by an
+                optimizer such as `optax.apply_if_finite`: the run goes on, with one warning for
+                each level (with `norms=False` only losses are seen). Values of episodes that are
+                over do not count, nor infinities that a value has had before, such as a mask's.
 
         Returns:
             The last state and, by level name, a `LevelInfo` whose leading axis is the level's
-            updates.
+            updates in this call.
 
         Raises:
-            DivergenceError: a loss is not finite; it holds the level, the step, the last state
-                before it and the infos so far.
+            DivergenceError: as `check` says. It holds the level, the step, what is not finite, the
+                last finite state and the infos so far.
             StreamEnded: a stream's iterator has no more batches; it holds the last state and the
                 infos so far.
             ValueError: steps is not a whole number of at least 0; a state of another nest.
+            TypeError: watch is none of these.
         """
         taken_state(state, "run")
         return _run.run(self, state, steps, watch, check)

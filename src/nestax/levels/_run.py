@@ -2,6 +2,8 @@
 lose nothing."""
 
 import concurrent.futures
+import importlib
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..flows import Identity, Implicit, Neumann
-from . import _belongs
+from . import _belongs, _finite
 from ._calls import arrays_only, call, shown
 from ._declaration import flow_of
 from ._stream import StreamEnded, check, levels_named, read
@@ -27,21 +29,32 @@ _PIECE_SECONDS = 0.5  # between two reports to a watcher
 
 
 class DivergenceError(FloatingPointError):
-    """A loss is not finite.
+    """A loss, a gradient or a value is not finite.
 
     Attributes:
-        level: name of the level.
-        step: number of the nest's step, counted over the state's whole life.
-        state: the last state known to come before it.
-        info: everything reported up to and including the bad step.
+        level: name of the level where that is seen first.
+        step: number of the nest's step, counted from 0 over the state's whole life.
+        what: "loss", "gradient", "value" or "optimizer state".
+        state: the state before that step, the last that is finite.
+        info: everything reported up to and including that step.
     """
 
-    def __init__(self, level: str, step: int, state: Any, info: Any, hint: str):
+    def __init__(
+        self,
+        level: str,
+        step: int,
+        state: Any,
+        info: Any,
+        hint: str = "",
+        what: str = "loss",
+        repair: str = "lower its learning rate or that of a level it depends on",
+    ):
         self.level, self.step, self.state, self.info = level, step, state, info
+        self.what = what
         super().__init__(
-            f"level {level!r}: the loss is not finite in step {step}; lower its learning rate or "
-            f"that of a level it depends on{hint}. The error's `state` is that after "
-            f"{int(state.tick)} ticks, and its `info` the losses so far"
+            f"level {level!r}: the {what} is not finite in step {step}; {repair}{hint}. The "
+            f"error's `state` is the one before that step, after {int(state.tick)} ticks, and its "
+            "`info` all reports up to that step"
         )
 
 
@@ -92,10 +105,10 @@ def _stack(batches: list[Any], where: str) -> Any:
 
 def _chunk(nest: "Nest", length: int) -> Any:
     """A compiled function of (state, count, feed): `count` steps, reports in buffers of
-    `length`."""
+    `length`, and what of the state at their end is not finite."""
     program, last = nest._program, len(nest.declaration.periods) - 1
 
-    def chunk(state: "State", count: jax.Array, fed: Any) -> tuple["State", Any]:
+    def chunk(state: "State", count: jax.Array, fed: Any) -> tuple["State", Any, jax.Array]:
         held, key = state.held, state.key
 
         def slim(state: "State") -> "State":  # what never changes stays out of the loop
@@ -119,7 +132,8 @@ def _chunk(nest: "Nest", length: int) -> Any:
             return moving, jax.tree.map(lambda b, a: b.at[i].set(a), buffers, infos)
 
         moving, buffers = jax.lax.fori_loop(0, count, body, (slim(state), buffers))
-        return whole(moving), buffers
+        after = whole(moving)
+        return after, buffers, nest._everywhere(_finite.lost(nest, state, after))
 
     return jax.jit(chunk)
 
@@ -140,13 +154,24 @@ def run(
 ) -> tuple["State", "Info"]:
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
         raise ValueError(f"steps is a whole number of at least 0, got {shown(steps)}")
+    watch = _watcher(watch)
     if watch is None:
         return _loop(nest, state, steps, 0, None, check)
-    state, done = watch.begin(nest, state, steps)
     try:
+        state, done = watch.begin(nest, state, steps)
         return _loop(nest, state, steps, done, watch, check)
+    except BaseException:
+        watch.keep()  # an interruption loses nothing
+        raise
     finally:
         watch.close()
+
+
+def _watcher(given: Any) -> Any:
+    """Who watches a run. Found by name: the library proper brings no progress package."""
+    if given is None and "IPython" not in sys.modules:
+        return None
+    return importlib.import_module("nestax.runs.watch").watcher(given)
 
 
 def _loop(
@@ -181,18 +206,32 @@ def _loop(
                 if left > 0 and ended is None:
                     following = min(left, length)
                     waiting = (after, ahead.submit(_partial_feed, nest, after, following, ticks))
+
+            def piece(state: "State", count: int, fed: Any = fed) -> Any:
+                after, buffers, lost = chunk(state, jnp.asarray(count, jnp.int32), fed)
+                rows = jax.tree.map(lambda a: _rows(a, count), buffers)
+                return after, rows, np.asarray(lost)
+
             began = time.monotonic()
-            next_state, buffers = chunk(state, jnp.asarray(count, jnp.int32), fed)
-            infos = jax.tree.map(lambda a, n=count: _rows(a, n), buffers)
-            parts.append(infos)
+            next_state, infos, lost = piece(state, count)
+            tell(time.monotonic() - began)
+            stop = None
             if check:
-                _finite(nest, infos, state, parts, watch)
+                stop = _finite.examine(nest, piece, fed, state, count, infos, lost)
+            good = count if stop is None else stop.step
+            wanted = None if watch is None else watch.stops(nest, state, infos, good)
+            if stop is not None and wanted is None:
+                _diverged(nest, stop, parts, infos, done, steps, watch)
+            if wanted is not None and wanted < count:
+                count, infos = wanted, _first(nest, infos, wanted)
+                next_state = piece(state, wanted)[0]
+            parts.append(infos)
             _trust(nest, infos)
             state, done = nest._own(next_state), done + count
-            tell(time.monotonic() - began)
             if watch is not None:
                 watch.record(nest, state, infos, done, steps)
-            if ended is not None:
+            ended = ended if wanted is None else None  # nobody asked for the batches that lack
+            if wanted is not None or ended is not None:
                 break
     if not parts:
         shapes = jax.eval_shape(nest._step, state, nest._example(state))[1]
@@ -210,6 +249,31 @@ def _loop(
     if watch is not None:
         watch.end(nest, state, done)
     return state, info
+
+
+def _first(nest: "Nest", infos: Any, count: int, after: int = 0) -> Any:
+    """The reports of `count` steps."""
+    cut = {}
+    for level in nest.declaration.levels:
+        per = nest.ticks_per_step // level.every
+        rows = slice(after * per, (after + count) * per)
+        cut[level.name] = jax.tree.map(lambda a, rows=rows: a[rows], infos[level.name])
+    return {name: cut[name] for name in infos}
+
+
+def _diverged(
+    nest: "Nest", stop: Any, parts: list, infos: Any, done: int, steps: int, watch: Any
+) -> None:
+    """Ends a run at a step that is not finite; everything before it is kept."""
+    good, bad = _first(nest, infos, stop.step), _first(nest, infos, 1, stop.step)
+    hint = ""
+    if watch is not None:
+        if stop.step:
+            watch.record(nest, stop.state, good, done + stop.step, steps)
+        hint = watch.diverged(nest, stop.state, bad, done + stop.step)
+    info = jax.tree.map(lambda *a: np.concatenate(a), *parts, good, bad)
+    step = int(stop.state.tick) // nest.ticks_per_step
+    raise DivergenceError(stop.level, step, stop.state, info, hint, stop.what, stop.repair)
 
 
 def _rows(buffer: Any, count: int) -> np.ndarray:
@@ -260,21 +324,6 @@ def _pieces(
             count = max(1, min(2 * count, int(count * _PIECE_SECONDS / max(took[0], 1e-6))))
         else:
             count = length
-
-
-def _finite(nest: "Nest", infos: Any, state: "State", parts: list, watch: Any) -> None:
-    before = int(state.tick) // nest.ticks_per_step
-    worst = None
-    for level in nest.declaration.levels:
-        loss = infos[level.name].loss
-        bad = ~np.isfinite(loss.reshape(len(loss), -1)).all(axis=1)
-        if bad.any():
-            step = before + int(np.argmax(bad)) * level.every // nest.ticks_per_step
-            worst = min(worst or (step, level.name), (step, level.name))
-    if worst is not None:
-        info = jax.tree.map(lambda *a: np.concatenate(a), *parts)
-        hint = "" if watch is None else watch.hint()
-        raise DivergenceError(worst[1], worst[0], state, info, hint)
 
 
 def _trust(nest: "Nest", infos: Any) -> None:

@@ -1,4 +1,7 @@
-"""A run's folder, its progress and its report; what every experiment shares and none knows of."""
+"""A run's folder, its progress, who watches it and its report.
+
+Importing this brings no package beyond those of the library; what needs one says so when used.
+"""
 
 from .errors import RunError as RunError
 from .errors import SettingsError as SettingsError
@@ -25,3 +28,4 @@ from .report import (
     write_report as write_report,
 )
 from .watch import Watch as Watch
+from .watch import to_writer as to_writer

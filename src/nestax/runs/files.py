@@ -42,9 +42,9 @@ def refusals(path: Path) -> Iterator[None]:
         if code in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(
                 f"the disk is full: could not write to {path}. What was written before is intact; "
-                f"make room, then: nestax resume {path}"
+                f"make room, then go on with the same call, or with: nestax resume {path}"
             ) from error
         raise RunError(
             f"cannot write to {path}: {os.strerror(code)}. What was written before is intact; "
-            "mend that, or name a folder you may write to with --out"
+            "mend that, or name another folder, one you may write to"
         ) from error

@@ -13,7 +13,6 @@ whole or not at all.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -23,12 +22,18 @@ from typing import IO, Any, TypeVar
 
 import jax
 
-from .errors import RunError
+from .errors import RunError, needed
 from .files import refusals, write_atomically
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: nothing keeps two processes apart there
+    fcntl = None
 
 State = TypeVar("State")
 
 _OURS = ("metrics.jsonl", "facts.json", "checkpoints", "summary.json", "figures", "report.html")
+_AGAIN = "to start the run again delete the folder, or give nestax run --overwrite"
 
 
 class RunFolder:
@@ -86,7 +91,7 @@ class RunFolder:
                 if measured and not overwrite:
                     raise RunError(
                         f"{path} already holds a run; continue it with --resume, replace it with "
-                        "--overwrite, or name another folder"
+                        "--overwrite (in Python overwrite=True), or name another folder"
                     )
                 # Settings, which make the folder a run's, go last and come first.
                 for name in _OURS:
@@ -114,18 +119,18 @@ class RunFolder:
 
     # Measurements
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Adds one measurement to metrics.jsonl; on disk when this returns.
+    def append(self, *records: dict[str, Any]) -> None:
+        """Adds measurements to metrics.jsonl; on disk when this returns.
 
         Raises:
             ValueError: a number is not finite; nothing is written.
         """
-        line = json.dumps(record, allow_nan=False) + "\n"
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
         path = self.path / "metrics.jsonl"
         with refusals(self.path), path.open("a") as file:
             before = file.tell()
             try:
-                file.write(line)
+                file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
@@ -149,11 +154,10 @@ class RunFolder:
             state: pytree of arrays.
             meta: JSON-able facts that go with it.
         """
-        import orbax.checkpoint as ocp
-
+        ocp = _orbax()
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.leaves(state)),
-            meta=ocp.args.JsonSave({**meta, "metrics_bytes": self._measured_bytes()}),
+            meta=ocp.args.JsonSave({**meta, "metrics_bytes": self.measured_bytes()}),
         )
         # What orbax would log of a failure, a traceback of its threads, is in the error as well.
         log = logging.getLogger("absl")
@@ -162,13 +166,15 @@ class RunFolder:
         try:
             with refusals(self.path):
                 self._manager().save(step, args=arguments)
+        except BaseException:
+            self._checkpoints = None  # a new one removes what was half written
+            raise
         finally:
             log.setLevel(level)
 
     def saved(self) -> dict[str, Any] | None:
         """The facts saved with the newest checkpoint; None without one."""
-        import orbax.checkpoint as ocp
-
+        ocp = _orbax()
         if self._manager().latest_step() is None:
             return None
         return dict(self._restore("meta", ocp.args.JsonRestore()))
@@ -181,15 +187,19 @@ class RunFolder:
         """
         meta = self.saved()
         counted = meta["metrics_bytes"] if meta else 0
-        if self._measured_bytes() < counted:
+        if self.measured_bytes() < counted:
             raise RunError(
                 f"{self.path / 'metrics.jsonl'} has lost measurements that its checkpoint counts; "
-                "start the run again with --overwrite"
+                f"{_AGAIN}"
             )
+        self.cut(counted)
+        return meta
+
+    def cut(self, counted: int) -> None:
+        """Keeps the first bytes of metrics.jsonl only."""
         with refusals(self.path):
             (self.path / "metrics.jsonl").touch()
             os.truncate(self.path / "metrics.jsonl", counted)
-        return meta
 
     def restore(self, like: State) -> State:
         """The state of the newest checkpoint.
@@ -197,15 +207,13 @@ class RunFolder:
         Args:
             like: a state of the same structure, shapes and dtypes.
         """
-        import orbax.checkpoint as ocp
-
+        ocp = _orbax()
         leaves, structure = jax.tree.flatten(like)
         shapes = [ocp.utils.to_shape_dtype_struct(leaf) for leaf in leaves]
         return structure.unflatten(self._restore("state", ocp.args.StandardRestore(shapes)))
 
     def _restore(self, item: str, arguments: Any) -> Any:
-        import orbax.checkpoint as ocp
-
+        ocp = _orbax()
         manager = self._manager()
         try:
             step = manager.latest_step()
@@ -213,17 +221,17 @@ class RunFolder:
         except Exception as error:
             raise RunError(
                 f"the checkpoint in {self.path} cannot be read ({type(error).__name__}); it was "
-                "damaged or made by another version. Start the run again with --overwrite"
+                f"damaged or made by another version; {_AGAIN}"
             ) from error
 
-    def _measured_bytes(self) -> int:
+    def measured_bytes(self) -> int:
+        """Length of metrics.jsonl."""
         path = self.path / "metrics.jsonl"
         return path.stat().st_size if path.is_file() else 0
 
     def _manager(self) -> Any:
         if self._checkpoints is None:
-            import orbax.checkpoint as ocp
-
+            ocp = _orbax()
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
             )
@@ -247,6 +255,10 @@ class RunFolder:
         return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def _orbax() -> Any:
+    return needed("orbax.checkpoint", "orbax-checkpoint", "a run's checkpoints")
+
+
 def _made_by_a_run(name: str) -> bool:
     parts = name.split(".")  # ".settings.json.123" is left by a process killed while writing
     whole = ".".join(parts[1:-1]) if name.startswith(".") and parts[-1].isdigit() else name
@@ -264,6 +276,8 @@ def _lock(path: Path) -> IO[str]:
     """The open lock file, which stays where it is; closing it gives the lock back."""
     with refusals(path):
         lock = (path / ".lock").open("w")
+    if fcntl is None:
+        return lock
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

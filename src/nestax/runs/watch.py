@@ -1,28 +1,43 @@
-"""A nest's run, watched: progress on the terminal, measurements and checkpoints in a run's
-folder."""
+"""A nest's run, watched: progress, measurements and checkpoints in a run's folder, functions and
+loggers that are told of every step."""
 
+import logging
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from ..levels._fingerprint import differences, fingerprint
 from .errors import RunError
 from .folder import RunFolder
-from .progress import Progress
+from .progress import bar, in_notebook
 
 _ROWS = 500  # measurements kept of a run, about
-_CHECKPOINT_SECONDS = 30.0  # the most that an interruption costs
+_CHECKPOINT_SECONDS = 30.0  # the most that an interruption costs, kill -9 included
+_KIND = "nest"
+
+Numbers = dict[str, dict[str, float]]
+"""Level -> name -> number: "loss", "gradient_norm" and the scalars among its info."""
 
 
 class Watch:
     """What `Nest.run(..., watch=...)` tells of a run, and where the run goes on from.
 
-    `nest.run(state, steps, watch=Watch("runs/mine"))` shows progress and writes a run's folder. The
-    same line after an interruption, `kill -9` included, goes on from the newest checkpoint and ends
-    in the very state of an uninterrupted run; a finished run is not done again. Use one for each
-    call.
+    `nest.run(state, steps, watch="runs/mine")`, short for `watch=Watch("runs/mine")`, shows
+    progress and writes a run's folder. The same line after an interruption, `kill -9` included,
+    goes on from the newest checkpoint and ends in the very state of an uninterrupted run; a
+    finished run is not done again, and more steps than before continue it. Ctrl-C and a divergence
+    leave a checkpoint of the last good state. Use one for each call.
+
+    The folder's `metrics.jsonl` holds about 500 lines, whatever the number of steps: the step, and
+    for each level the loss, the gradient's norm and the scalars that its objective returns, at the
+    last update of the step, as means over copies; null where a number is not finite.
+
+    A folder belongs to one run, which is recognised by the state it begins with (values, key, task)
+    and by its program (objectives, data, starts, optimizers with their rates, clocks, flows).
+    Programs are not compared across versions of JAX.
 
     Attributes:
         folder: path of the run's folder, or an open `RunFolder`; None to show progress only.
@@ -30,7 +45,8 @@ class Watch:
         checkpoint_seconds: between two checkpoints; 0 for one after every call of the program.
 
     Raises:
-        RunError: the folder holds another nest's run, is in use, or cannot be written.
+        RunError: the folder holds another run, or more steps than are asked for; it is in use, or
+            cannot be written; checkpoints need a package that is not installed.
     """
 
     def __init__(
@@ -42,65 +58,134 @@ class Watch:
         self.checkpoint_seconds = checkpoint_seconds
         self._given, self._shows = folder, progress
         self._folder: RunFolder | None = folder if isinstance(folder, RunFolder) else None
-        self._progress: Progress | None = None
+        self._progress: Any = None
+        self._identity: dict[str, Any] = {}
         self._saved_at = time.monotonic()
         self._last = -1
+        self._recorded: tuple[int, Any, int] | None = None  # steps, state, bytes of metrics.jsonl
+        self._steps, self._stopping = 0, False
 
     def begin(self, nest: Any, state: Any, steps: int) -> tuple[Any, int]:
         """The state to go on from, and how many of the steps are done already."""
-        done = 0
+        done, self._steps = 0, steps
         if self._given is not None:
-            done, state = self._open(nest, state)
+            done, state = self._open(nest, state, steps)
         if self._shows:
-            self._progress = Progress(max(steps, 1))
+            self._progress = bar(max(steps, 1))
             self._progress.__enter__()
         self._saved_at = time.monotonic()
-        return state, min(done, steps)
+        return state, done
 
-    def _open(self, nest: Any, state: Any) -> tuple[int, Any]:
-        settings = {"levels": _declared(nest)}
+    def _open(self, nest: Any, state: Any, steps: int) -> tuple[int, Any]:
+        self._identity = fingerprint(nest, state)
         if self._folder is None:
             path = Path(self._given)  # type: ignore[arg-type]
             if (path / "settings.json").is_file():
                 self._folder = RunFolder(path)
-                if self._folder.settings != settings:
-                    self.close()
-                    raise RunError(f"{path} holds the run of another nest; name another folder")
+                if self._folder.experiment != _KIND:
+                    what = f"a run of {self._folder.experiment!r}, not one of Nest.run"
+                    raise RunError(f"{path} holds {what}; name another folder")
+                self._is_the_same(self._folder.settings)
             else:
-                self._folder = RunFolder.create(path, "nest", settings)
-        saved = self._folder.rewind()
+                self._folder = RunFolder.create(path, _KIND, self._identity)
+        saved = self._folder.saved()
         if saved is None:
+            self._folder.rewind()
             return 0, state
-        self._last = saved["step"]
-        return saved["step"], self._folder.restore(state)
+        if "run" in saved:
+            self._is_the_same(saved["run"])
+        done = saved["step"]
+        if done > steps:
+            raise RunError(
+                f"{self._folder.path} has come to step {done} of this run, and {steps} steps were "
+                f"asked for; ask for at least {done}, or name another folder. The state of a step "
+                "that is past is not kept; its losses are in metrics.jsonl"
+            )
+        self._folder.rewind()
+        self._last = done
+        # A function has stopped the run: it is finished unless more is asked for than then.
+        finished = steps <= saved.get("stopped", -1)
+        return steps if finished else done, self._folder.restore(state)
+
+    def _is_the_same(self, known: dict[str, Any]) -> None:
+        assert self._folder is not None
+        if "program" not in known:
+            raise RunError(
+                f"{self._folder.path} was written by an earlier version of nestax, which did not "
+                "say whose run it is; name another folder"
+            )
+        found = differences(known, self._identity)
+        if found:
+            more = f", and {len(found) - 3} other things" if len(found) > 3 else ""
+            raise RunError(
+                f"{self._folder.path} holds another run: {', '.join(found[:3])}{more}. Name "
+                "another folder for this run, or delete that one"
+            )
+
+    def stops(self, nest: Any, state: Any, infos: Any, count: int) -> int | None:
+        """After how many of the `count` steps just done from `state` the run is to end; None if it
+        goes on."""
+        return None
+
+    def stopping(self) -> None:
+        """The run ends here, although not all of its steps are done."""
+        self._stopping = True
 
     def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
-        """Keeps the losses of the steps just done; called after every piece of a run."""
-        losses = {name: np.asarray(info.loss) for name, info in infos.items()}
+        """Keeps the measurements of the steps just done; called after every piece of a run."""
+        numbers = columns(nest, infos)
         if self._progress is not None:
-            numbers = "  ".join(f"{n} {_mean(loss[-1]):.4g}" for n, loss in losses.items())
-            self._progress.update(done, f"step {done}/{steps}  {numbers}")
+            losses = "  ".join(f"{n} {level['loss'][-1]:.4g}" for n, level in numbers.items())
+            self._progress.update(done, f"step {done}/{steps}  {losses}")
         if self._folder is None:
             return
-        per = {level.name: nest.ticks_per_step // level.every for level in nest.declaration.levels}
-        count = len(next(iter(losses.values()))) // next(per[n] for n in losses)
+        count = _count(nest, infos)
         # At fixed steps, however the clock cut the run into pieces.
-        for step in range(done - count + 1, done + 1):
-            if step % max(1, steps // _ROWS) and step != steps:
-                continue
-            rows = {n: loss[(step - done + count) * per[n] - 1] for n, loss in losses.items()}
-            self._folder.append({"step": step, "loss": {n: _mean(a) for n, a in rows.items()}})
+        kept = [s for s in range(done - count + 1, done + 1) if _measured(s, steps)]
+        if self._stopping and done not in kept:
+            kept.append(done)
+        self._folder.append(*(_line(s, numbers, s - done + count - 1) for s in kept))
+        self._recorded = (done, state, self._folder.measured_bytes())
         if time.monotonic() - self._saved_at >= self.checkpoint_seconds:
-            self._save(state, done)
+            self._save()
 
-    def _save(self, state: Any, done: int) -> None:
-        if self._folder is not None and done > self._last:
-            self._folder.checkpoint(done, state, {"step": done})
-            self._saved_at, self._last = time.monotonic(), done
+    def _save(self) -> None:
+        if self._folder is None or self._recorded is None or self._recorded[0] <= self._last:
+            return
+        done, state, _ = self._recorded
+        meta = {"step": done, "run": self._identity}
+        if self._stopping:
+            meta["stopped"] = self._steps
+        self._folder.checkpoint(done, state, meta)
+        self._saved_at, self._last = time.monotonic(), done
+
+    def keep(self) -> None:
+        """Saves what was recorded last, in the middle of an interruption; never raises."""
+        if self._folder is None or self._recorded is None:
+            return
+        try:
+            saved = self._folder.saved()
+            self._last = self._last if saved is None else saved["step"]
+            if self._recorded[0] > self._last:
+                self._folder.cut(self._recorded[2])  # it may have been interrupted while writing
+                self._save()
+        except Exception as error:  # what interrupted the run is what must be told
+            logging.getLogger(__name__).warning("the last state could not be kept: %s", error)
+
+    def diverged(self, nest: Any, state: Any, infos: Any, done: int) -> str:
+        """Keeps the last finite state, and the step after it for the eye: metrics.jsonl ends with
+        it, but a run that goes on does not count it. Returns where they are, for the error."""
+        if self._folder is None:
+            return ""
+        self.keep()
+        self._folder.append(_line(done + 1, columns(nest, infos), 0))
+        self._recorded = None
+        kept = f"the checkpoint of step {self._last} and " if self._last >= 0 else ""
+        return f"; {kept}the measurements are in {self._folder.path}"
 
     def end(self, nest: Any, state: Any, done: int) -> None:
         """Keeps the last state and closes what was opened."""
-        self._save(state, done)
+        self._save()
         self.close()
 
     def close(self) -> None:
@@ -111,22 +196,204 @@ class Watch:
         if self._folder is not None and self._folder is not self._given:
             self._folder.close()
             self._folder = None
-
-    def hint(self) -> str:
-        """Where the last good state is kept."""
-        if self._folder is None or self._last < 0:
-            return ""
-        return f"; the checkpoint of step {self._last} is in {self._folder.path}"
+        self._recorded = None
 
 
-def _declared(nest: Any) -> list[dict[str, Any]]:
-    return [
-        {"name": level.name, "every": level.every, "group": index}
-        for index, group in enumerate(nest.groups)
-        for level in group
-    ]
+class _Told:
+    """Functions and loggers that are told of every step, beside at most one `Watch`."""
+
+    def __init__(self, watches: Sequence[Any], functions: Sequence[Callable[..., Any]]):
+        self._watch = watches[0] if watches else Watch(None, progress=False)
+        self._functions, self._steps = functions, 0
+
+    def begin(self, nest: Any, state: Any, steps: int) -> tuple[Any, int]:
+        self._steps = steps
+        for function in self._functions:
+            if isinstance(function, _Writer):
+                function.begin(steps)
+        return self._watch.begin(nest, state, steps)
+
+    def stops(self, nest: Any, state: Any, infos: Any, count: int) -> int | None:
+        first = int(state.tick) // nest.ticks_per_step
+        numbers = columns(nest, infos)
+        for step in range(count):
+            if self._tell(first + step + 1, row(numbers, step)):
+                self._watch.stopping()
+                return step + 1
+        return None
+
+    def _tell(self, step: int, numbers: Numbers) -> bool:
+        """Tells all, also those after one that wants to stop."""
+        return any([_answer(function, step, numbers) for function in self._functions])
+
+    def diverged(self, nest: Any, state: Any, infos: Any, done: int) -> str:
+        hint = self._watch.diverged(nest, state, infos, done)
+        self._tell(int(state.tick) // nest.ticks_per_step + 1, row(columns(nest, infos), 0))
+        return hint
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._watch, name)
 
 
-def _mean(losses: Any) -> float:
-    """The mean over copies, as JSON takes it; a loss that is not finite stops the run elsewhere."""
-    return float(np.nan_to_num(np.mean(jax.device_get(losses))))
+def _answer(function: Callable[..., Any], step: int, numbers: Numbers) -> bool:
+    answer = function(step, {name: dict(level) for name, level in numbers.items()})
+    if answer is None:
+        return False
+    if isinstance(answer, (bool, np.bool_)) or getattr(answer, "shape", None) == ():
+        return bool(answer)
+    raise TypeError(
+        f"watch: a function returns True to stop the run and None or False to go on; "
+        f"{getattr(function, '__name__', function)!r} returned {answer!r}"
+    )
+
+
+def to_writer(writer: Any, every: int | None = None) -> "_Writer":
+    """Hands a run's numbers to a logger: `nest.run(..., watch=to_writer(SummaryWriter(), 1))`.
+
+    `watch=` also takes such a logger as it is, which means `every=None`. Names are `level/loss`,
+    `level/gradient_norm` and `level/...` for the scalars of an objective's info; the step is the
+    number of steps done since `Nest.init`.
+
+    Args:
+        writer: anything with `add_scalar(name, number, step)`, as TensorBoard's writers have, or
+            with `log({name: number}, step=step)`, as runs of Weights & Biases have.
+        every: steps between two calls; None: about 500 in a run.
+
+    Raises:
+        TypeError: the writer has neither.
+        ValueError: `every` is below 1.
+    """
+    if not _is_writer(writer):
+        raise TypeError(
+            "to_writer: expected something with add_scalar(name, number, step) or "
+            f"log({{name: number}}, step=step), got {type(writer).__name__}"
+        )
+    if every is not None and every < 1:
+        raise ValueError(f"to_writer: every is a number of steps, at least 1, got {every}")
+    return _Writer(writer, every)
+
+
+class _Writer:
+    """A function for `watch=` that hands numbers to a logger."""
+
+    def __init__(self, writer: Any, every: int | None):
+        self._writer, self._every, self._stride = writer, every, every or 1
+
+    def begin(self, steps: int) -> None:
+        """A run of so many steps begins."""
+        self._stride = self._every or max(1, steps // _ROWS)
+
+    def __call__(self, step: int, numbers: Numbers) -> None:
+        if step % self._stride:
+            return
+        flat = {f"{level}/{name}": x for level, one in numbers.items() for name, x in one.items()}
+        if hasattr(self._writer, "add_scalar"):
+            for name, number in flat.items():
+                self._writer.add_scalar(name, number, step)
+        else:
+            self._writer.log(flat, step=step)
+
+
+def _is_writer(thing: Any) -> bool:
+    if isinstance(thing, logging.Logger):  # its `log` takes a level and a text
+        return False
+    return callable(getattr(thing, "add_scalar", None)) or callable(getattr(thing, "log", None))
+
+
+def watcher(given: Any) -> Any:
+    """What `Nest.run(..., watch=given)` means: a `Watch` or what behaves like one, or None.
+
+    Args:
+        given: None, a path, a `Watch`, a function, a logger, or a list of these. None shows a bar
+            in notebooks.
+
+    Raises:
+        TypeError: something else.
+        ValueError: two folders.
+    """
+    if given is None:
+        return Watch() if in_notebook() else None
+    if isinstance(given, (str, Path, RunFolder)):
+        return Watch(given)
+    if _is_watch(given):
+        return given
+    every = list(given) if isinstance(given, (list, tuple)) else [given]
+    watches, functions = [], []
+    for one in every:
+        if isinstance(one, (str, Path, RunFolder)):
+            watches.append(Watch(one))
+        elif _is_watch(one):
+            watches.append(one)
+        elif _is_writer(one):
+            functions.append(to_writer(one))
+        elif callable(one):
+            functions.append(one)
+        else:
+            raise TypeError(
+                "watch takes a path, a function (step, numbers) -> bool or None, a Watch, a logger "
+                f"with add_scalar or log, or a list of these; got {one!r}"
+            )
+    if len(watches) > 1:
+        raise ValueError("watch: a run has one folder and one bar; give one path or Watch")
+    if not functions:
+        return watches[0] if watches else None
+    if not watches and in_notebook():
+        watches = [Watch()]
+    return _Told(watches, functions)
+
+
+def _is_watch(thing: Any) -> bool:
+    return hasattr(thing, "begin") and hasattr(thing, "record")
+
+
+# Numbers
+
+
+def columns(nest: Any, infos: Any) -> dict[str, dict[str, np.ndarray]]:
+    """Of every level and step the scalars that were reported at the step's last update, as means
+    over copies: level -> name -> array (steps,)."""
+    copied = nest.copies is not None
+    found = {}
+    for level in nest.declaration.levels:
+        per = nest.ticks_per_step // level.every
+        found[level.name] = {
+            name: _mean(array[per - 1 :: per])
+            for name, array in infos[level.name].scalars(copied).items()
+        }
+    return found
+
+
+def row(numbers: dict[str, dict[str, np.ndarray]], step: int) -> Numbers:
+    """The numbers of one step."""
+    return {
+        level: {name: float(array[step]) for name, array in one.items()}
+        for level, one in numbers.items()
+    }
+
+
+def _mean(array: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):  # a mean that overflows is shown as what it is
+        return array.astype(np.float64).reshape(len(array), -1).mean(axis=1)
+
+
+def _count(nest: Any, infos: Any) -> int:
+    level = nest.declaration.levels[0]
+    return len(infos[level.name].loss) * level.every // nest.ticks_per_step
+
+
+def _measured(step: int, steps: int) -> bool:
+    return step % max(1, steps // _ROWS) == 0 or step == steps
+
+
+def _line(step: int, numbers: dict[str, dict[str, np.ndarray]], at: int) -> dict[str, Any]:
+    """A line of metrics.jsonl: {"step": 3, "loss": {"w": 0.5}, "gradient_norm": ..., "info":
+    {"w": {"accuracy": 0.9}}}."""
+    line: dict[str, Any] = {"step": step, "loss": {}}
+    for level, one in row(numbers, at).items():
+        for name, number in one.items():
+            number = number if np.isfinite(number) else None
+            if name in ("loss", "gradient_norm"):
+                line.setdefault(name, {})[level] = number
+            else:
+                line.setdefault("info", {}).setdefault(level, {})[name] = number
+    return line

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from .._text import html_table, text_table
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Component:
@@ -95,9 +97,23 @@ def _label(components: list[Component]) -> str:
     return jax.tree_util.keystr(tuple(common))
 
 
+def html_of(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """`text_of` for a notebook."""
+    return html_table(_lines(rows), (2, 3, 4), below=" ".join(f"({note})" for note in notes))
+
+
 def text_of(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """An aligned table with one line per row; levels are counted from 1, the fastest."""
-    lines = [("level", "component", "leaves", "writes per call", "relative", "needs")]
+    lines = text_table(_lines(rows), (2, 3, 4))
+    widths = [max(map(len, column)) for column in zip(*_lines(rows), strict=True)]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([*lines, *(f"({note})" for note in notes)])
+
+
+def _lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = [
+        ("level", "component", "leaves", "writes per call", "relative", "needs")
+    ]
     for row in rows:
         place = "-" if row.level is None else str(row.level + 1)
         kind = {"clock": "clock", "constant": "constant"}.get(row.kind)
@@ -111,17 +127,7 @@ def text_of(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
                 _shortened(row.needs) if row.level is not None else "",
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(6)]
-    right = {2, 3, 4}
-    text = [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*text, *(f"({note})" for note in notes)])
+    return lines
 
 
 def _shortened(labels: Sequence[str], width: int = 64) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from .graph import bits, measured
 from .jaxpr import read
 from .ledger import Writes
-from .rows import Component, Row, rows_of, text_of
+from .rows import Component, Row, html_of, rows_of, text_of
 from .trace import Traced
 from .writes import find_writes
 
@@ -87,6 +87,12 @@ class LevelTable:
 
     def __str__(self) -> str:
         return text_of(self.rows, self._notes)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.rows, self._notes)
 
 
 def level_table(
