@@ -101,3 +101,51 @@ def test_a_rejected_update_of_a_best_response(x64):
     response = nx.best_response(objective, tx, 2)
     slopes = jax.vmap(jax.grad(response, (0, 1)))(jnp.array([1.0, -1.0]), jnp.zeros(2))
     np.testing.assert_allclose(slopes, [[0.36, 0], [0.64, 1]], rtol=1e-12)
+
+
+def test_a_rejected_update_below_an_implicit_level(x64):
+    """Derivatives of derivatives: as if the NaN loss were constant, for which weights stay too."""
+
+    def slope(factor, tx):
+        def inner(v, task):
+            return jnp.where(task < 0.5, factor, 1) * jnp.sum((v["w"] - v["v"] * v["u"]) ** 2)
+
+        def middle(v, task):
+            return jnp.sum((v["w"] - 1) ** 2) + jnp.sum((v["v"] - v["u"]) ** 4)
+
+        w = nx.Level("w", inner, tx, start=lambda v, task, key: v["v"])
+        v = nx.Level("v", middle, optax.sgd(0.1), every=2, flow=nx.Unroll())
+        outer = lambda v, _: jnp.sum(v["w"] ** 2) + jnp.sum(v["v"])  # noqa: E731
+        u = nx.Level("u", outer, optax.sgd(0.0), every=2, flow=nx.Implicit(nx.Dense()))
+        nest = nx.Nest([w, v, u], task=jax.random.uniform, copies=4)
+        state = nest.init({"v": jnp.array([0.7]), "u": jnp.array([1.3])}, jax.random.key(0))
+        assert 0 < jnp.sum(state.task < 0.5) < 4
+        return nest.gradient(state, "u")
+
+    still = slope(0, optax.sgd(0.1))
+    np.testing.assert_allclose(slope(jnp.nan, REJECTING["apply_if_finite"]), still, rtol=1e-10)
+    assert abs(still) > 0.1
+
+
+def test_a_rate_shared_by_copies_of_which_one_rejects(x64):
+    """What is not batched under `vmap` has the sum of its copies' derivatives, once."""
+
+    def objective(slow, w):
+        return jnp.where(slow["task"] > 0, 1, jnp.nan) * (w - slow["task"]) ** 2
+
+    def optimizer(slow):
+        return optax.apply_if_finite(optax.sgd(slow["rate"]), 9)
+
+    response = nx.best_response(objective, optimizer, 2)
+    tasks = jnp.array([1.0, -1.0, 2.0])
+
+    def total(rate):
+        ends = jax.vmap(lambda task: response({"rate": rate, "task": task}, jnp.zeros(())))(tasks)
+        return jnp.sum(ends**2)
+
+    def by_hand(rate):
+        return sum((task * (1 - (1 - 2 * rate) ** 2)) ** 2 for task in (1, 2))
+
+    rate = jnp.asarray(0.1)
+    for function in (jax.grad, lambda f: jax.grad(jax.grad(f))):
+        np.testing.assert_allclose(function(total)(rate), function(by_hand)(rate), rtol=1e-10)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from . import _rewrite as rewrite
 from ._hoist import hoist, is_inexact, is_pushing_forward
@@ -76,15 +77,17 @@ def quiet(function: Callable) -> Callable:
             constants, args = treedef.unflatten(
                 [next(moves) if moved else next(stays) for moved in inexact]
             )
-            return pure(constants, *args)
+            return _tied(pure(constants, *args), [*moving, *fixed])
 
+        # Both passes are quiet themselves, for derivatives of derivatives.
         def forward(moving: list, fixed: list) -> tuple[Any, Any]:
-            return jax.vjp(lambda moving: of(moving, fixed), moving)
+            return quiet(lambda moving: jax.vjp(lambda m: of(m, fixed), moving))(moving)
 
         def backward(pullback: Any, cotangents: Any) -> tuple[list, None]:
             heard = [jnp.any(u != 0) for u in jax.tree.leaves(cotangents) if is_inexact(u)]
             loud = functools.reduce(jnp.logical_or, heard, False)
-            return [jnp.where(loud, u, jnp.zeros_like(u)) for u in pullback(cotangents)[0]], None
+            (pulled,) = quiet(lambda pullback, u: pullback(u))(pullback, cotangents)
+            return [jnp.where(loud, u, jnp.zeros_like(u)) for u in pulled], None
 
         rule = jax.custom_vjp(of)
         rule.defvjp(forward, backward)
@@ -93,6 +96,23 @@ def quiet(function: Callable) -> Callable:
         return rule(moving, fixed)
 
     return quieted
+
+
+def _tied(outputs: Any, inputs: list) -> Any:
+    """The same outputs, each batched under `vmap` as soon as some input is: a rule that looks at
+    cotangents together must be given those of one copy."""
+
+    def odd(leaf: Any) -> Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        first = jnp.ravel(leaf)[0]
+        return first != first
+
+    arrays = [leaf for leaf in inputs if isinstance(leaf, jax.Array) and leaf.size]
+    seen = [leaf for leaf in arrays if leaf.dtype != jax.dtypes.float0]
+    flag = functools.reduce(jnp.logical_or, map(odd, seen), False)
+    # Either way it is x, which compilers know; the derivatives are those of x.
+    return jax.tree.map(lambda x: jnp.where(flag, x, x) if is_inexact(x) else x, outputs)
 
 
 # Operations without a finite derivative at some point.
