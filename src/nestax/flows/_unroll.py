@@ -22,8 +22,8 @@ class Unroll(Brief):
 
     Where an optimizer takes the root of exactly zero, as Adam and clipping by norm do at a gradient
     of zero, the derivative of the root counts as 0. Derivatives of size 1 / eps are still possible
-    where a gradient passes through zero; Adam's `eps_root` bounds them. An update that was rejected,
-    as by `optax.apply_if_finite`, adds nothing to the gradient, even if what it rejected is NaN.
+    where a gradient passes through zero; Adam's `eps_root` bounds them. A rejected update, as of
+    `optax.apply_if_finite`, adds nothing to the gradient, even if what it rejected is NaN.
 
     Attributes:
         last: differentiate only the last so many steps of the loop just inside; what came before
