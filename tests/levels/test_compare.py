@@ -52,7 +52,7 @@ def test_flows_are_compared_with_the_exact_gradient_on_the_same_data():
     assert error["identity"].min() > 0.5 and cosine["identity"].min() > 0.5
     assert len(set(error["CG(1)"])) == 3  # each draw is another one
     lines = str(found).splitlines()
-    assert "gradient of 'decay' against Implicit" in lines[0] and len(lines) == 6
+    assert "gradient of 'decay' against Implicit" in lines[0] and len(lines) == 7
 
 
 def test_unrolled_flows_are_compared_with_unrolling():

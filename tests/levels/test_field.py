@@ -125,7 +125,6 @@ def test_what_a_field_cannot_do_is_refused():
         begin(lambda v, _: v["w"], optax.lbfgs())
 
 
-@pytest.mark.xfail(strict=True, reason="the check of solvers does not know fields yet")
 def test_a_solver_for_symmetric_systems_does_not_fit_a_field():
     with pytest.raises(ValueError, match=r"'d': CG needs a symmetric system"):
         nested(nx.Field(lambda v, _: ROTATED @ v["w"] - v["d"]), nx.Implicit(nx.CG(2))).init(

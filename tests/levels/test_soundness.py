@@ -36,11 +36,14 @@ def some(thing):
 
 
 STILL, FAST = optax.set_to_zero(), optax.sgd(0.3)
+HELD = optax.masked(STILL, {"a": False, "c": True})
 FROZEN = {
     "multi_transform": optax.multi_transform({"t": FAST, "f": STILL}, {"a": "t", "c": "f"}),
     "partition": optax.partition({"t": FAST, "f": STILL}, {"a": "t", "c": "f"}),
     "masked": optax.chain(FAST, optax.masked(STILL, {"a": False, "c": True})),
     "selective": optax.selective_transform(FAST, freeze_mask={"a": False, "c": True}),
+    "before adam": optax.chain(HELD, optax.adam(0.3)),
+    "rate 0": optax.partition({"t": FAST, "f": optax.sgd(0.0)}, {"a": "t", "c": "f"}),
     "finite": optax.apply_if_finite(
         optax.chain(FAST, optax.masked(STILL, {"a": False, "c": True})), 3
     ),
@@ -102,14 +105,14 @@ def test_a_box_is_noticed_while_running(x64):
     """A projection that no probe at init has met, for it lets every likely value through."""
 
     def inner(v, batch):
-        return (v["w"] - v["d"] - 100) ** 2
+        return jnp.sum((v["w"] - v["d"] * jnp.array([1.0, 1e5])) ** 2)
 
     def box(updates, state, params):
-        return jnp.minimum(params + updates, 50.0) - params, state
+        return jnp.minimum(params + updates, 5e4) - params, state
 
     optimizer = optax.chain(optax.sgd(0.1), optax.GradientTransformation(lambda p: (), box))
     with pytest.warns(UserWarning, match="leaves weights where they are"):
-        settled(inner, lambda v, b: v["w"] ** 2, optimizer, nx.Implicit(nx.CG()), 1.0)
+        settled(inner, lambda v, b: v["w"][1], optimizer, nx.Implicit(nx.CG()), jnp.ones(2))
 
 
 def decayed(flow, optimizer, w=None, steps=400):
@@ -166,6 +169,45 @@ def test_gradients_gathered_inside_an_optimizer_are_warned_about():
             ]
         )
         nest.init({"w": 1.0, "d": 1.0}, jax.random.key(0))
+
+
+def test_a_rate_that_has_decayed_to_zero_is_no_projection(x64):
+    rate = optax.warmup_cosine_decay_schedule(0.0, 0.1, 20, 300)
+    _, state = settled(
+        lambda v, b: (v["w"] - v["d"]) ** 2 / 2,
+        lambda v, b: v["w"],
+        optax.adam(rate),
+        nx.Implicit(nx.CG()),
+        0.0,
+        every=310,
+    )  # without a warning
+    assert state.tick == 310
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(optax.add_decayed_weights(0.5), optax.sgd(optax.linear_schedule(0.0, 0.1, 5))),
+        optax.adamw(optax.linear_schedule(0.0, 0.01, 5), weight_decay=0.5),
+        optax.chain(
+            optax.sgd(0.1),
+            optax.stateless(lambda u, p: optax.projections.projection_l2_ball(p + u, 5.0) - p),
+        ),
+    ],
+)
+def test_what_moves_weights_only_later_or_further_out_is_found(optimizer):
+    w = nx.Level("w", lambda v, b: jnp.sum((v["w"] - v["d"]) ** 2), optimizer)
+    d = nx.Level("d", lambda v, b: jnp.sum(v["w"]), optax.sgd(0.1), flow=nx.Implicit(nx.CG()))
+    with pytest.warns(UserWarning, match="moves weights where the gradient is zero"):
+        nx.Nest([w, (d,)]).init({"w": jnp.ones(2), "d": 1.0}, jax.random.key(0))
+
+
+def test_a_flow_that_finds_only_the_partial_derivative_is_warned_about():
+    loss = lambda v, b: (v["w"] - 3) ** 2 / 2 + 0.01 * v["d"] ** 2  # noqa: E731
+    w = nx.Level("w", lambda v, b: v["w"] ** 2, optax.sgd(0.1), start=lambda v, task, key: v["d"])
+    d = nx.Level("d", loss, optax.sgd(0.1), every=2, flow=nx.OneStep())
+    with pytest.warns(UserWarning, match="finds nothing but the partial derivative"):
+        nx.Nest([w, d]).init({"d": 1.0}, jax.random.key(0))
 
 
 @pytest.mark.parametrize("solver", [nx.CG(), nx.Neumann()])
@@ -305,8 +347,27 @@ def test_best_responses_take_still_leaves_and_updates_alike(x64):
     stacked = lambda w: jnp.stack(jax.tree.leaves(w)).reshape(2)  # noqa: E731
     for flow in (nx.Implicit(nx.CG(5)), UPDATE, nx.FiniteDifference(rate=0.5)):
         np.testing.assert_allclose(slope(flow), 0.5, atol=1e-9)
+    np.testing.assert_allclose(slope(nx.Implicit(nx.CG(5)), FROZEN["before adam"]), 0.5, atol=1e-9)
+    with pytest.raises(TypeError, match=r"call the optimizer: optax\.sgd\(learning_rate\)"):
+        slope(UPDATE, optax.sgd)
     project = optax.chain(optax.sgd(0.2), optax.keep_params_nonnegative())
     bounded = lambda d, w: q(*w) - d * w[0] + 5 * w[1]  # noqa: E731
     np.testing.assert_allclose(slope(UPDATE, project, bounded, jnp.ones(2)), 0.5, atol=1e-9)
     with pytest.warns(UserWarning, match="best_response: Implicit takes the weights to settle"):
         slope(nx.Implicit(nx.CG(5)), project, bounded, jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        (optax.lbfgs(0.1), "loop of unknown length"),
+        (optax.lbfgs(0.1, linesearch=None), "hides the scale of its first step"),
+    ],
+)
+def test_best_responses_refuse_updates_whose_derivative_is_another(optimizer, says):
+    response = nx.best_response(lambda d, w: jnp.sum((w - d) ** 2), optimizer, 2)
+    with pytest.raises(ValueError, match=says):
+        jax.grad(lambda d: jnp.sum(response(d, jnp.ones(2))))(1.0)
+    plain = optax.lbfgs(0.1, linesearch=None, scale_init_precond=False)
+    response = nx.best_response(lambda d, w: jnp.sum((w - d) ** 2), plain, 1)
+    assert jax.grad(lambda d: jnp.sum(response(d, jnp.ones(2))))(1.0) == pytest.approx(0.4)

@@ -272,7 +272,7 @@ class Interpreter:
             loss = level.objective(self.seen(world, c), batch)
             loss = loss[0] if isinstance(loss, tuple) else loss
             if is_field(level):
-                loss = sum(jnp.sum(x**2) for x in jax.tree.leaves(trainable(loss))) / 2
+                loss = sum(jnp.sum(x**2) for x in jax.tree.leaves(trainable(level, loss))) / 2
             found.append(loss)
         return found if self.width(level) == self.copies else [sum(found) / len(found)]
 
@@ -282,7 +282,8 @@ class Interpreter:
         for c in range(self.copies):
             batch = self.batch(world, context or level.context, t, c)
             vector = level.objective(self.seen(world, c), batch)
-            found.append(trainable(vector[0] if isinstance(vector, tuple) else vector))
+            vector = vector[0] if isinstance(vector, tuple) else vector
+            found.append(trainable(level, vector))
         if self.width(level) == self.copies:
             return found
         return [jax.tree.map(lambda *x: sum(x) / len(x), *found)]

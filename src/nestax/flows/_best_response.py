@@ -34,8 +34,8 @@ from ._safe_update import quiet, rejects, safe_update
 from ._scan import unrolled
 from ._unroll import Forward, Unroll
 from ._weights import check_arrays, trained_leaves
-from .fixed_point import difference, drifts, memory_of, merge, remembering
-from .jaxprs import dependence
+from .fixed_point import Motion, difference, memory_of, merge, moved_by, remembering
+from .jaxprs import dependence, equations
 
 Flow = Unroll | Forward | Implicit | FiniteDifference | Direct
 
@@ -211,14 +211,45 @@ def _unrolled_response(
 
     def respond(values: PyTree, point: PyTree) -> PyTree:
         carry = (point, transformation(values).init(point))
+        _check_differentiable(loss, transformation(values), values, carry)
         if last < steps:
             frozen, carry = jax.lax.stop_gradient((values, carry))
-            carry = _run(loss, transformation, frozen, carry, steps - last, False, False)
+            carry = _run(loss, transformation, frozen, carry, steps - last, False, False, False)
             carry = jax.lax.stop_gradient(carry)
         options = (flow.checkpoint, flow.first_order)
         return _run(loss, transformation, values, carry, last, *options)[0]
 
     return respond
+
+
+def _check_differentiable(loss: Callable, rule: Any, values: PyTree, carry: tuple) -> None:
+    """Refuses updates whose derivative is not that of the program."""
+
+    def update(point: PyTree, state: PyTree) -> Any:
+        gradient = jax.tree.map(jnp.zeros_like, point)
+        value_fn = lambda point, **_: loss(point, values)  # noqa: E731
+        extras = {"value": jnp.zeros(()), "grad": gradient, "value_fn": value_fn}
+        return rule.update(gradient, state, point, **extras)
+
+    own = {e.primitive.name for e in equations(jax.make_jaxpr(loss)(carry[0], values))}
+    names = {e.primitive.name for e in equations(jax.make_jaxpr(update)(*carry))} - own
+    repair = "optax.lbfgs(learning_rate, linesearch=None, scale_init_precond=False)"
+    if "while" in names and not is_pushing_forward():
+        raise ValueError(
+            "best_response: Unroll() cannot differentiate the optimizer, whose update is a loop of "
+            f"unknown length, as in a line search; use one without, such as {repair}, or the flow "
+            "Forward() or Implicit(CG(20))"
+        )
+    kinds = {type(part).__name__ for part in jax.tree.leaves(carry[1], is_leaf=_is_lbfgs)}
+    if "stop_gradient" in names and "ScaleByLBFGSState" in kinds:
+        raise ValueError(
+            "best_response: optax.lbfgs hides the scale of its first step from derivatives, which "
+            f"would be off; use {repair}"
+        )
+
+
+def _is_lbfgs(part: Any) -> bool:
+    return type(part).__name__ == "ScaleByLBFGSState"
 
 
 def _forward_response(
@@ -297,7 +328,9 @@ def _point_response(
         moving = [leaf for leaf in constants if is_inexact(leaf)]
         if isinstance(flow, Direct) or not jax.tree.leaves((values, moving)):
             return end
-        _check_settling(transformation, frozen, begin, flow)
+        tried = _tried(transformation, frozen, begin)
+        if tried is not None and tried.drifts:
+            _warn_of_drift(flow)
         fixed = [leaf for leaf in constants if not is_inexact(leaf)]
 
         def of(point: PyTree, slow: tuple, fixed: list) -> Array:
@@ -319,7 +352,10 @@ def _point_response(
 
         # Leaves that the optimizer cannot move are constants.
         found = dependence(lambda *args: update(*args)[0], end, state, (values, moving), fixed)
-        moves = jax.tree.structure(end).unflatten([bool(needs) for needs in found])
+        free = [bool(needs) for needs in found]
+        if tried is not None and any(tried.moves):
+            free = [a and b for a, b in zip(free, tried.moves, strict=True)]
+        moves = jax.tree.structure(end).unflatten(free)
 
         def restricted(tree: PyTree) -> PyTree:
             return jax.tree.map(lambda leaf, free: leaf if free else None, tree, moves)
@@ -353,22 +389,23 @@ def _point_response(
     return respond
 
 
-def _check_settling(transformation: Callable, values: PyTree, point: PyTree, flow: Flow) -> None:
-    """Warns where the optimizer moves weights that no gradient moves: they settle elsewhere."""
-    if isinstance(flow, Implicit) and flow.condition == "update":
-        return
+def _tried(transformation: Callable, values: PyTree, point: PyTree) -> Motion | None:
+    """How the optimizer moves weights; None if it depends on traced values."""
     try:
-        moves = drifts(transformation(values), point)
+        return moved_by(transformation(values), point)
     except (jax.errors.ConcretizationTypeError, jax.errors.UnexpectedTracerError):
-        return  # hyperparameters that are traced
-    if moves:
+        return None
+
+
+def _warn_of_drift(flow: Flow) -> None:
+    if isinstance(flow, Implicit) and flow.condition == "objective":
         warnings.warn(
-            f"best_response: {type(flow).__name__} takes the weights to settle where the objective "
-            "is stationary, but the optimizer moves them where its gradient is zero (weight decay, "
-            "a projection or noise inside the optimizer); put that term into the objective, or use "
+            "best_response: Implicit takes the weights to settle where the objective is "
+            "stationary, but the optimizer moves them where its gradient is zero (weight decay, a "
+            "projection or noise inside the optimizer); put that term into the objective, or use "
             'Implicit(GMRES(), condition="update"), which differentiates the fixed point of the '
             "update",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -416,6 +453,10 @@ def _check(optimizer: Any, steps: Any, flow: Any) -> None:
             "best_response: the optimizer must be an optax transformation or a function from slow "
             f"to one, got {optimizer!r}"
         )
+    maker = getattr(optimizer, "__module__", "") or ""
+    if not _is_transformation(optimizer) and maker.split(".")[0] == "optax":
+        name = getattr(optimizer, "__name__", type(optimizer).__name__)
+        raise TypeError(f"best_response: call the optimizer: optax.{name}(learning_rate)")
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise TypeError(f"best_response: steps must be an int, got {steps!r}")
     if steps < 0:

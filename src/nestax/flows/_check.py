@@ -62,7 +62,7 @@ class GradientCheck:
             f"tolerance {self.tolerance:.1e}: {self.verdict}"
         )
         if self.verdict == "inconclusive":
-            lines.append("the function is too rough to tell, or float32 inside; try another step")
+            lines.append("the function is too rough to tell, or float32 inside; try another step=")
         return "\n".join(lines)
 
     def __bool__(self) -> bool:

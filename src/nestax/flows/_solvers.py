@@ -169,7 +169,7 @@ def check_solver(owner: str, solver: Any) -> None:
     if not isinstance(solver, Solver):
         hint = f"; call it: {solver.__name__}(...)" if isinstance(solver, type) else ""
         raise TypeError(
-            f"{owner}: solver must be CG, GMRES, Neumann, Nystrom, Dense, Identity, Lineax or "
+            f"{owner}: solver must be CG, Neumann, Nystrom, Dense, Identity, GMRES, Lineax or "
             f"another Solver, got {solver!r}{hint}"
         )
 

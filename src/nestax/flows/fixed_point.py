@@ -4,13 +4,15 @@ Momenta follow the gradient, so where weights rest at a gradient that is not zer
 optimizer, a projection) the response of the memory is part of the response of the weights.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ._hoist import is_inexact
 
+PROBES = 8  # updates of each kind that are tried
 ROUNDING = 1e-12  # of an update in float64 of weights of about 1
 
 
@@ -36,18 +38,6 @@ def merge(free: Any, present: Any) -> Any:
     )
 
 
-def scattered(trained: Any) -> Any:
-    """Weights of either sign, so that projections show."""
-    leaves, structure = jax.tree.flatten(trained)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    return structure.unflatten(
-        [
-            (1 + jnp.abs(a)) * jax.random.normal(key, a.shape, a.dtype)
-            for a, key in zip(leaves, keys, strict=True)
-        ]
-    )
-
-
 def widened(tree: Any) -> Any:
     """Real numbers in float64, complex ones in complex128; to be used under x64."""
 
@@ -58,31 +48,69 @@ def widened(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def length(updates: Any) -> jax.Array:
-    """The largest finite entry."""
-    found = [
-        jnp.max(jnp.where(jnp.isfinite(u), jnp.abs(u), 0), initial=0).astype(float)
-        for u in jax.tree.leaves(updates)
-    ]
-    return jnp.max(jnp.stack(found), initial=0)
+class Motion(NamedTuple):
+    """What moves weights.
 
-
-def drifts(rule: Any, trained: Any) -> bool:
-    """Whether an update of a fresh optimizer moves weights whose gradient is zero.
-
-    In float64, so that a small decay is told from rounding.
+    Attributes:
+        drifts: whether an update moves weights whose gradient is zero.
+        moves: for each leaf whether some gradient moved it.
     """
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), trained)
 
-    def moved() -> jax.Array:
-        zero = widened(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like))
-        point = scattered(zero)
-        value_fn = lambda *_, **__: jnp.zeros(())  # noqa: E731
-        arguments = {"value": jnp.zeros(()), "grad": zero, "value_fn": value_fn}
-        return length(rule.update(zero, rule.init(point), point, **arguments)[0])
+    drifts: bool
+    moves: list[bool]
+
+
+def motion(begin: Callable, update: Callable, trained: Any) -> Motion:
+    """Tries an optimizer out: on weights of either sign, small and large, so that projections show,
+    and over several updates, so that a rate that warms up from zero does not hide a decay.
+
+    Args:
+        begin: weights -> optimizer state.
+        update: (gradient, state, weights) -> (updates, state).
+        trained: weights, for their shapes and dtypes; to be traced under x64, in float64, where a
+            small decay is told from rounding.
+    """
+    leaves, structure = jax.tree.flatten(trained)
+    count = PROBES if sum(leaf.size for leaf in leaves) <= 2**20 else 2
+
+    def noise(number: int) -> Any:
+        keys = jax.random.split(jax.random.key(number), len(leaves))
+        pairs = zip(leaves, keys, strict=True)
+        return structure.unflatten([jax.random.normal(k, a.shape, a.dtype) for a, k in pairs])
+
+    def updates(point: Any, gradient: Any) -> list[jax.Array]:
+        """Of each leaf, the largest finite entry of several updates, weights held."""
+
+        def step(state: Any, _: Any) -> tuple[Any, list]:
+            moved, state = update(gradient, state, point)
+            sizes = [jnp.where(jnp.isfinite(u), jnp.abs(u), 0) for u in jax.tree.leaves(moved)]
+            return state, [jnp.max(u, initial=0) for u in sizes]
+
+        return [jnp.max(u) for u in jax.lax.scan(step, begin(point), None, count)[1]]
+
+    def drift(scale: jax.Array) -> jax.Array:
+        point = jax.tree.map(lambda a: scale.astype(a.dtype) * a, noise(0))
+        still = jax.tree.map(jnp.zeros_like, point)
+        return jnp.max(jnp.stack(updates(point, still)), initial=0) / jnp.abs(scale)
+
+    @jax.jit
+    def tried() -> tuple[jax.Array, list[jax.Array]]:
+        return jax.lax.map(drift, jnp.array([1.0, -1.0, 1e3])), updates(noise(0), noise(1))
+
+    drifts, moves = tried()
+    return Motion(float(jnp.max(drifts)) > ROUNDING, [float(u) > 0 for u in moves])
+
+
+def moved_by(rule: Any, trained: Any) -> Motion:
+    """`motion` of an optax transformation; weights may be traced."""
+    extras = {"value": jnp.zeros(()), "value_fn": lambda *_, **__: jnp.zeros(())}
+
+    def update(gradient: Any, state: Any, point: Any) -> Any:
+        return rule.update(gradient, state, point, grad=gradient, **extras)
 
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return float(jax.jit(moved)()) > ROUNDING
+        like = jax.tree.map(lambda a: jnp.zeros(jnp.shape(a), a.dtype), trained)
+        return motion(rule.init, update, widened(like))
 
 
 def difference(before: list[jax.Array], after: list[jax.Array]) -> list[jax.Array]:

@@ -260,7 +260,10 @@ def _differentiable(
             f"which would be off; give {hidden[0]!r} optax.lbfgs(..., linesearch=None, "
             "scale_init_precond=False)"
         )
-    followed = [o.name for o in inside if seen[o.name].objective or seen[o.name].update]
+    by_update = isinstance(flow, TRAJECTORY) or getattr(flow, "condition", None) == "update"
+    followed = [
+        o.name for o in inside if seen[o.name].objective or (seen[o.name].update and by_update)
+    ]
     if isinstance(flow, Direct):
         followed = []
     if not followed and not seen[level.name].objective:

@@ -1,6 +1,7 @@
 """Which flow for this problem? Bias, spread, time and memory of each, against an exact gradient."""
 
 import dataclasses
+import functools
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -200,9 +201,9 @@ def _named(flows: Any) -> dict[str, Any]:
     return named
 
 
-def double(nest: Nest, name: str, flow: Any) -> Nest:
-    """The nest in float64 with another flow for one level, its data as drawn in float32; to be
-    made, and used, under x64."""
+def double(nest: Nest, name: str, flow: Any, drawn: bool = True) -> Nest:
+    """The nest in float64 with another flow for one level; to be made, and used, under x64. With
+    `drawn`, starts draw what they draw in float32, of outer values that are rounded to it."""
     known: dict[int, _Wide] = {}
 
     def wide(function: Any) -> Any:
@@ -211,7 +212,9 @@ def double(nest: Nest, name: str, flow: Any) -> Nest:
     def change(level: Level) -> Level:
         context = level.context if isinstance(level.context, Stream) else None
         return dataclasses.replace(
-            level, context=context or wide(level.context), start=wide(level.start)
+            level,
+            context=context or wide(level.context),
+            start=wide(level.start) if drawn else level.start,
         )
 
     other = with_flow(nest, name, flow, change)
@@ -226,9 +229,11 @@ def _exact_gradients(
     """In float64, one for each state; the first is held against central differences."""
     feeds = [nest.feed(one) for one in states]
     with jax.enable_x64(True):
-        compiled = double(nest, name, exact)._gradient(name)
+        wide = double(nest, name, exact)
+        compiled = wide._gradient(name)
         pairs = [
-            (cast(a, jnp.float64), cast(b, jnp.float64)) for a, b in zip(states, feeds, strict=True)
+            (widened_state(wide, a), cast(b, jnp.float64))
+            for a, b in zip(states, feeds, strict=True)
         ]
         found = [compiled(one, fed) for one, fed in pairs]
     check = check_gradient(
@@ -247,8 +252,10 @@ def check_gradient(
     its next update, and central differences of the executed program: under `Unroll` and `Forward`
     its period is run again at other values; under `Implicit` and `FiniteDifference` the levels
     outside are held and the period is repeated until the inner levels have settled; under `Direct`
-    only the level's own objective sees the other value. A flow that leaves a part of the total
-    derivative out on purpose shows that part as an error.
+    only the level's own objective sees the other value. `Unroll(last=K)` and `Direct` are held
+    against the same truncation, so that a pass says nothing of what they leave out (`compare_flows`
+    does). What is a constant to derivatives on purpose shows as an error: inner gradients under
+    `first_order=True`, and what `keep` keeps where a loss reads it.
 
     `check_gradient(function, point, gradient=None)` is `nestax.flows.check_gradient`, whose options
     (`directions`, `key`, `step`, `tolerance`, `verbose`) both forms take.
@@ -258,7 +265,7 @@ def check_gradient(
         state: the state from which the level makes its next update, at the boundary of a step; or
             the point.
         name: of the level; or the function's gradient.
-        arguments: none.
+        arguments: further positional arguments of the second form.
         options: for a nest also `flow`, another flow for the level, and `coordinates`, whether each
             of up to 20 numbers is a direction of its own, True by default.
 
@@ -282,12 +289,15 @@ def check_gradient(
     if not isinstance(nest, Nest):
         given = (nest, state) if name is None else (nest, state, name)
         return check_function(*given, *arguments, **options)
+    taken_state(state, "check_gradient")
     level = _level(nest, name)
+    _belongs.structure(nest, state)
+    _belongs.moment(nest, state)
     flow = options.pop("flow", flow_of(nest._program.levels[level]))
     feed = nest.feed(state)
     with jax.enable_x64(True):
-        wide = double(nest, level, flow)
-        state, feed = cast(state, jnp.float64), cast(feed, jnp.float64)
+        wide = double(nest, level, flow, drawn=False)
+        state, feed = widened_state(wide, state), cast(feed, jnp.float64)
         found = wide._gradient(level)(state, feed)
         point = jax.tree.map(jnp.zeros_like, found)
         if options.get("step") is None:
@@ -296,6 +306,23 @@ def check_gradient(
             options["step"] = 1e-3 * max(1.0, float(size))
         loss = executed(wide, level, state, feed)
         return check_function(loss, point, found, *arguments, **options)
+
+
+def widened_state(nest: Nest, state: State) -> State:
+    """A state in float64, optimizer states in the dtypes that their optimizers give them there."""
+    wide = cast(state, jnp.float64)
+    optimizers = {}
+    for level in nest.declaration.levels:
+        begin = functools.partial(nest._optimizer, level)
+        shapes = jax.eval_shape(begin, wide.parts)
+        given = (jax.tree.leaves(one) for one in (shapes, wide.optimizers[level.name]))
+        leaves = [
+            jnp.asarray(leaf, like.dtype) if jnp.issubdtype(like.dtype, jnp.inexact) else leaf
+            for like, leaf in zip(*given, strict=True)
+        ]
+        structure = jax.tree.structure(wide.optimizers[level.name])
+        optimizers[level.name] = structure.unflatten(leaves)
+    return dataclasses.replace(wide, optimizers=optimizers)
 
 
 class _Wide:

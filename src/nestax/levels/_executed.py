@@ -118,6 +118,8 @@ def with_flow(
         lambda one: change(dataclasses.replace(one, flow=flow) if one.name == name else one)
     )
     other._trusts = True  # states of the nest that it was made from, in other dtypes too
+    other._program.draw = nest._program.draw
+    other._program._moves = dict(nest._program._moves)
     return other
 
 

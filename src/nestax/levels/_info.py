@@ -32,6 +32,8 @@ class LevelInfo:
         diverged: under Implicit, whether the solver diverged.
         at_rest: under Implicit, the share of the inner gradient's norm in weights that their
             optimizer leaves exactly where they are; -1 if it is not measured.
+        moving: under Implicit(condition="update"), by how much the next update would change the
+            inner weights, relative to their norm; -1 under the other condition.
     """
 
     loss: Any
@@ -42,6 +44,7 @@ class LevelInfo:
     products: Any = None
     diverged: Any = None
     at_rest: Any = None
+    moving: Any = None
     gradient: Any = None
 
     def __getitem__(self, field: str) -> Any:

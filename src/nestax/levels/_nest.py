@@ -92,8 +92,10 @@ class State:
             states[name] = Parts.of(states[name], copy=False)
             states[name] = states[name].like(state, f"level {name!r}: optimizer state").whole()
         if tick is not None:
-            if isinstance(tick, (int, np.integer)) and (isinstance(tick, bool) or tick < 0):
-                raise ValueError(f"tick is a number of ticks, at least 0, got {tick!r}")
+            if isinstance(tick, (int, np.integer)):
+                if isinstance(tick, bool) or tick < 0:
+                    raise ValueError(f"tick is a number of ticks, at least 0, got {tick!r}")
+                tick = int(tick)
             tick = alike(self.tick, tick, "tick")
         return State(
             parts,

@@ -315,7 +315,17 @@ class _Point:
         losses, user, found, diagnostics = self.formula(
             level, self.unknowns(level), slow, level.context
         )
-        return losses, user, found, {**diagnostics, "at_rest": self.at_rest(level, slow)}
+        diagnostics |= {"at_rest": self.at_rest(level, slow), "moving": self.moving(level, slow)}
+        return losses, user, found, diagnostics
+
+    def moving(self, level: Level, slow: Trained) -> jax.Array:
+        """By how much, relative to their norm, the next update would change the inner weights,
+        where they are taken to be at a fixed point of it; -1 elsewhere."""
+        if getattr(flow_of(level), "condition", None) != "update":
+            return -jnp.ones(())
+        unknowns = self.unknowns(level)
+        changed = self.stationarity(level, unknowns, slow).values
+        return jax.lax.stop_gradient(norm(changed) / (norm(unknowns.values) + 1e-30))
 
     def at_rest(self, level: Level, slow: Trained) -> jax.Array:
         """The share of the inner gradient's norm in those weights that their optimizer leaves
@@ -326,21 +336,29 @@ class _Point:
             for one in self.nest.eliminated(level)
             if self.program.may_rest(one, self.carry, self.view)
         ]
-        if getattr(flow, "condition", None) == "update" or not inner:
+        if getattr(flow, "condition", None) != "objective" or not inner:
             return -jnp.ones(())
         boundary = self.nest.flow_group(self.nest.group(level))
         free = {**slow, **self.unknowns(level).values}
         override = getattr(flow, "context", None)
-        still, everything = [], []
+        still, everything, moved = [], [], jnp.zeros((), bool)
         for one in inner:
             losses, gradient = self.own_gradient(one, boundary, free, override or one.context)
             updates, _ = self.program.proposed(one, self.carry, gradient, losses, self.view)
+            gradient_of_all = gradient
             gradient, updates = self.movable(one, gradient), self.movable(one, updates)
             everything += jax.tree.leaves(gradient)
+            # A rate that has decayed to zero lets no gradient move them, a bound lets some.
+            turned = jax.tree.map(jnp.negative, gradient_of_all)
+            others, _ = self.program.proposed(one, self.carry, turned, losses, self.view)
+            moved |= jnp.any(jnp.stack([jnp.any(u != 0) for u in jax.tree.leaves(others)]))
             resting = jax.tree.map(lambda u, g: jnp.where(u == 0, g, 0), updates, gradient)
             still += jax.tree.leaves(resting)
         length = norm(everything)
-        return jax.lax.stop_gradient(norm(still) / jnp.where(length == 0, 1, length))
+        # Optimizers that divide by squared gradients, as Polyak's, stop where those are rounding.
+        settled = length <= jnp.finfo(length.dtype).eps ** 0.5
+        length = jnp.where(settled | ~moved, jnp.inf, length)
+        return jax.lax.stop_gradient(norm(still) / length)
 
 
 def solver_of(level: Level) -> Any:

@@ -352,13 +352,22 @@ class Problem:
             self._moves[level.name] = structure.unflatten([bool(needs) for needs in found])
         return self._moves[level.name]
 
-    def follows(self, level: Level, carry: Carry, view: View) -> bool:
-        """Whether the level's update has a derivative with respect to its gradient, which one that
-        takes signs has not."""
+    def unmoved(self, level: Level, carry: Carry, view: View, moves: list[bool]) -> None:
+        """Notes leaves that stayed where they are when the optimizer was tried: a zero need not be
+        one by structure. Where nothing moved (gradients are gathered first), nothing is known."""
+        known = self.moves(level, carry, view)
+        leaves, structure = jax.tree.flatten(known)
+        if any(moves):
+            leaves = [a and b for a, b in zip(leaves, moves, strict=True)]
+        self._moves[level.name] = structure.unflatten(leaves)
+
+    def follows(self, level: Level, carry: Carry, view: View, differentiably: bool) -> bool:
+        """Whether the level's update depends on its gradient, which a search does not; and whether
+        it has a derivative with respect to it, which one that takes signs has not."""
         proposed, carry = self._alone(level, carry, view)
         gradient = carry.values[level.name].trained
         count = len(jax.tree.leaves(carry))
-        found = dependence(proposed, carry, gradient, differentiable=True)
+        found = dependence(proposed, carry, gradient, differentiable=differentiably)
         return any(leaf >= count for needs in found for leaf in needs)
 
     def may_rest(self, level: Level, carry: Carry, view: View) -> bool:

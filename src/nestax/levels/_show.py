@@ -104,7 +104,7 @@ def _state_rows(state: "State") -> list[tuple[str, ...]]:
     if not isinstance(state.parts, dict) or not isinstance(state.optimizers, dict):
         return rows  # transformations fill pytrees with what they like
     for name, one in state.parts.items():
-        leaves = jax.tree_util.tree_leaves_with_path(one)
+        leaves = jax.tree_util.tree_leaves_with_path(getattr(one, "arrays", one))
         shown = [(jax.tree_util.keystr(path) + _shape(a)).strip() for path, a in leaves[:3]]
         more = f" and {len(leaves) - 3} more" if len(leaves) > 3 else ""
         size = sum(int(np.size(a)) for _, a in leaves)

@@ -3,7 +3,7 @@ none."""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -37,8 +37,9 @@ def check_arguments(
     signature = signature_of(function)
     if signature is None:
         return
-    more = {p for p in signature.parameters if p in optional}
-    if _takes(signature, len(arguments), more):
+    after = list(signature.parameters)[len(arguments) :]
+    more = {name for name in after if name in optional}
+    if _takes(signature, len(arguments), more) or _takes(signature, len(arguments) + len(more)):
         return
     called = f"{role}({', '.join(arguments)})"
     required = [p for p in signature.parameters.values() if _required(p)]
@@ -62,7 +63,7 @@ def signature_of(function: Callable) -> inspect.Signature | None:
         return None
 
 
-def _takes(signature: inspect.Signature, count: int, named: set[str]) -> bool:
+def _takes(signature: inspect.Signature, count: int, named: Iterable[str] = ()) -> bool:
     try:
         signature.bind(*[None] * count, **dict.fromkeys(named))
     except TypeError:

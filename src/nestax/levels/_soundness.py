@@ -4,6 +4,7 @@ At init: a gradient that is zero whatever the values, a solver that does not fit
 whose weights settle elsewhere than where an implicit flow takes them to settle.
 """
 
+import dataclasses
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 
 from ..flows import Direct
-from ..flows.fixed_point import ROUNDING, length, scattered, widened
+from ..flows.fixed_point import Motion, motion, widened
 from ..flows.jaxprs import dependence
 from . import _executed, _point
 from ._carry import Carry, View
@@ -45,11 +46,11 @@ def check(nest: "Nest", begun: "State") -> None:
 def _reached(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     """Refuses a level whose loss does not depend on its value, as far as its flow looks."""
     carry, view = nest._carry(begun, feed), View(nest.copies)
-    if not any(jax.tree.leaves(nest._program.moves(level, carry, view))):
-        return  # held: nobody follows its gradient
-    loss = _executed.executed(nest, level.name, begun, feed)
-    nothing = jax.tree.map(jnp.zeros_like, begun.parts[level.name].trained)
-    if any(dependence(loss, nothing, differentiable=True)):
+    if not nest._program.follows(level, carry, view, False):
+        return  # held, or moved by a search: nobody follows its gradient
+    if _depends(nest, level, begun, feed):
+        if not isinstance(flow_of(level), Direct):
+            _through_inner(nest, level, begun, feed)
         return
     flow, label = flow_of(level), f"level {level.name!r}: its gradient would always be zero"
     if isinstance(flow, Direct) and nest.declaration.inside(level):
@@ -87,6 +88,37 @@ def _reached(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     )
 
 
+def _depends(nest: "Nest", level: Level, begun: "State", feed: Any) -> bool:
+    loss = _executed.executed(nest, level.name, begun, feed)
+    nothing = jax.tree.map(jnp.zeros_like, begun.parts[level.name].trained)
+    return any(dependence(loss, nothing, differentiable=True))
+
+
+def _through_inner(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
+    """Warns where a trajectory flow finds nothing but the partial derivative."""
+
+    def blind(values: dict[str, Any], batch: Any) -> Any:
+        own = jax.tree.map(
+            lambda a: jax.lax.stop_gradient(a) if isinstance(a, jax.Array) else a,
+            values[level.name],
+        )
+        return level.objective({**values, level.name: own}, batch)
+
+    def blinded(one: Level) -> Level:
+        return dataclasses.replace(one, objective=blind) if one.name == level.name else one
+
+    flow = flow_of(level)
+    other = _executed.with_flow(nest, level.name, flow, blinded)
+    if not _depends(other, other._program.levels[level.name], begun, feed):
+        warnings.warn(
+            f"level {level.name!r}: {flow!r} finds nothing but the partial derivative. The level's "
+            "value does not occur in what the levels inside do, as far as the flow looks: a "
+            "starting point is reached only through all steps of its episode, use Unroll(); a rate "
+            "only if a function of the values makes the optimizer",
+            stacklevel=6,
+        )
+
+
 def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     """Checks an implicit flow.
 
@@ -99,9 +131,11 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     by_update = getattr(flow, "condition", None) == "update"
     view = View(None, 0) if nest.copies is not None else View()
     carry = nest._carry(begun, feed)
+    tried = {one.name: _tried(nest, one, begun) for one in inner}
     for one in inner:
+        program.unmoved(one, carry, View(nest.copies), tried[one.name].moves)
         _movable(nest, one, carry)
-        if by_update and not program.follows(one, carry, View(nest.copies)):
+        if by_update and not program.follows(one, carry, View(nest.copies), True):
             raise ValueError(
                 f"level {level.name!r}: the update of {one.name!r} has no derivative with respect "
                 "to its gradient (it takes signs), so its fixed point has none; use "
@@ -168,13 +202,16 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
             "use GMRES(), Dense() or another general solver"
         )
     for one in inner:
-        _warn_of(level, one, begun, not by_update and _drifts(nest, one, begun))
+        by_objective = getattr(flow, "condition", None) == "objective"
+        _warn_of(level, one, begun, by_objective and tried[one.name].drifts)
 
 
 def _warn_of(level: Level, inner: Level, begun: "State", drifts: bool) -> None:
     """Warns where an inner optimizer does not settle where its objective is stationary."""
-    kind = type(flow_of(level)).__name__
-    label = f"level {level.name!r}: {kind} takes {inner.name!r} to settle where its objective is"
+    label = (
+        f"level {level.name!r}: {flow_of(level)!r} takes {inner.name!r} to settle where its "
+        "objective is"
+    )
     repair = (
         f"put that term into the objective, or use Implicit(GMRES(), {UPDATE}), which "
         "differentiates the fixed point of the update"
@@ -210,30 +247,25 @@ def _movable(nest: "Nest", level: Level, carry: Carry) -> None:
         )
 
 
-def _drifts(nest: "Nest", level: Level, begun: "State") -> bool:
-    """Whether an update moves the level where its gradient is zero.
-
-    In float64, so that a small decay is told from rounding.
-    """
+def _tried(nest: "Nest", level: Level, begun: "State") -> Motion:
+    """How the level's optimizer moves its weights, in float64."""
     program = nest._program
     view = View(None, 0) if nest.copies is not None else View()
-
-    def moved(begun: "State", feed: Any) -> jax.Array:
-        carry = single(nest, begun, feed)
-        parts = carry.values[level.name]
-        trained = scattered(parts.trained)
-        values = {**carry.values, level.name: parts.but(trained)}
-        state = program.transformation(level, values).init(trained)
-        carry = carry._replace(values=values, optimizers={**carry.optimizers, level.name: state})
-        zero = jax.tree.map(jnp.zeros_like, trained)
-        updates, _ = program.proposed(level, carry, zero, jnp.zeros(()), view)
-        moves = program.moves(level, carry, view)
-        return length(jax.tree.map(lambda u, free: u if free else None, updates, moves))
-
-    feed = nest._example(begun)
     with jax.enable_x64(True):
-        found = jax.jit(moved)(widened(begun), widened(feed))
-        return float(np.asarray(found)) > ROUNDING
+        carry = single(nest, widened(begun), widened(nest._example(begun)))
+        parts = carry.values[level.name]
+
+        def begin(point: Any) -> Any:
+            values = {**carry.values, level.name: parts.but(point)}
+            return program.transformation(level, values).init(point)
+
+        def update(gradient: Any, state: Any, point: Any) -> Any:
+            values = {**carry.values, level.name: parts.but(point)}
+            optimizers = {**carry.optimizers, level.name: state}
+            here = carry._replace(values=values, optimizers=optimizers)
+            return program.proposed(level, here, gradient, jnp.zeros(()), view)
+
+        return motion(begin, update, parts.trained)
 
 
 def single(nest: "Nest", state: "State", feed: Any) -> Carry:
