@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -219,3 +220,11 @@ def test_gradient_of_an_unknown_level_is_refused():
     nest = nx.Nest([level()])
     with pytest.raises(ValueError, match="no level is called 'v'; there are 'w'"):
         nest.gradient(nest.init({"w": ONE}, jax.random.key(0)), "v")
+
+
+def test_a_stream_has_no_batches_of_the_period_before():
+    stream = nx.Stream(lambda index: np.zeros(2))
+    w = nx.Level("w", lambda v, b: v["w"] ** 2, optax.sgd(0.1), stream, every=4, accumulate="mean")
+    d = nx.Level("d", lambda v, b: v["w"] * v["d"], optax.sgd(0.1), flow=nx.Implicit(nx.CG()))
+    with pytest.raises(ValueError, match=r"batches a Stream no longer has.*every=4"):
+        nx.Nest([w, d])

@@ -88,6 +88,17 @@ def test_tables_are_their_text(nest):
     assert head[0] == "flow" and body == ["Unroll()", "1 (1 to 1)", "0 (0 to 0)", "1.00", "0.50"]
 
 
+def test_reports_are_a_few_lines(nest):
+    _, info = nest[0].run(nest[1], 2)
+    loss = info["w"].loss
+    first, last = (np.mean(loss[i]) for i in (0, -1))
+    lines = repr(info["w"]).splitlines()
+    assert lines[0] == "LevelInfo" and len(lines) < 20
+    shape = ",".join(map(str, loss.shape))
+    assert lines[1] == f"  loss: float32[{shape}], {first:.4g} to {last:.4g}"
+    jax.eval_shape(lambda info: print(info), info)  # shapes while tracing
+
+
 def test_reports_become_a_data_frame(nest, monkeypatch):
     _, info = nest[0].run(nest[1], 2)
     with monkeypatch.context() as patched:

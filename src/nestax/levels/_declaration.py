@@ -10,6 +10,7 @@ from ._calls import shown
 from ._field import Field
 from ._level import Level
 from ._peers import Peers, check_order
+from ._stream import Stream
 
 TRAJECTORY = (Unroll, Forward)
 POINT = (Direct, Implicit, FiniteDifference)
@@ -234,6 +235,16 @@ def _check_flow(nest: Declaration, level: Level) -> None:
             f"Forward; "
             f"{kind} looks at one point, leave accumulate out"
         )
+    for other in () if isinstance(flow, TRAJECTORY) else nest.eliminated(level):
+        context = getattr(flow, "context", None) or other.context
+        gone = other.accumulate and level.every < other.every
+        if gone and isinstance(context, Stream):
+            raise ValueError(
+                f"{label}: {kind} looks at what {other.name!r} gathers in its last period, whose "
+                "batches a Stream no longer has in the next one; give the level that period "
+                f"(every={other.every}) or a longer one, or {other.name!r} a context that is a "
+                "function (task, key) -> batch"
+            )
     if isinstance(flow, FiniteDifference):
         for other in nest.eliminated(level):
             if isinstance(other.objective, Field):

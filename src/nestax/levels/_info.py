@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
+_SHOWN = 5  # arrays of one field that are shown
 _NUMBERS = ("loss", "gradient_norm", "inner_gradient", "residual")
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LevelInfo:
     """A level's updates over a call; `info["name"].loss` or `info["name"]["loss"]`.
 
@@ -34,6 +36,7 @@ class LevelInfo:
             optimizer leaves exactly where they are; -1 if it is not measured.
         moving: under Implicit(condition="update"), by how much the next update would change the
             inner weights, relative to their norm; -1 under the other condition.
+        gradient: None; the nest's own use.
     """
 
     loss: Any
@@ -49,6 +52,17 @@ class LevelInfo:
 
     def __getitem__(self, field: str) -> Any:
         return getattr(self, field)
+
+    def __repr__(self) -> str:
+        """What was reported, a line each: name, dtype and shape, means of first and last update."""
+        lines = []
+        for field in dataclasses.fields(self):
+            leaves = jax.tree_util.tree_leaves_with_path(getattr(self, field.name))
+            for path, leaf in leaves[:_SHOWN]:
+                lines.append(f"  {field.name}{jax.tree_util.keystr(path)}: {_summary(leaf)}")
+            if len(leaves) > _SHOWN:
+                lines.append(f"  {field.name}: and {len(leaves) - _SHOWN} more arrays")
+        return "\n".join(["LevelInfo", *lines])
 
     def scalars(self, copied: bool) -> dict[str, np.ndarray]:
         """Name -> numbers with a leading axis of updates: losses, norms, an implicit flow's
@@ -104,3 +118,14 @@ def _is_number(leaf: Any) -> bool:
     if not hasattr(leaf, "ndim") or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return False
     return jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool
+
+
+def _summary(leaf: Any) -> str:
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        return repr(leaf)
+    text = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    known = isinstance(leaf, (np.ndarray, jax.Array)) and not isinstance(leaf, Tracer)
+    if not known or not leaf.size or leaf.dtype == bool or leaf.ndim == 0:
+        return text
+    first, last = (np.mean(np.asarray(leaf[i], np.float64)) for i in (0, -1))
+    return f"{text}, {first:.4g} to {last:.4g}"
