@@ -60,7 +60,7 @@ OPTIMIZERS = {
     "muon": contrib.muon(0.002),
     "nadam": optax.nadam(0.05, b2=0.9),
     "nadamw": optax.nadamw(0.05, b2=0.9, weight_decay=0.3),
-    "noisy_sgd": optax.noisy_sgd(0.1),
+    "noisy_sgd": optax.noisy_sgd(0.1, key=0),
     "novograd": optax.novograd(0.02),
     "optimistic_adam_v2": optax.optimistic_adam_v2(0.02, b2=0.9),
     "optimistic_gradient_descent": optax.optimistic_gradient_descent(0.1),

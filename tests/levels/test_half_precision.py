@@ -33,6 +33,7 @@ def ran(nest, values):
 FLOWS = (None, nx.Unroll(), nx.Unroll(last=TICKS // 2), nx.Unroll(checkpoint=16), nx.Forward())
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing but the partial derivative")
 @pytest.mark.parametrize(
     ("flow", "accumulate"),
     [(flow, "mean") for flow in FLOWS] + [(nx.Unroll(), "sum"), (None, WEIGHTS)],

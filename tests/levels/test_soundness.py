@@ -348,8 +348,9 @@ def test_best_responses_take_still_leaves_and_updates_alike(x64):
     for flow in (nx.Implicit(nx.CG(5)), UPDATE, nx.FiniteDifference(rate=0.5)):
         np.testing.assert_allclose(slope(flow), 0.5, atol=1e-9)
     np.testing.assert_allclose(slope(nx.Implicit(nx.CG(5)), FROZEN["before adam"]), 0.5, atol=1e-9)
+    uncalled = nx.best_response(lambda d, w: jnp.sum((w - d["d"]) ** 2), optax.sgd, 3)
     with pytest.raises(TypeError, match=r"call the optimizer: optax\.sgd\(learning_rate\)"):
-        slope(UPDATE, optax.sgd)
+        uncalled({"d": jnp.ones(2)}, jnp.zeros(2))
     project = optax.chain(optax.sgd(0.2), optax.keep_params_nonnegative())
     bounded = lambda d, w: q(*w) - d * w[0] + 5 * w[1]  # noqa: E731
     np.testing.assert_allclose(slope(UPDATE, project, bounded, jnp.ones(2)), 0.5, atol=1e-9)

@@ -98,7 +98,7 @@ def test_equals_a_nest_of_peers(x64, accumulate):
             assert moved == ((t + 1) % every == 0), (name, t)
         if (t + 1) % 4 == 0:
             state, _ = nest.step(state)
-            close(state.values, p)
+            close(dict(state.values), p)
 
 
 @pytest.mark.parametrize("make", [lambda: optax.adamw(0.1), lambda: optax.sgd(0.1, momentum=0.9)])

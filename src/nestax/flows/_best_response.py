@@ -122,6 +122,8 @@ def best_response(
             wide = jnp.promote_types(value.dtype, jnp.float32)
             return value if value.dtype == wide else value.astype(wide)
 
+        _check_called(optimizer, slow)
+
         def transformation(values: PyTree) -> optax.GradientTransformationExtraArgs:
             made = optimizer if _is_transformation(optimizer) else optimizer(slow_of(values))
             return optax.with_extra_args_support(made)
@@ -447,16 +449,21 @@ def _is_transformation(optimizer: Any) -> bool:
     return isinstance(optimizer, optax.GradientTransformation)
 
 
+def _check_called(optimizer: Any, slow: Any) -> None:
+    """A maker of optax' takes a rate: of a slow array it is meant, of anything else it was not."""
+    maker = (getattr(optimizer, "__module__", "") or "").split(".")[0]
+    alone = jax.tree.structure(slow) == jax.tree.structure(0)
+    if maker == "optax" and not _is_transformation(optimizer) and not alone:
+        name = getattr(optimizer, "__name__", type(optimizer).__name__)
+        raise TypeError(f"best_response: call the optimizer: optax.{name}(learning_rate)")
+
+
 def _check(optimizer: Any, steps: Any, flow: Any) -> None:
     if not _is_transformation(optimizer) and not callable(optimizer):
         raise TypeError(
             "best_response: the optimizer must be an optax transformation or a function from slow "
             f"to one, got {optimizer!r}"
         )
-    maker = getattr(optimizer, "__module__", "") or ""
-    if not _is_transformation(optimizer) and maker.split(".")[0] == "optax":
-        name = getattr(optimizer, "__name__", type(optimizer).__name__)
-        raise TypeError(f"best_response: call the optimizer: optax.{name}(learning_rate)")
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise TypeError(f"best_response: steps must be an int, got {steps!r}")
     if steps < 0:

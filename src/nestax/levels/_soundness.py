@@ -95,7 +95,18 @@ def _depends(nest: "Nest", level: Level, begun: "State", feed: Any) -> bool:
 
 
 def _through_inner(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
-    """Warns where a trajectory flow finds nothing but the partial derivative."""
+    """Warns where a trajectory flow finds nothing but the partial derivative, though the level's
+    objective has a derivative with respect to inner values."""
+    program, view, carry = nest._program, View(nest.copies), nest._carry(begun, feed)
+    batch, axis = program.batch(level.context, carry, view)
+
+    def loss(inner: dict[str, Any]) -> Any:
+        parts = {name: carry.values[name].but(one) for name, one in inner.items()}
+        return program.losses(level, {**carry.values, **parts}, batch, axis, view)[0]
+
+    inner = {one.name: carry.values[one.name].trained for one in nest.declaration.inside(level)}
+    if not any(dependence(loss, inner, differentiable=True)):
+        return
 
     def blind(values: dict[str, Any], batch: Any) -> Any:
         own = jax.tree.map(
