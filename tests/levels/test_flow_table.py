@@ -42,7 +42,7 @@ OPTIMIZERS = {
     "adamax": optax.adamax(0.05, b2=0.9),
     "adamaxw": optax.adamaxw(0.05, b2=0.9, weight_decay=0.3),
     "adamw": optax.adamw(0.05, b2=0.9, weight_decay=0.3),
-    "adan": optax.adan(0.05),
+    "adan": optax.adan(0.005),
     "ademamix": contrib.ademamix(0.02, b2=0.9),
     "adopt": contrib.adopt(0.02, b2=0.9),
     "amsgrad": optax.amsgrad(0.05, b2=0.9),
@@ -208,8 +208,9 @@ def verdicts(name):
             found, right = first[flow], executed.slope(before, 1, 1e-4)
         else:
             # What never comes quite to rest has the slope of a chord.
-            moved = outer(executed.loop(1.0, *settled, 1)[0]) - outer(settled[0])
-            width, rtol = (0.01, 1e-3) if abs(moved) < 1e-7 else (0.5, 0.03)
+            later = [outer(executed.loop(1.0, *settled, steps)[0]) for steps in (1, 7, 50)]
+            moved = max(abs(one - outer(settled[0])) for one in later)
+            width, rtol = (0.01, 1e-3) if moved < 1e-7 else (0.5, 0.03)
             found, right = late[flow], executed.slope(settled, SETTLED, width)
         if not np.isfinite(found):  # a run stops
             said.append("stopped")
@@ -221,7 +222,9 @@ def verdicts(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_flow_is_wrong_without_a_word(x64, name):
     said = verdicts(name)
-    assert said == ROWS[name]
+    # Rprop skips a step where a sign changes: the moment decides whether weights are at rest.
+    known = [row.split(" or ") for row in ROWS[name]]
+    assert all(one in row for one, row in zip(said, known, strict=True)), said
 
 
 if __name__ == "__main__":
