@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import serialization as flax
 
 import nestax as nx
 from nestax.levels import _belongs
@@ -98,7 +99,6 @@ def by_equinox(state, like, folder):
 
 
 def by_flax(state, like, folder):
-    flax = pytest.importorskip("flax.serialization")
     leaves, structure = jax.tree.flatten(like)
     saved = flax.to_bytes(jax.tree.leaves(state))
     return structure.unflatten(flax.from_bytes(leaves, saved))
