@@ -105,7 +105,6 @@ def test_reports_become_a_data_frame(nest, monkeypatch):
         patched.setitem(sys.modules, "pandas", None)
         with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
             info["w"].frame()
-    pytest.importorskip("pandas")
     frame = info["w"].frame()
     np.testing.assert_array_equal(frame["loss"].mean(axis=1), info["w"].loss.mean(axis=1))
     np.testing.assert_array_equal(frame["first"], info["w"].user["first"])
