@@ -127,7 +127,7 @@ def _run(name: str) -> Callable[..., None]:
                 2,
             )
         asked = json.loads(json.dumps(dataclasses.asdict(settings)))  # as it comes back
-        if resume and (out / "settings.json").is_file():
+        if resume and (out / "settings.json").exists():
             with RunFolder(out) as folder:
                 if (folder.experiment, folder.settings) != (name, asked):
                     keys = {*asked, *folder.settings}
@@ -296,10 +296,14 @@ def _settings(folder: RunFolder) -> tuple[Experiment, Any]:
         )
     experiment = EXPERIMENTS[folder.experiment]
     known = {f.name for f in dataclasses.fields(experiment.settings)}
+    path = folder.path / "settings.json"
     if unknown := sorted(set(folder.settings) - known):
-        raise RunError(f"{folder.path} was made by another version: unknown {', '.join(unknown)}")
+        raise RunError(f"{path} was made by another version: unknown {', '.join(unknown)}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in folder.settings.items()}
-    return experiment, experiment.settings(**values)
+    try:
+        return experiment, experiment.settings(**values)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{path}: {error}; put back what the run wrote") from None
 
 
 def _finish(experiment: Experiment, settings: Any, folder: RunFolder) -> None:

@@ -189,11 +189,12 @@ class Study:
         """Does the stages that the folder lacks.
 
         Raises:
-            RunError: the folder cannot be written, or a loss is not finite. Finished stages stay.
+            RunError: the folder cannot be written, a file of it was changed, or a loss is not
+                finite. Finished stages stay.
         """
-        done = {record["stage"] for record in folder.metrics()}
+        done = _records(folder)
         stages = self.stages(settings)
-        facts = folder.read_json("facts.json") or {"machine": machine(), "seconds": {}}
+        facts = _facts(folder) or {"machine": machine(), "seconds": {}}
         with Progress(len(stages)) as progress:
             for number, (name, stage) in enumerate(stages.items()):
                 if name in done:
@@ -220,13 +221,13 @@ class Study:
         Raises:
             RunError: there is no measurement yet.
         """
-        records = {record["stage"]: record for record in folder.metrics()}
+        records = _records(folder)
         if not records:
             raise RunError(
                 f"{folder.path} holds no measurement yet; go on with: nestax resume {folder.path}"
             )
         found = self.find(settings, records)
-        facts = folder.read_json("facts.json")
+        facts = _facts(folder)
         complete = set(self.stages(settings)) <= set(records)
         verdicts = [
             {"claim": v.claim, "criterion": v.criterion, "measured": v.measured, "verdict": v.word}
@@ -264,3 +265,12 @@ class Study:
                 ],
             )
         return [f"{v.word:14} {v.claim}\n{'':14} {v.measured}" for v in found.verdicts]
+
+
+def _facts(folder: RunFolder) -> dict[str, Any]:
+    return folder.read_json("facts.json", "machine", "seconds")
+
+
+def _records(folder: RunFolder) -> Records:
+    """The finished stages, by name."""
+    return {str(record["stage"]): record for record in folder.metrics("stage")}

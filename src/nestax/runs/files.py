@@ -19,10 +19,24 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _sync(folder: Path) -> None:
+    """Has the name of a file on disk, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        except OSError as error:  # some file systems have no such thing
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -35,6 +49,7 @@ def refusals(path: Path) -> Iterator[None]:
     except Exception as error:
         # Tensorstore, under orbax, reports the system's refusals as a ValueError that quotes them.
         code = getattr(error, "errno", None)
+        what = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
         quoted = re.search(r"os_error_code='(\d+)'", str(error))
         code = int(quoted[1]) if code is None and quoted else code
         if code is None:
@@ -45,6 +60,6 @@ def refusals(path: Path) -> Iterator[None]:
                 f"make room, then go on with the same call, or with: nestax resume {path}"
             ) from error
         raise RunError(
-            f"cannot write to {path}: {os.strerror(code)}. What was written before is intact; "
+            f"cannot write to {what}: {os.strerror(code)}. What was written before is intact; "
             "mend that, or name another folder, one you may write to"
         ) from error

@@ -6,24 +6,25 @@
     checkpoints/     the state to go on from, and how much of metrics.jsonl belongs to it
     summary.json     every number that the report prints
     figures/, report.html
+    .lock            who has it open, and checksums of the lines of the first three files
 
 Order makes it safe: a measurement is on disk before the checkpoint that counts it, and going on
-cuts `metrics.jsonl` back to what the checkpoint counts. Checkpoints are orbax's, which appear
-whole or not at all.
+cuts `metrics.jsonl` back to what the checkpoint counts. What was changed by somebody else is
+refused when the folder is opened.
 """
 
 import contextlib
+import hashlib
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import jax
-
-from .errors import RunError, needed
+from .checkpoints import Checkpoints
+from .errors import RunError
 from .files import refusals, write_atomically
+from .journal import NAME, Journal, content, document
 
 try:
     import fcntl
@@ -33,6 +34,7 @@ except ModuleNotFoundError:  # Windows: nothing keeps two processes apart there
 State = TypeVar("State")
 
 _OURS = ("metrics.jsonl", "facts.json", "checkpoints", "summary.json", "figures", "report.html")
+_CHECKED = ("settings.json", "facts.json")  # and metrics.jsonl
 _AGAIN = "to start the run again delete the folder, or give nestax run --overwrite"
 
 
@@ -43,23 +45,55 @@ class RunFolder:
         """Opens an existing run.
 
         Raises:
-            RunError: no run there, its settings are unreadable, or another process has it open.
+            RunError: no run there; a file that the run wrote was changed, by file and line; or
+                another process has it open.
         """
-        if not (path / "settings.json").is_file():
+        if not (path / "settings.json").exists():
+            _is_new(path)
             raise RunError(
                 f"{path} holds no run (no settings.json); name a folder that a run wrote"
             )
         self._open(path, _lock(path))
 
-    def _open(self, path: Path, lock: IO[str]) -> None:
-        self.path, self._lock, self._checkpoints = path, lock, None
+    def _open(self, path: Path, lock: IO[bytes]) -> None:
+        self.path, self._lock, self._checkpoints = path, lock, Checkpoints(path)
+        self._journal = Journal(path, lock)
         try:
-            header = json.loads((path / "settings.json").read_text())
-            self.experiment: str = header["experiment"]
-            self.settings: dict[str, Any] = header["settings"]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+            known = self._journal.read()
+            if known:
+                for name in _CHECKED:
+                    self._journal.check(name)
+                self._journal.check_lines("metrics.jsonl")
+            self._read()
+            if not known:
+                self._adopt()
+        except BaseException:
             lock.close()
-            raise RunError(f"{path / 'settings.json'} is not a run's settings: {error}") from error
+            raise
+
+    def _read(self) -> None:
+        """Reads settings, facts and measurements, so that what is unreadable is found at once."""
+        path = self.path / "settings.json"
+        header = document(path, content(path) or b"", "a run's settings")
+        self.experiment, self.settings = header.get("experiment"), header.get("settings")
+        if not isinstance(self.experiment, str) or not isinstance(self.settings, dict):
+            raise RunError(
+                f"{path} is not a run's settings: expected an experiment and its settings, found "
+                f"{', '.join(header) or 'nothing'}; put back what the run wrote"
+            )
+        self.read_json("facts.json")
+        self.metrics()
+
+    def _adopt(self) -> None:
+        """Takes the files as they are."""
+        with refusals(self.path):
+            for name in _CHECKED:
+                raw = content(self.path / name)
+                if raw is not None:
+                    self._journal.writes(name, raw)
+                    self._journal.wrote(name)
+            raw = self._measured()
+            self._journal.appends("metrics.jsonl", 0, raw[: raw.rfind(b"\n") + 1])
 
     @classmethod
     def create(
@@ -85,19 +119,22 @@ class RunFolder:
                 raise RunError(f"{path} is not empty and holds no run; name another folder")
             lock = _lock(path)
             try:
-                measured = (path / "metrics.jsonl").is_file() and (
-                    (path / "metrics.jsonl").stat().st_size > 0
-                )
-                if measured and not overwrite:
+                content(path / "settings.json")  # a directory of that name is not ours to delete
+                journal = Journal(path, lock)
+                if not overwrite:
+                    _is_new(path)
+                if not overwrite and (content(path / "metrics.jsonl") or _counted(journal)):
                     raise RunError(
                         f"{path} already holds a run; continue it with --resume, replace it with "
                         "--overwrite (in Python overwrite=True), or name another folder"
                     )
                 # Settings, which make the folder a run's, go last and come first.
+                journal.clear()
                 for name in _OURS:
                     _remove(path / name)
                 header = {"experiment": experiment, "settings": settings}
-                write_atomically(path / "settings.json", json.dumps(header, indent=2) + "\n")
+                text = json.dumps(header, indent=2, allow_nan=False) + "\n"
+                write_atomically(path / "settings.json", text)
             except BaseException:
                 lock.close()
                 raise
@@ -106,9 +143,7 @@ class RunFolder:
         return folder
 
     def close(self) -> None:
-        if self._checkpoints is not None:
-            self._checkpoints.close()
-            self._checkpoints = None
+        self._checkpoints.close()
         self._lock.close()
 
     def __enter__(self) -> "RunFolder":
@@ -120,29 +155,55 @@ class RunFolder:
     # Measurements
 
     def append(self, *records: dict[str, Any]) -> None:
-        """Adds measurements to metrics.jsonl; on disk when this returns.
+        """Adds measurements to metrics.jsonl; on disk when this returns. Half a line, which a
+        killed process left behind, is removed first.
 
         Raises:
             ValueError: a number is not finite; nothing is written.
         """
-        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
-        path = self.path / "metrics.jsonl"
-        with refusals(self.path), path.open("a") as file:
-            before = file.tell()
-            try:
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):  # no half line stays behind
-                    os.truncate(path, before)
-                raise
+        if not records:
+            return
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
+        path, before = self.path / "metrics.jsonl", self._measured()
+        whole = before[: before.rfind(b"\n") + 1]
+        with refusals(self.path):
+            self._journal.appends(path.name, whole.count(b"\n"), lines)
+            with path.open("ab") as file:
+                try:
+                    file.truncate(len(whole))
+                    file.write(lines)
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    with contextlib.suppress(OSError):  # no half line stays behind
+                        os.truncate(path, len(whole))
+                    raise
+            self._journal.has(path.name, (whole + lines).count(b"\n"))
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """All measurements so far; an unfinished last line is left out."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+    def metrics(self, *keys: str) -> list[dict[str, Any]]:
+        """All measurements so far; an unfinished last line is left out.
+
+        Args:
+            keys: what each of them must have.
+
+        Raises:
+            RunError: a line is unreadable, or lacks one of the keys.
+        """
+        path, found = self.path / "metrics.jsonl", []
+        for number, line in enumerate(self._measured().split(b"\n")[:-1], 1):
+            if line.endswith(b"\r"):
+                raise RunError(
+                    f"{path}, line {number}: its line ends were made CRLF; make them LF again"
+                )
+            found.append(document(path, line, "a measurement", number))
+            if lacking := [key for key in keys if key not in found[-1]]:
+                raise RunError(
+                    f"{path}, line {number}, lacks {', '.join(lacking)}; put back what the run wrote"
+                )
+        return found
+
+    def _measured(self) -> bytes:
+        return content(self.path / "metrics.jsonl") or b""
 
     # Checkpoints
 
@@ -151,118 +212,130 @@ class RunFolder:
 
         Args:
             step: larger than that of every earlier checkpoint.
-            state: pytree of arrays.
+            state: pytree of arrays and numbers, Python's or numpy's.
             meta: JSON-able facts that go with it.
         """
-        ocp = _orbax()
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(jax.tree.leaves(state)),
-            meta=ocp.args.JsonSave({**meta, "metrics_bytes": self.measured_bytes()}),
-        )
-        # What orbax would log of a failure, a traceback of its threads, is in the error as well.
-        log = logging.getLogger("absl")
-        level = log.level
-        log.setLevel(logging.CRITICAL)
-        try:
-            with refusals(self.path):
-                self._manager().save(step, args=arguments)
-        except BaseException:
-            self._checkpoints = None  # a new one removes what was half written
-            raise
-        finally:
-            log.setLevel(level)
+        raw = self._measured()
+        counted = {"metrics_bytes": len(raw), "metrics_sum": _sum(raw)}
+        self._checkpoints.save(step, state, {**meta, **counted})
 
     def saved(self) -> dict[str, Any] | None:
         """The facts saved with the newest checkpoint; None without one."""
-        ocp = _orbax()
-        if self._manager().latest_step() is None:
-            return None
-        return dict(self._restore("meta", ocp.args.JsonRestore()))
+        return self._checkpoints.saved()
 
     def rewind(self) -> dict[str, Any] | None:
         """Cuts metrics.jsonl back to what the newest checkpoint counts; returns `saved()`.
 
         Raises:
-            RunError: there are fewer measurements than the checkpoint counts.
+            RunError: the checkpoint counts other measurements; nothing is cut.
         """
         meta = self.saved()
         counted = meta["metrics_bytes"] if meta else 0
-        if self.measured_bytes() < counted:
+        raw = self._measured()
+        if len(raw) < counted:
             raise RunError(
                 f"{self.path / 'metrics.jsonl'} has lost measurements that its checkpoint counts; "
                 f"{_AGAIN}"
+            )
+        if meta and _sum(raw[:counted]) != meta.get("metrics_sum", _sum(raw[:counted])):
+            raise RunError(
+                f"{self.path / 'metrics.jsonl'} has other measurements than its checkpoint counts: "
+                f"its first {counted} bytes were changed. Put them back; {_AGAIN}"
             )
         self.cut(counted)
         return meta
 
     def cut(self, counted: int) -> None:
-        """Keeps the first bytes of metrics.jsonl only."""
+        """Keeps the first bytes of metrics.jsonl only, which must be whole lines.
+
+        Raises:
+            RunError: they are not; nothing is cut.
+        """
+        path, raw = self.path / "metrics.jsonl", self._measured()
+        if counted > len(raw) or raw[:counted] and raw[counted - 1 : counted] != b"\n":
+            line = raw[:counted].count(b"\n") + 1
+            raise RunError(
+                f"{path}, line {line}: {counted} bytes of measurements do not end with a line; the "
+                f"file was changed. Put it back; {_AGAIN}"
+            )
+        lines = raw[:counted].count(b"\n")
         with refusals(self.path):
-            (self.path / "metrics.jsonl").touch()
-            os.truncate(self.path / "metrics.jsonl", counted)
+            self._journal.cuts(path.name, lines)
+            path.touch()
+            os.truncate(path, counted)
+            self._journal.has(path.name, lines)
 
     def restore(self, like: State) -> State:
         """The state of the newest checkpoint.
 
         Args:
             like: a state of the same structure, shapes and dtypes.
-        """
-        ocp = _orbax()
-        leaves, structure = jax.tree.flatten(like)
-        shapes = [ocp.utils.to_shape_dtype_struct(leaf) for leaf in leaves]
-        return structure.unflatten(self._restore("state", ocp.args.StandardRestore(shapes)))
 
-    def _restore(self, item: str, arguments: Any) -> Any:
-        ocp = _orbax()
-        manager = self._manager()
-        try:
-            step = manager.latest_step()
-            return manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
-        except Exception as error:
-            raise RunError(
-                f"the checkpoint in {self.path} cannot be read ({type(error).__name__}); it was "
-                f"damaged or made by another version; {_AGAIN}"
-            ) from error
+        Raises:
+            RunError: it is damaged, of another structure, or there is none.
+        """
+        return self._checkpoints.restore(like)
 
     def measured_bytes(self) -> int:
         """Length of metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
-        return path.stat().st_size if path.is_file() else 0
-
-    def _manager(self) -> Any:
-        if self._checkpoints is None:
-            ocp = _orbax()
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
-            )
-            with refusals(self.path):
-                self._checkpoints = ocp.CheckpointManager(
-                    (self.path / "checkpoints").absolute(), options=options
-                )
-        return self._checkpoints
+        return len(self._measured())
 
     # Results
 
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
+    def write_json(self, name: str, written: dict[str, Any]) -> None:
         """Writes a JSON file of the folder, whole or not at all."""
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        text = json.dumps(written, indent=2, allow_nan=False) + "\n"
         with refusals(self.path):
+            if name in _CHECKED:
+                self._journal.writes(name, text.encode())
             write_atomically(self.path / name, text)
+            if name in _CHECKED:
+                self._journal.wrote(name)
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Reads a JSON file of the folder; {} if it is not there."""
+    def read_json(self, name: str, *tables: str) -> dict[str, Any]:
+        """Reads a JSON file of the folder; {} if it is not there.
+
+        Args:
+            name: of the file.
+            tables: keys whose values must be objects.
+
+        Raises:
+            RunError: it is unreadable, by file and line, or lacks one of the tables.
+        """
         path = self.path / name
-        return json.loads(path.read_text()) if path.is_file() else {}
+        raw = content(path)
+        if raw is None:
+            return {}
+        found = document(path, raw, "a JSON object")
+        if lacking := [key for key in tables if not isinstance(found.get(key), dict)]:
+            raise RunError(
+                f"{path} lacks an object for each of {', '.join(lacking)}; put back what the run "
+                "wrote"
+            )
+        return found
 
 
-def _orbax() -> Any:
-    return needed("orbax.checkpoint", "orbax-checkpoint", "a run's checkpoints")
+def _is_new(path: Path) -> None:
+    """Refuses measurements whose settings are gone."""
+    if not (path / "settings.json").exists() and content(path / "metrics.jsonl"):
+        raise RunError(
+            f"{path / 'settings.json'} is missing, and there are measurements. Put it back; {_AGAIN}"
+        )
+
+
+def _counted(journal: Journal) -> int:
+    journal.read()
+    return journal.least
+
+
+def _sum(raw: bytes) -> str:
+    return hashlib.blake2b(raw, digest_size=8).hexdigest()
 
 
 def _made_by_a_run(name: str) -> bool:
     parts = name.split(".")  # ".settings.json.123" is left by a process killed while writing
     whole = ".".join(parts[1:-1]) if name.startswith(".") and parts[-1].isdigit() else name
-    return whole in (*_OURS, "settings.json", ".lock")
+    return whole in (*_OURS, "settings.json", NAME)
 
 
 def _remove(path: Path) -> None:
@@ -272,10 +345,10 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _lock(path: Path) -> IO[str]:
+def _lock(path: Path) -> IO[bytes]:
     """The open lock file, which stays where it is; closing it gives the lock back."""
-    with refusals(path):
-        lock = (path / ".lock").open("w")
+    with refusals(path / NAME):
+        lock = os.fdopen(os.open(path / NAME, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
     if fcntl is None:
         return lock
     try:

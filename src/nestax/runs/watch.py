@@ -80,7 +80,7 @@ class Watch:
         self._identity = fingerprint(nest, state)
         if self._folder is None:
             path = Path(self._given)  # type: ignore[arg-type]
-            if (path / "settings.json").is_file():
+            if (path / "settings.json").exists():
                 self._folder = RunFolder(path)
                 if self._folder.experiment != _KIND:
                     what = f"a run of {self._folder.experiment!r}, not one of Nest.run"
@@ -101,11 +101,12 @@ class Watch:
                 f"asked for; ask for at least {done}, or name another folder. The state of a step "
                 "that is past is not kept; its losses are in metrics.jsonl"
             )
+        state = self._folder.restore(state)  # before anything is cut
         self._folder.rewind()
         self._last = done
         # A function has stopped the run: it is finished unless more is asked for than then.
         finished = steps <= saved.get("stopped", -1)
-        return steps if finished else done, self._folder.restore(state)
+        return steps if finished else done, state
 
     def _is_the_same(self, known: dict[str, Any]) -> None:
         assert self._folder is not None

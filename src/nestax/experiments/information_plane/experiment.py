@@ -19,6 +19,7 @@ from .training import Images, Networks, Training
 
 SWEEP = tuple(float(rate) for rate in 10.0 ** np.arange(-4, 0.25, 0.5))
 SWEEP_SEEDS = 2
+FACTS = ("rates", "seconds", "images", "ceilings", "machine")
 _PIECE_SECONDS = 1.0  # of compiled work between two looks at the clock
 _CHECKPOINT_SECONDS = 30.0  # the most that an interruption costs
 
@@ -50,7 +51,7 @@ class _Run:
         self.settings, self.folder, self.progress = settings, folder, progress
         self.sizes = (dataset.train.images[0].size, *settings.widths, dataset.classes)
         self.measurement = Measurement(dataset, settings.activation, settings.kde_points)
-        self.facts = folder.read_json("facts.json") or {
+        self.facts = folder.read_json("facts.json", *FACTS) or {
             "rates": {},
             "seconds": {},
             "images": {"train": len(dataset.train), "test": len(dataset.test)},
@@ -69,7 +70,9 @@ class _Run:
         )
 
     def finish(self) -> None:
-        saved = self.folder.rewind()
+        saved = self.folder.saved()
+        if saved is None:
+            self.folder.rewind()
         arms = self.settings.arms
         first = saved["arm"] if saved else 0
         for index in range(first, len(arms)):
@@ -87,6 +90,7 @@ class _Run:
         networks = training.init(jnp.arange(settings.seeds), rates)
         if resumed:
             networks = self.folder.restore(networks)
+            self.folder.rewind()
             accuracy = float(np.median(self.folder.metrics()[-1]["test"]["accuracy"]))
         else:
             accuracy = self._measure(name, networks)

@@ -18,6 +18,7 @@ from ...runs import (
 from .arms import ARMS
 from .claims import ARTEFACT, NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, verdicts
 from .curves import curves, gap_at_equal_loss
+from .experiment import FACTS
 from .figures import draw
 from .measure import SCALE_BOUND, SCALE_FREE
 from .settings import Settings
@@ -40,12 +41,15 @@ def report(settings: Settings, folder: RunFolder) -> list[str]:
     Raises:
         RunError: there is no measurement yet.
     """
-    metrics = folder.metrics()
+    metrics = folder.metrics("arm", "epoch")
     if not metrics:
         raise RunError(
             f"{folder.path} holds no measurement yet; go on with: nestax resume {folder.path}"
         )
-    summary = summarize(settings, metrics, folder.read_json("facts.json"))
+    facts = folder.read_json("facts.json", *FACTS)
+    if not facts:
+        raise RunError(f"{folder.path / 'facts.json'} is missing; put back what the run wrote")
+    summary = summarize(settings, metrics, facts)
     folder.write_json("summary.json", summary)
     with refusals(folder.path):
         directory = folder.path / "figures"

@@ -237,7 +237,7 @@ def run(settings: Settings, folder: RunFolder) -> None:
     kept = folder.path / "checkpoints"
 
     def records() -> Records:
-        return {record["stage"]: record for record in folder.metrics()}
+        return {record["stage"]: record for record in folder.metrics("stage")}
 
     dataclasses.replace(STUDY, stages=lambda s: stages(s, kept, records)).run(settings, folder)
 

@@ -136,7 +136,7 @@ def train(
     except DivergenceError:
         return None
     with RunFolder(folder) as opened:
-        rows = opened.metrics()
+        rows = opened.metrics("step", "loss")
     losses = {name: [row["loss"][name] for row in rows] for name in ("model", "trial")}
     return Trained(state.values["model"], [row["step"] * every for row in rows], losses)
 

@@ -251,7 +251,7 @@ def learn(settings: Any, arm: str, path: Path, say: Callable[[str], None]) -> di
 def _seed(path: Path, values: Any, info: Any, judged: Callable, implicit: bool) -> dict[str, Any]:
     """What is recorded of one seed: its learning curve, averaged, and its scores."""
     with RunFolder(path) as folder:
-        rows = folder.metrics()
+        rows = folder.metrics("step", "loss")
     parts = np.array_split(np.arange(len(rows)), min(_POINTS, len(rows)))
     found = {
         "step": [float(np.mean([rows[i]["step"] for i in part])) for part in parts],
