@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import RunError, needed
 from .files import refusals
+from .journal import Journal
 
 State = TypeVar("State")
 
@@ -23,8 +24,9 @@ _OURS = ("arrays", "checksum")  # what is added to a checkpoint's facts
 class Checkpoints:
     """The newest checkpoint of a run's folder, in `checkpoints/`."""
 
-    def __init__(self, folder: Path):
-        self._folder, self._path, self._open = folder, folder / "checkpoints", None
+    def __init__(self, folder: Path, journal: Journal):
+        self._folder, self._path, self._journal = folder, folder / "checkpoints", journal
+        self._open, self._checked = None, False
 
     def close(self) -> None:
         if self._open is not None:
@@ -43,6 +45,8 @@ class Checkpoints:
         try:
             with refusals(self._folder), _quiet():
                 self._manager().save(step, args=arguments)
+                self._journal.keeps(f"{self._path.name}/{step}")
+            self._checked = True
         except BaseException:
             self._open = None  # a new one removes what was half written
             raise
@@ -103,10 +107,14 @@ class Checkpoints:
     def _meta(self) -> dict[str, Any] | None:
         ocp = _orbax()
         with self._reading():
-            if self._manager().latest_step() is None:
+            step = self._manager().latest_step()
+            if step is None:
                 if any(p.name.isdigit() for p in self._path.iterdir()):
                     raise ValueError("it is incomplete")
                 return None
+            if not self._checked:  # before orbax, whose threads would print what they stumble over
+                self._journal.check_checkpoint(f"{self._path.name}/{step}")
+                self._checked = True
         meta = self._read("meta", ocp.args.JsonRestore())
         if not isinstance(meta, dict) or _checksum(meta) != meta.get("checksum", _checksum(meta)):
             raise self._damaged("its facts have another checksum")

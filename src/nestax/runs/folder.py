@@ -56,8 +56,8 @@ class RunFolder:
         self._open(path, _lock(path))
 
     def _open(self, path: Path, lock: IO[bytes]) -> None:
-        self.path, self._lock, self._checkpoints = path, lock, Checkpoints(path)
-        self._journal = Journal(path, lock)
+        self.path, self._lock, self._journal = path, lock, Journal(path, lock)
+        self._checkpoints = Checkpoints(path, self._journal)
         try:
             known = self._journal.read()
             if known:

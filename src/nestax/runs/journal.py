@@ -12,6 +12,7 @@ The entries, one JSON object a line, each with the name of a `file`:
     next: checksums of its lines, about to be written; with `from`, after its first so many lines
     cut: to this many lines it is about to be cut
     kept: it now has this many lines, or for a file that is written whole, `next` is done
+    files: of the folder of a checkpoint, once it is there, the checksum of each file in it
 """
 
 import hashlib
@@ -80,6 +81,7 @@ class Journal:
         least: how many of them it must have.
         versions: name of a file that is written whole -> the checksums of its lines, in each of the
             versions that it may have; None for no file.
+        checkpoint: path of the newest checkpoint, and the checksums of its files.
     """
 
     def __init__(self, folder: Path, lock: IO[bytes]):
@@ -88,6 +90,7 @@ class Journal:
         self.lines: list[str] = []
         self.least = 0
         self.versions: dict[str, list[list[str] | None]] = {}
+        self.checkpoint: tuple[str, dict[str, str]] = ("", {})
 
     def read(self) -> bool:
         """Reads all entries; False if there are none.
@@ -121,6 +124,8 @@ class Journal:
                 self.least, self.lines = count, self.lines[:count] + sums
             case {"next": list() | None as sums}:
                 self.versions[file] = [self.versions.get(file, [None])[-1], sums]
+            case {"files": dict(sums)}:
+                self.checkpoint = file, sums
             case {"cut": int(count)}:
                 self.least = count
             case {"kept": int(count)} if file not in self.versions:
@@ -170,6 +175,10 @@ class Journal:
         """The file has so many lines."""
         self._add(False, file=name, kept=count)
 
+    def keeps(self, name: str) -> None:
+        """A checkpoint is there, in a folder of its own."""
+        self._add(False, file=name, files=_sums_in(self._folder / name))
+
     # Checks
 
     def check(self, name: str) -> None:
@@ -208,6 +217,25 @@ class Journal:
                 f"and the run wrote {self.least}"
             )
 
+    def check_checkpoint(self, name: str) -> None:
+        """Holds the files of a checkpoint against its entry, if there is one.
+
+        Raises:
+            RunError: one has been changed or is missing.
+        """
+        known, sums = self.checkpoint
+        if known != name:
+            return
+        found = _sums_in(self._folder / name)
+        for file in sums:
+            if found.get(file) != sums[file]:
+                what = "was changed" if file in found else "is gone"
+                raise RunError(
+                    f"the checkpoint {self._folder / name} cannot be read: its file {file} {what}. "
+                    "Put it back; or delete that folder, to begin again from the start with the "
+                    "same call"
+                )
+
     def _difference(self, name: str, raw: bytes, line: int) -> str:
         here = raw.split(b"\n")[line - 1 : line]
         ends = ", its line ends were made CRLF" if here and here[0].endswith(b"\r") else ""
@@ -226,3 +254,8 @@ def _sum(line: bytes) -> str:
 
 def _sums(raw: bytes) -> list[str]:
     return [_sum(line) for line in raw.split(b"\n")]
+
+
+def _sums_in(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sum(path.read_bytes()) for path in files}
