@@ -17,6 +17,7 @@ from .experiments.study import Example
 from .levels import compare_flows
 from .runs import RunError, RunFolder, SettingsError, refusals
 from .runs.machine import machine
+from .spelling import correction, options
 
 _CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 DataName = Literal["digits", "mnist", "fashion-mnist", "omniglot", "tinyshakespeare", "wikitext2"]
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if given[:1] == ["run"]:
+            _spelled(given, out=Path(), resume=False, overwrite=False)
             _parse({name: _run(name) for name in EXPERIMENTS}, given[1:], "nestax run", _RUN)
         elif given[:1] == ["data"]:
             _parse(
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif given[:1] in (["levels"], ["flows"]):
             look, text = (_levels, _LEVELS) if given[0] == "levels" else (_flows, _FLOWS)
             commands = {name: look(name) for name, one in EXPERIMENTS.items() if one.example}
+            _spelled(given, out=Path())
             _parse(commands, given[1:], f"nestax {given[0]}", text)
         elif given == ["--version"]:
             print(__version__)
@@ -73,6 +76,14 @@ _LEVELS = "Show the levels of an experiment's nest: who is updated how often, wh
 _FLOWS = "Compare flows on an experiment's nest: bias, spread, time and memory of each."
 
 
+def _spelled(given: list[str], **more: Any) -> None:
+    """Refuses misspelled options of an experiment, in one line that has the right spelling."""
+    if len(given) > 1 and given[1] in EXPERIMENTS:
+        known = options(EXPERIMENTS[given[1]].settings, **more)
+        if wrong := correction(known, given[2:], " ".join(["nestax", *given[:2]])):
+            raise SettingsError(wrong)
+
+
 def _parse(
     commands: dict[str, Callable[..., Any]], given: list[str], prog: str, text: str | None
 ) -> None:
@@ -91,7 +102,9 @@ def _comma_separated() -> tyro.constructors.ConstructorRegistry:
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
             metavar=metavar,
-            instance_from_str=lambda args: tuple(kind(part) for part in args[0].split(",") if part),
+            instance_from_str=lambda args: tuple(
+                kind(part.strip()) for part in args[0].split(",") if part.strip()
+            ),
             is_instance=lambda x: isinstance(x, tuple),
             str_from_instance=lambda x: [",".join(map(str, x))],
         )

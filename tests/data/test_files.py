@@ -78,6 +78,57 @@ def test_absent_says_where_and_how_to_mend(tiny, tmp_path, monkeypatch):
     assert all(f"tiny/{name}" in message for name in tiny.archives)
 
 
+@pytest.mark.parametrize("folder", ["tiny", "Tiny/raw", "tiny/Tiny/raw"])
+@pytest.mark.parametrize("dots", [False, True])
+def test_unpacked_files_are_found_where_torchvision_leaves_them(
+    tiny, tmp_path, monkeypatch, folder, dots
+):
+    entry = replace(tiny.entry, torchvision="Tiny/raw")
+    monkeypatch.setitem(_catalogue.CATALOGUE, "tiny", entry)
+    monkeypatch.setenv("NESTAX_DATA", str(tmp_path / "given"))
+    with pytest.raises(DataError) as caught:
+        data.load("tiny", download=False)
+    message = str(caught.value)
+    for looked in ("tiny", "Tiny/raw", "tiny/Tiny/raw"):
+        assert f"\n  {tmp_path / 'given' / looked}" in message
+    assert "train-images-idx3-ubyte or train-images.idx3-ubyte" in message
+    there = tmp_path / "given" / folder
+    there.mkdir(parents=True)
+    for number, (name, archive) in enumerate(tiny.archives.items()):
+        bare = name.removesuffix(".gz")
+        if number == 0:  # one of them packed
+            (there / name).write_bytes(archive)
+        else:
+            bare = bare.replace("-idx", ".idx") if dots else bare
+            (there / bare).write_bytes(gzip.decompress(archive))
+    assert data.locate("tiny") == there == data.describe("tiny").where
+    check(data.load("tiny", download=False), tiny)
+    # Unpacked files are held to the same checksum.
+    content = bytearray((there / bare).read_bytes())
+    for change, why in (
+        (lambda: content[:-1] + b"\x03", "not the data of tiny"),
+        (lambda: content[:-1], "found 3"),
+        (lambda: content + b"0" * 9000, "or more"),
+        (lambda: tiny.archives[LABELS], "expected an idx file"),
+    ):
+        (there / bare).write_bytes(change())
+        with pytest.raises(DataError, match=why) as caught:
+            data.load("tiny", download=False)
+        assert str(caught.value).startswith(str(there / bare))
+
+
+def test_fetch_takes_unpacked_files_and_mends_damaged_ones(tiny, mirror):
+    tiny.write(tiny.cache)
+    for name in (IMAGES, LABELS):
+        path = tiny.cache / name
+        bare = path.with_suffix("")
+        bare.write_bytes(gzip.decompress(path.read_bytes()) if name == IMAGES else b"damaged")
+        path.unlink()
+    assert data.fetch("tiny", progress=False) == tiny.cache
+    assert not (tiny.cache / IMAGES).exists() and (tiny.cache / LABELS).exists()
+    check(data.load("tiny", download=False), tiny)
+
+
 # Integrity
 
 

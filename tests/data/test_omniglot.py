@@ -126,6 +126,28 @@ def test_the_same_drawings_packed_in_another_way_are_accepted(tiny, tmp_path):
     np.testing.assert_array_equal(data.omniglot().background, loaded.background)
 
 
+def test_unpacked_drawings_are_found_where_torchvision_leaves_them(tiny, tmp_path, monkeypatch):
+    loaded = data.omniglot()
+    there = tmp_path / "given" / "omniglot-py"
+    for name in tiny.ink:
+        (tmp_path / "omniglot" / name).unlink()
+        for member, ink in tiny.ink[name].items():
+            (there / member).parent.mkdir(parents=True, exist_ok=True)
+            (there / member).write_bytes(png(ink))
+    (there / "images_background" / ".DS_Store").write_bytes(b"of macOS")
+    entry = replace(tiny.entry, torchvision="omniglot-py")
+    monkeypatch.setitem(_catalogue.CATALOGUE, "omniglot", entry)
+    monkeypatch.setenv("NESTAX_DATA", str(tmp_path / "given"))
+    again = data.omniglot(download=False)
+    for one, other in zip(vars(loaded).values(), vars(again).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    (there / member).write_bytes(png(~ink))
+    _load._omniglot_in.cache_clear()
+    with pytest.raises(DataError, match="not those of images_evaluation.zip") as caught:
+        data.omniglot(download=False)
+    assert str(caught.value).startswith(str(there / "images_evaluation"))
+
+
 def without_one(pictures):
     return dict(list(pictures.items())[:-1])
 

@@ -11,8 +11,9 @@
     text = data.wikitext2()                 # 1,120,192 + 1,255,018 characters of 137 kinds
     data.ByteTokenizer().encode("any text") # numbers of its bytes, below 256
 
-Files are looked for in `$NESTAX_DATA/<name>/`, then in the user's cache, and else downloaded
-into the cache. Whatever is read is checked in full first: container, format and checksum.
+Files are looked for in `$NESTAX_DATA/<name>/`, where torchvision leaves them below `$NESTAX_DATA`
+(`MNIST/raw`, `FashionMNIST/raw`, `omniglot-py`), then in the user's cache, and else downloaded into
+the cache. Unpacked files are as good as packed ones. Whatever is read is checked in full first: container, format and checksum.
 Downloading needs pooch and tqdm, `digits` scikit-learn, `omniglot` pillow: all come with
 `pip install "nestax[experiments]"`. Importing this package loads none of them.
 """

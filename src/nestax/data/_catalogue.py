@@ -30,13 +30,19 @@ class IdxFile:
         archive: md5 of the file as published. A download must have it.
         content: md5 of what the published file decompresses to. A file that is read must have
             this one: it recognises the published archive, and equally the same content packed
-            again by another gzip, whose own md5 says nothing.
+            again by another gzip, whose own md5 says nothing, or not packed at all.
     """
 
     name: str
     shape: tuple[int, ...]
     archive: str
     content: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As published, and the usual names of the unpacked file."""
+        unpacked = self.name.removesuffix(".gz")
+        return self.name, unpacked, unpacked.replace("-idx", ".idx")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,11 @@ class Drawings:
     archive: str
     content: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As published, and the folder that comes out of it."""
+        return self.name, self.name.removesuffix(".zip")
+
 
 @dataclass(frozen=True)
 class TextFile:
@@ -70,6 +81,14 @@ class TextFile:
     name: str
     size: int
     archive: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As published."""
+        return (self.name,)
+
+
+File = IdxFile | Drawings | TextFile
 
 
 @dataclass(frozen=True)
@@ -88,6 +107,8 @@ class Entry:
         files: Training images, training labels, test images, test labels; of omniglot background
             and evaluation; empty for a data set that is embedded in a package.
         mirrors: Addresses, each ending in a slash, under which the files lie; tried in turn.
+        torchvision: The folder in which torchvision leaves the files, below its root; empty if it
+            does not know them.
     """
 
     name: str
@@ -98,8 +119,9 @@ class Entry:
     scale: int
     licence: str
     source: str
-    files: tuple[IdxFile | Drawings | TextFile, ...] = ()
+    files: tuple[File, ...] = ()
     mirrors: tuple[str, ...] = ()
+    torchvision: str = ""
 
 
 def _files(*sums: tuple[str, str]) -> tuple[IdxFile, ...]:
@@ -143,6 +165,7 @@ _ENTRIES = (
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
         ),
+        torchvision="MNIST/raw",
     ),
     Entry(
         name="fashion-mnist",
@@ -163,6 +186,7 @@ _ENTRIES = (
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
         ),
+        torchvision="FashionMNIST/raw",
     ),
     Entry(
         name="omniglot",
@@ -191,6 +215,7 @@ _ENTRIES = (
             "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",
             "https://github.com/brendenlake/omniglot/raw/master/python/",
         ),
+        torchvision="omniglot-py",
     ),
     Entry(
         name="tinyshakespeare",

@@ -1,8 +1,9 @@
 """Data sets kept in files: where they are looked for, how they are checked and downloaded.
 
-A data set is a folder that holds all its files. It is looked for in `$NESTAX_DATA/<name>`, then
-in the user's cache; a folder that lacks a file is passed over. Downloads go to the cache, through
-a temporary file that takes its place only when its checksum is right.
+A data set is a folder that holds all its files, packed as they are published or unpacked. It is
+looked for in `$NESTAX_DATA/<name>` and where torchvision puts it there, then in the user's cache; a
+folder that lacks a file is passed over. Downloads go to the cache, through a temporary file that
+takes its place only when its checksum is right.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from . import _idx, _omniglot, _text
-from ._catalogue import Drawings, Entry, IdxFile, TextFile
+from ._catalogue import Drawings, Entry, File, IdxFile, TextFile
 from ._errors import DataError, optional
 
 VARIABLE = "NESTAX_DATA"
@@ -34,8 +35,21 @@ def cache(entry: Entry) -> Path:
 def _folders(entry: Entry) -> Iterator[Path]:
     """The folders to look in, in order; lazily, so that the first needs no pooch."""
     if root := os.environ.get(VARIABLE):
-        yield Path(root).expanduser() / entry.name
+        given = Path(root).expanduser()
+        yield given / entry.name
+        if entry.torchvision:
+            yield given / entry.torchvision
+            yield given / entry.name / entry.torchvision
     yield cache(entry)
+
+
+def _lies(file: File, folder: Path) -> Path | None:
+    """Where a file of a data set lies in a folder, packed or unpacked; None if it does not."""
+    for name in file.names:
+        path = folder / name
+        if path.is_dir() if isinstance(file, Drawings) and not path.suffix else path.is_file():
+            return path
+    return None
 
 
 def find(entry: Entry) -> Path | None:
@@ -45,7 +59,7 @@ def find(entry: Entry) -> Path | None:
         ImportError: If `NESTAX_DATA` lacks the data set and pooch is missing.
     """
     for folder in _folders(entry):
-        if all((folder / file.name).is_file() for file in entry.files):
+        if all(_lies(file, folder) for file in entry.files):
             return folder
     return None
 
@@ -60,11 +74,20 @@ def absent(entry: Entry, reason: str) -> DataError:
         f"Either run `nestax data fetch {entry.name}` with a network connection, or set "
         f"{VARIABLE} to a folder that holds these files:"
         + "".join(f"\n  {entry.name}/{file.name}" for file in entry.files)
+        + _other_ways(entry)
     )
 
 
+def _other_ways(entry: Entry) -> str:
+    """In words, how else the files may be called and where they may lie."""
+    others = [name for file in entry.files[:1] for name in file.names[1:]]
+    called = f"\nThey may be unpacked, the first as {' or '.join(others)}." if others else ""
+    lies = entry.torchvision
+    return called + (f"\nThey may lie in {lies} too, as torchvision leaves them." if lies else "")
+
+
 def _lacking(entry: Entry, folder: Path) -> str:
-    lacking = [file.name for file in entry.files if not (folder / file.name).is_file()]
+    lacking = [file.name for file in entry.files if not _lies(file, folder)]
     some = 0 < len(lacking) < len(entry.files)
     return f" (lacks {', '.join(lacking)})" if some else ""
 
@@ -78,17 +101,21 @@ def read(entry: Entry, folder: Path) -> list[np.ndarray]:
     Raises:
         DataError: If a file is not exactly what it should be. Nothing is returned then.
     """
-    return [_read(entry, file, folder / file.name) for file in entry.files]
+    return [_read(entry, file, place(file, folder)) for file in entry.files]
 
 
-def _read(entry: Entry, file: IdxFile | Drawings | TextFile, path: Path) -> np.ndarray:
+def place(file: File, folder: Path) -> Path:
+    """Where a file of a data set lies in a folder, or would be put."""
+    return _lies(file, folder) or folder / file.name
+
+
+def _read(entry: Entry, file: File, path: Path) -> np.ndarray:
     try:
-        data = path.read_bytes()
         if isinstance(file, Drawings):
-            return _omniglot.read(data, file)
+            return _omniglot.read(_omniglot.archive(path), file)
         if isinstance(file, TextFile):
-            return _text.read(data, file)
-        content = _idx.decompress(data, _idx.limit(file.shape))
+            return _text.read(path.read_bytes(), file)
+        content = _idx_content(file, path)
         array = _idx.parse(content, file.shape)
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found != file.content:
@@ -103,6 +130,14 @@ def _read(entry: Entry, file: IdxFile | Drawings | TextFile, path: Path) -> np.n
             f"`nestax data fetch {entry.name}`, or point {VARIABLE} to another folder."
         ) from error
     return array
+
+
+def _idx_content(file: IdxFile, path: Path) -> bytes:
+    limit = _idx.limit(file.shape)
+    if path.name == file.name:
+        return _idx.decompress(path.read_bytes(), limit)
+    with path.open("rb") as unpacked:
+        return unpacked.read(limit)
 
 
 def download(entry: Entry, progress: bool = True) -> Path:
@@ -124,12 +159,12 @@ def download(entry: Entry, progress: bool = True) -> Path:
         optional("tqdm", "The progress bar of a download")
     folder = cache(entry)
     for file in entry.files:
-        if not _sound(entry, file, folder / file.name):
+        if not _sound(entry, file, place(file, folder)):
             _retrieve(pooch, entry, file, folder, progress)
     return folder
 
 
-def _sound(entry: Entry, file: IdxFile | Drawings | TextFile, path: Path) -> bool:
+def _sound(entry: Entry, file: File, path: Path) -> bool:
     try:
         _read(entry, file, path)
     except DataError:
@@ -137,9 +172,7 @@ def _sound(entry: Entry, file: IdxFile | Drawings | TextFile, path: Path) -> boo
     return True
 
 
-def _retrieve(
-    pooch, entry: Entry, file: IdxFile | Drawings | TextFile, folder: Path, progress: bool
-) -> None:
+def _retrieve(pooch, entry: Entry, file: File, folder: Path, progress: bool) -> None:
     """Downloads one file from the first mirror that gives it with the published checksum."""
     failures = []
     for mirror in entry.mirrors:

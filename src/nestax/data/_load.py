@@ -108,7 +108,7 @@ def _omniglot_in(folder: Path) -> Omniglot:
     which = entry("omniglot")
     pictures = _files.read(which, folder)
     alphabets = [
-        _omniglot.alphabets((folder / file.name).read_bytes(), file)
+        _omniglot.alphabets(_omniglot.archive(_files.place(file, folder)), file)
         for file in which.files
         if isinstance(file, Drawings)
     ]

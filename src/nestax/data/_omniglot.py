@@ -15,6 +15,7 @@ import re
 import zipfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -78,6 +79,19 @@ def read(data: bytes, file: Drawings) -> np.ndarray:
         )
     reduced.flags.writeable = False
     return reduced.reshape(characters, drawings, SIDE, SIDE)
+
+
+def archive(path: Path) -> bytes:
+    """The zip archive at a path, or one made of the drawings in a folder that was unpacked."""
+    if not path.is_dir():
+        return path.read_bytes()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as made:
+        for drawing in path.rglob("*.png"):
+            if not drawing.name.startswith("."):  # such as macOS leaves behind
+                name = drawing.relative_to(path.parent).as_posix()
+                made.writestr(zipfile.ZipInfo(name), drawing.read_bytes())
+    return packed.getvalue()
 
 
 def alphabets(data: bytes, file: Drawings) -> np.ndarray:
