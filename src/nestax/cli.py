@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from . import __version__, data
+from . import __version__, data, interrupts
 from .experiments import EXPERIMENTS, Experiment
 from .experiments.study import Example
 from .levels import compare_flows
@@ -320,10 +320,12 @@ def _settings(folder: RunFolder) -> tuple[Experiment, Any]:
 
 
 def _finish(experiment: Experiment, settings: Any, folder: RunFolder) -> None:
+    interrupted = f"interrupted, nothing is lost; go on with: nestax resume {folder.path}"
+    interrupts.says(interrupted)
     try:
         experiment.run(settings, folder)
     except KeyboardInterrupt:
-        _fail(f"interrupted, nothing is lost; go on with: nestax resume {folder.path}", 130)
+        _fail(interrupted, 130)
     _report(experiment, settings, folder)
 
 
