@@ -14,7 +14,7 @@ def main() -> None:
         interrupts.leave(error.code)
     except KeyboardInterrupt:  # before the command, or once more while it ended
         print("nestax: interrupted", file=sys.stderr)
-        interrupts.leave(130)
+        interrupts.leave(interrupts.INTERRUPTED)
     interrupts.leave(0)
 
 

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RunError, data.DataError, ImportError) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail("interrupted", interrupts.INTERRUPTED)
 
 
 _RUN = "Run an experiment and leave everything about it in a folder."
@@ -325,7 +325,7 @@ def _finish(experiment: Experiment, settings: Any, folder: RunFolder) -> None:
     try:
         experiment.run(settings, folder)
     except KeyboardInterrupt:
-        _fail(interrupted, 130)
+        _fail(interrupted, interrupts.INTERRUPTED)
     _report(experiment, settings, folder)
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 
+INTERRUPTED = 130  # the exit code
 PATIENCE = 15.0  # seconds in which a run may keep what it has, before the process is ended
 _DEAF = {"_xla_gc_callback", "__del__"}  # functions whose exceptions Python drops
 _said = ["interrupted"]
@@ -39,14 +40,16 @@ def says(text: str) -> None:
 
 
 def leave(code: object) -> None:
-    """Ends the process.
+    """Ends the process: at once if it was interrupted, or if a thread still compiles.
 
-    A thread that still compiles would be unwound, which C++ answers with an abort (SIGABRT). There
-    is no use for what it does, so the process ends at once then.
+    Such a thread would be unwound, which C++ answers with an abort (SIGABRT). And an interrupt that
+    passed through an `exec` of a text, as in making a dataclass, Python remembers as one that
+    nobody handled: it would end the process by a signal, whatever the code.
     """
     ours = (threading.main_thread().name, _watch.__name__)
     others = [thread for thread in threading.enumerate() if thread.name not in ours]
-    if any(thread.daemon for thread in others) and (code is None or isinstance(code, int)):
+    busy = code == INTERRUPTED or any(thread.daemon for thread in others)
+    if busy and (code is None or isinstance(code, int)):
         _end(code or 0)
     sys.exit(code)  # type: ignore[arg-type]
 
@@ -72,7 +75,7 @@ def _watch(told: int) -> None:
     if sys.stdout.isatty():
         os.write(1, b"\x1b[?25h\n")  # the cursor, which a live bar hides
     os.write(2, f"nestax: {_said[0]}\n".encode())
-    os._exit(130)
+    os._exit(INTERRUPTED)
 
 
 def _end(code: int) -> None:

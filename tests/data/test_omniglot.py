@@ -143,7 +143,7 @@ def test_unpacked_drawings_are_found_where_torchvision_leaves_them(tiny, tmp_pat
         np.testing.assert_array_equal(one, other)
     (there / member).write_bytes(png(~ink))
     _load._omniglot_in.cache_clear()
-    with pytest.raises(DataError, match="not those of images_evaluation.zip") as caught:
+    with pytest.raises(DataError, match=r"not those of images_evaluation\.zip") as caught:
         data.omniglot(download=False)
     assert str(caught.value).startswith(str(there / "images_evaluation"))
 

@@ -198,7 +198,7 @@ FEW = ("is ''", "is half", "has another digit", "is missing", "is a directory")
 def _every(base, run, command, files, ways, whole):
     """What becomes of each damage of each file: "right" or "refused"."""
     seen = {}
-    for file, how in [(file, how) for file in files for how in ways(file)]:
+    for file, how in [(one, way) for one in files for way in ways(one)]:
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(base, run)
         if _damage(run / file, how):
@@ -237,9 +237,8 @@ def test_a_damaged_checkpoint_is_right_or_refused(tmp_path, capsys):
     made("count", base, until=4)
     files = [f for f in _files(base) if f.startswith("checkpoints") and "process_0" not in f]
     assert len(files) > 4
-    seen = _every(
-        base, tmp_path / "run", cli.resume, files, lambda file: FEW[:4], _results(tmp_path / "whole")
-    )
+    whole = _results(tmp_path / "whole")
+    seen = _every(base, tmp_path / "run", cli.resume, files, lambda file: FEW[:4], whole)
     kinds = {Path(file).name: what for (file, how), what in seen.items() if how == "is half"}
     assert kinds["metadata"] == kinds["manifest.ocdbt"] == "refused"
     data = [what for (file, _), what in seen.items() if Path(file).parent.name == "d"]

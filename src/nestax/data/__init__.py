@@ -13,7 +13,8 @@
 
 Files are looked for in `$NESTAX_DATA/<name>/`, where torchvision leaves them below `$NESTAX_DATA`
 (`MNIST/raw`, `FashionMNIST/raw`, `omniglot-py`), then in the user's cache, and else downloaded into
-the cache. Unpacked files are as good as packed ones. Whatever is read is checked in full first: container, format and checksum.
+the cache. Unpacked files are as good as packed ones. Whatever is read is checked in full first:
+container, format and checksum.
 Downloading needs pooch and tqdm, `digits` scikit-learn, `omniglot` pillow: all come with
 `pip install "nestax[experiments]"`. Importing this package loads none of them.
 """

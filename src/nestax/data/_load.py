@@ -108,7 +108,7 @@ def _omniglot_in(folder: Path) -> Omniglot:
     which = entry("omniglot")
     pictures = _files.read(which, folder)
     alphabets = [
-        _omniglot.alphabets(_omniglot.archive(_files.place(file, folder)), file)
+        _omniglot.alphabets(_omniglot.archive(_files.place(file, folder), empty=True), file)
         for file in which.files
         if isinstance(file, Drawings)
     ]

@@ -81,8 +81,13 @@ def read(data: bytes, file: Drawings) -> np.ndarray:
     return reduced.reshape(characters, drawings, SIDE, SIDE)
 
 
-def archive(path: Path) -> bytes:
-    """The zip archive at a path, or one made of the drawings in a folder that was unpacked."""
+def archive(path: Path, empty: bool = False) -> bytes:
+    """The zip archive at a path, or one made of the drawings in a folder that was unpacked.
+
+    Args:
+        path: of the file or folder.
+        empty: names suffice; the drawings of a folder are not read.
+    """
     if not path.is_dir():
         return path.read_bytes()
     packed = io.BytesIO()
@@ -90,7 +95,7 @@ def archive(path: Path) -> bytes:
         for drawing in path.rglob("*.png"):
             if not drawing.name.startswith("."):  # such as macOS leaves behind
                 name = drawing.relative_to(path.parent).as_posix()
-                made.writestr(zipfile.ZipInfo(name), drawing.read_bytes())
+                made.writestr(zipfile.ZipInfo(name), b"" if empty else drawing.read_bytes())
     return packed.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""A run's checkpoints: orbax's, which appear whole or not at all, with checksums of all they hold."""
+"""A run's checkpoints: those of orbax, which appear whole or not at all, and checksums of them."""
 
 import contextlib
 import hashlib

@@ -75,12 +75,13 @@ class RunFolder:
         """Reads settings, facts and measurements, so that what is unreadable is found at once."""
         path = self.path / "settings.json"
         header = document(path, content(path) or b"", "a run's settings")
-        self.experiment, self.settings = header.get("experiment"), header.get("settings")
-        if not isinstance(self.experiment, str) or not isinstance(self.settings, dict):
+        experiment, settings = header.get("experiment"), header.get("settings")
+        if not isinstance(experiment, str) or not isinstance(settings, dict):
             raise RunError(
                 f"{path} is not a run's settings: expected an experiment and its settings, found "
                 f"{', '.join(header) or 'nothing'}; put back what the run wrote"
             )
+        self.experiment, self.settings = experiment, settings
         self.read_json("facts.json")
         self.metrics()
 
@@ -198,7 +199,8 @@ class RunFolder:
             found.append(document(path, line, "a measurement", number))
             if lacking := [key for key in keys if key not in found[-1]]:
                 raise RunError(
-                    f"{path}, line {number}, lacks {', '.join(lacking)}; put back what the run wrote"
+                    f"{path}, line {number}, lacks {', '.join(lacking)}; put back what the run "
+                    "wrote"
                 )
         return found
 
@@ -252,7 +254,7 @@ class RunFolder:
             RunError: they are not; nothing is cut.
         """
         path, raw = self.path / "metrics.jsonl", self._measured()
-        if counted > len(raw) or raw[:counted] and raw[counted - 1 : counted] != b"\n":
+        if counted > len(raw) or (counted and raw[counted - 1 : counted] != b"\n"):
             line = raw[:counted].count(b"\n") + 1
             raise RunError(
                 f"{path}, line {line}: {counted} bytes of measurements do not end with a line; the "
@@ -319,7 +321,8 @@ def _is_new(path: Path) -> None:
     """Refuses measurements whose settings are gone."""
     if not (path / "settings.json").exists() and content(path / "metrics.jsonl"):
         raise RunError(
-            f"{path / 'settings.json'} is missing, and there are measurements. Put it back; {_AGAIN}"
+            f"{path / 'settings.json'} is missing, and there are measurements. Put it back; "
+            f"{_AGAIN}"
         )
 
 
