@@ -52,6 +52,45 @@ def test_what_is_not_understood_is_refused_without_a_traceback(arguments, capsys
     assert out + err
 
 
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        ("information-plane --tune True", "--tune takes no value; write --tune instead of"),
+        ("information-plane --tune=true", "write --tune instead of --tune true"),
+        ("information-plane --tune False", "tune is off by default; leave out --tune"),
+        ("information-plane --no-tune", "tune is off by default; leave out --no-tune"),
+        ("maml --tune False", "write --no-tune instead of --tune False"),
+        ("maml --tune", "tune is on by default; leave out --tune"),
+        ("maml --no-tune maybe", "--no-tune takes no value, and got maybe"),
+        ("maml --overwrite yes", "write --overwrite instead of"),
+        ("information-plane --arms sgd gdm", "write --arms sgd,gdm instead of --arms sgd gdm"),
+        ("information-plane --arms sgd, gdm", "write --arms sgd,gdm instead of --arms sgd, gdm"),
+        ("information-plane --arms=sgd, gdm --tune", "write --arms sgd,gdm instead of"),
+        ("information-plane --widths [12,10]", "write --widths 12,10 instead of"),
+        ("information-plane --seed 3", "has no option --seed; did you mean --seeds?"),
+        ("maml --learning-rate 3", "has no option --learning-rate. All options: nestax run maml"),
+    ],
+)
+def test_a_misspelled_option_is_answered_with_the_right_one(words, right, capsys):
+    code, out, err = run(["run", *words.split()], capsys)
+    assert code == 2 and not out
+    assert right in err and err.count("\n") == 1
+
+
+def test_right_spellings_are_let_pass(monkeypatch):
+    """Underscores, values with minus signs, switches before the next option, lists with spaces."""
+    parsed = []
+    monkeypatch.setattr(cli, "_parse", lambda commands, given, *rest: parsed.append(given))
+    for words in (
+        ["information-plane", "--tune", "--arms", "sgd,gdm", "--widths=3,4", "--learning_rate=0.1"],
+        ["maml", "--no-tune", "--overwrite", "--out", "x", "--arms", "joint, unrolled"],
+        ["information-plane", "--match-step", "-1", "--seeds", "2"],
+        ["maml", "--tune", "--help"],
+    ):
+        cli.main(["run", *words])
+        assert parsed.pop() == words
+
+
 def test_a_folder_without_a_run_is_named(tmp_path, capsys):
     code, _, err = run(["resume", str(tmp_path)], capsys)
     assert code == 1

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,29 @@ def test_ctrl_c_is_neither_lost_nor_waits_for_what_does_not_listen():
     for process, line in zip(begun, lines.values(), strict=True):
         _, said = process.communicate(timeout=120)
         assert (process.returncode, said) == (130, line)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_while_packages_are_imported(tmp_path):
+    """Those may drop an exception; a library has no signals of its own."""
+    (tmp_path / "jax.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "except BaseException as error:\n"
+        "    print(repr(error), flush=True)\n"
+        "    os._exit(7)\n"
+    )
+    paths = [str(tmp_path), str(Path(interrupts.__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    for words, wanted in (
+        (["-m", "nestax", "list"], (130, "", "nestax: interrupted\n")),
+        (["-c", "import nestax"], (7, "KeyboardInterrupt()\n", "")),
+    ):
+        command = [sys.executable, *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == wanted
 
 
 def test_a_thread_that_still_compiles_does_not_outlive_the_command(monkeypatch):

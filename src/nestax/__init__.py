@@ -9,6 +9,10 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from . import interrupts as _interrupts  # noqa: F401  first, for Ctrl-C during the imports
+
+# isort: split
+
 from . import data as data
 from . import flows as flows
 from . import information as information

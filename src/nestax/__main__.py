@@ -7,8 +7,8 @@ from . import interrupts
 
 def main() -> None:
     """Runs the command line, or says what it needs."""
-    interrupts.install()
     try:
+        interrupts.install()
         _run()
     except SystemExit as error:
         interrupts.leave(error.code)

@@ -24,14 +24,33 @@ def install() -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as for what a shell runs behind
         return
+    if os.name == "posix":
+        signal.signal(signal.SIGALRM, _raise)
+        told, tell = os.pipe()
+        os.set_blocking(tell, False)
+        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        threading.Thread(target=_watch, args=(told,), daemon=True, name=_watch.__name__).start()
     signal.signal(signal.SIGINT, _raise)
-    if os.name != "posix":
-        return
-    signal.signal(signal.SIGALRM, _raise)
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(told,), daemon=True, name=_watch.__name__).start()
+
+
+def _is_command() -> bool:
+    """Whether this process is `nestax` or `python -m nestax`; whoever imports the library has
+    signals of his own."""
+    words = sys.orig_argv
+    module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
+    return (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        and (
+            os.path.basename("".join(sys.argv[:1])) in ("nestax", "nestax.exe")
+            or (sys.argv[:1] == ["-m"] and module == ["nestax"])
+        )
+    )
+
+
+def _end_at_once(number: int, frame: types.FrameType | None) -> None:
+    os.write(2, b"nestax: interrupted\n")
+    os._exit(INTERRUPTED)
 
 
 def says(text: str) -> None:
@@ -82,3 +101,7 @@ def _end(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+if _is_command():  # nothing has begun; an exception may be dropped by what is imported
+    signal.signal(signal.SIGINT, _end_at_once)

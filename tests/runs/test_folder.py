@@ -76,6 +76,36 @@ def test_state_comes_back_bit_for_bit(tmp_path):
     assert restored["n"][1] is None
 
 
+def test_numbers_and_empty_arrays_come_back_as_they_were(tmp_path):
+    """numpy's and Python's numbers with their types; a state of another kind is refused."""
+    state = {
+        "float32": np.float32(0.1), "float64": np.float64(1 / 3), "int64": np.int64(2**60),
+        "bool_": np.bool_(True), "float16": np.float16(0.1), "complex64": np.complex64(1 + 2j),
+        "float": 1 / 3, "int": 7, "bool": True, "array": np.arange(3, dtype=np.uint8),
+        "scalar": np.array(5, np.int16), "empty": np.zeros((0, 3)), "jax": jnp.bfloat16(1.5),
+    }  # fmt: skip
+    with start(tmp_path) as folder:
+        with pytest.raises(RunError, match="has no checkpoint"):
+            folder.restore(state)
+        folder.checkpoint(1, state, {})
+        found = folder.restore(state)
+        assert list(found) == sorted(state) or list(found) == list(state)
+        for name, leaf in state.items():
+            assert type(found[name]) is type(leaf), name
+            assert getattr(found[name], "dtype", None) == getattr(leaf, "dtype", None)
+            assert np.shape(found[name]) == np.shape(leaf) and np.all(found[name] == leaf), name
+        for other, what in (
+            ({**state, "float32": np.float64(0)}, r"float32\[\] and float64\[\] is asked for"),
+            ({**state, "array": np.zeros(2, np.uint8)}, r"uint8\[3\] and uint8\[2\]"),
+            ({"a": 1.0}, "float64"),
+            ({**state, "z": np.zeros(1)}, "13 arrays and 14 are asked for"),
+        ):
+            with pytest.raises(RunError, match=what):
+                folder.restore(other)
+        folder.checkpoint(2, {"empty": np.zeros((2, 0))}, {})
+        assert folder.restore({"empty": np.zeros((2, 0))})["empty"].shape == (2, 0)
+
+
 def test_going_on_forgets_what_the_checkpoint_did_not_count(tmp_path):
     with start(tmp_path) as folder:
         folder.append({"epoch": 0})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,30 @@ def test_a_watched_run_is_the_run(tmp_path, capsys):
     assert same(again, plain) and len(info["w"].loss) == 0  # nothing was left to do
     longer, _ = made.run(begun, 60, watch=Watch(tmp_path / "run", progress=False))
     assert same(longer, made.run(begun, 60)[0])
+
+
+def test_a_deleted_line_is_found_before_anything_is_done(tmp_path):
+    made, begun = nest()
+    made.run(begun, 4, watch=Watch(tmp_path, progress=False))
+    path = tmp_path / "metrics.jsonl"
+    raw = path.read_bytes()
+    lines = raw.splitlines(keepends=True)
+    for text, line in ((lines[0] + b"".join(lines[2:]), 2), (raw.replace(b"\n", b"\r\n"), 1)):
+        path.write_bytes(text)
+        with pytest.raises(RunError, match=rf"metrics\.jsonl, line {line}: not what the run wrote"):
+            made.run(begun, 9, watch=Watch(tmp_path, progress=False))
+        assert path.read_bytes() == text
+    path.write_bytes(raw)
+    data = next(path for path in tmp_path.glob("checkpoints/4/state/d/*"))
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(
+        RunError, match=f"checkpoints/4 cannot be read: its file state/d/{data.name}"
+    ):
+        made.run(begun, 9, watch=Watch(tmp_path, progress=False))
+    assert path.read_bytes() == raw
+    shutil.rmtree(tmp_path / "checkpoints" / "4")  # as the error says: from the start
+    again, _ = made.run(begun, 9, watch=Watch(tmp_path, progress=False))
+    assert same(again, made.run(begun, 9)[0])
 
 
 def test_fewer_steps_than_are_done_are_refused(tmp_path):

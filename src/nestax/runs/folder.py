@@ -280,7 +280,8 @@ class RunFolder:
 
     def measured_bytes(self) -> int:
         """Length of metrics.jsonl."""
-        return len(self._measured())
+        path = self.path / "metrics.jsonl"
+        return path.stat().st_size if path.is_file() else 0
 
     # Results
 
