@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -184,6 +185,8 @@ def _holds(command, folder, file, how, whole):
         named = folder / file.split("/")[0]
         assert str(named) in text, f"{file} {how}: {text}"
         assert len(text) < 700 and "\n" not in text, text
+        if file in CHECKED and "digit" in how:
+            assert re.search(r", line \d+: not what the run wrote", text), text
         after = _content(folder)
         assert after == before, f"{file} {how}: {[k for k in after if after[k] != before.get(k)]}"
         return "refused"
@@ -192,6 +195,7 @@ def _holds(command, folder, file, how, whole):
 
 
 OUTPUTS = ("summary.json", "report.html", "figures/losses.txt")  # written anew by every report
+CHECKED = ("metrics.jsonl", "settings.json", "facts.json")
 FEW = ("is ''", "is half", "has another digit", "is missing", "is a directory")
 
 
@@ -223,7 +227,7 @@ def test_a_damaged_study_is_right_or_refused(tmp_path, until, capsys):
     ways = lambda file: FEW if file in OUTPUTS else DAMAGE  # noqa: E731
     seen = _every(base, tmp_path / "run", command, files, ways, whole)
     # What is measured and asked for is never repaired by guessing.
-    for file in ("metrics.jsonl", "settings.json", "facts.json"):
+    for file in CHECKED:
         for how in ("has line ends CRLF", "has another digit", "lacks its second line", *FEW):
             assert seen[file, how] == "refused", (file, how)
     if until is None:
@@ -307,6 +311,15 @@ def test_without_a_journal_files_are_taken_as_they_are_if_they_can_be_read(tmp_p
     cli.resume(tmp_path / "run")
     with RunFolder(tmp_path / "run") as folder:
         assert [one["seed"] for one in folder.metrics()] == [1, 0, 2, 3]
+    # Killed while it was made, a journal is none.
+    journal = tmp_path / "run" / ".lock"
+    journal.unlink()
+    RunFolder(tmp_path / "run").close()
+    raw = journal.read_bytes()
+    for length in range(0, len(raw), 40):
+        journal.write_bytes(raw[:length])
+        RunFolder(tmp_path / "run").close()
+        assert journal.read_bytes() == raw
 
 
 def test_a_checkpoint_counts_these_measurements_and_no_others(tmp_path):

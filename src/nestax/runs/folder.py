@@ -49,7 +49,7 @@ class RunFolder:
                 another process has it open.
         """
         if not (path / "settings.json").exists():
-            _is_new(path)
+            _refuse_lost_settings(path)
             raise RunError(
                 f"{path} holds no run (no settings.json); name a folder that a run wrote"
             )
@@ -87,14 +87,9 @@ class RunFolder:
 
     def _adopt(self) -> None:
         """Takes the files as they are."""
+        found = {name: content(self.path / name) for name in _CHECKED}
         with refusals(self.path):
-            for name in _CHECKED:
-                raw = content(self.path / name)
-                if raw is not None:
-                    self._journal.writes(name, raw)
-                    self._journal.wrote(name)
-            raw = self._measured()
-            self._journal.appends("metrics.jsonl", 0, raw[: raw.rfind(b"\n") + 1])
+            self._journal.takes("metrics.jsonl", self._measured(), found)
 
     @classmethod
     def create(
@@ -123,7 +118,7 @@ class RunFolder:
                 content(path / "settings.json")  # a directory of that name is not ours to delete
                 journal = Journal(path, lock)
                 if not overwrite:
-                    _is_new(path)
+                    _refuse_lost_settings(path)
                 if not overwrite and (content(path / "metrics.jsonl") or _counted(journal)):
                     raise RunError(
                         f"{path} already holds a run; continue it with --resume, replace it with "
@@ -318,8 +313,7 @@ class RunFolder:
         return found
 
 
-def _is_new(path: Path) -> None:
-    """Refuses measurements whose settings are gone."""
+def _refuse_lost_settings(path: Path) -> None:
     if not (path / "settings.json").exists() and content(path / "metrics.jsonl"):
         raise RunError(
             f"{path / 'settings.json'} is missing, and there are measurements. Put it back; "

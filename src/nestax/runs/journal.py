@@ -12,12 +12,14 @@ The entries, one JSON object a line, each with the name of a `file`:
     next: checksums of its lines, about to be written; with `from`, after its first so many lines
     cut: to this many lines it is about to be cut
     kept: it now has this many lines, or for a file that is written whole, `next` is done
+    taken: the lines that the file has, and `whole`, the other files, found without a journal
     files: of the folder of a checkpoint, once it is there, the checksum of each file in it
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -124,6 +126,9 @@ class Journal:
                 self.least, self.lines = count, self.lines[:count] + sums
             case {"next": list() | None as sums}:
                 self.versions[file] = [self.versions.get(file, [None])[-1], sums]
+            case {"taken": list(sums), "whole": dict(whole)}:
+                self.least, self.lines = len(sums), sums
+                self.versions = {name: [lines] for name, lines in whole.items()}
             case {"files": dict(sums)}:
                 self.checkpoint = file, sums
             case {"cut": int(count)}:
@@ -174,6 +179,12 @@ class Journal:
     def has(self, name: str, count: int) -> None:
         """The file has so many lines."""
         self._add(False, file=name, kept=count)
+
+    def takes(self, name: str, raw: bytes, others: Mapping[str, bytes | None]) -> None:
+        """Takes files as they are: one of lines, and those that are written whole. In one entry,
+        so that no part of it can be left."""
+        whole = {name: _sums(one) for name, one in others.items() if one is not None}
+        self._add(True, file=name, taken=_sums(raw)[:-1], whole=whole)
 
     def keeps(self, name: str) -> None:
         """A checkpoint is there, in a folder of its own."""
