@@ -79,13 +79,27 @@ def normalized_descent(
 
 
 def root_mean_square(u: jax.Array) -> jax.Array:
-    """Of all coordinates of a tensor, scaled so that squares of small ones do not underflow."""
+    """Of all coordinates of a tensor, scaled so that squares of small ones do not underflow, nor
+    those of large ones overflow; of complex numbers, of their moduli. Not finite if any is not."""
     if u.size == 0:
-        return jnp.zeros((), u.dtype)
-    top = jnp.max(jnp.abs(u))
-    safe = jnp.where(top > 0, top, 1)
+        return jnp.zeros((), u.real.dtype)
+    top = largest_part(u)
     # No root of zero: its derivative is not finite, and optimizers are differentiated.
-    return top * jnp.sqrt(jnp.where(top > 0, jnp.mean(jnp.square(u / safe)), 1))
+    zero = top == 0
+    mean = jnp.mean(squared_modulus(u / jnp.where(zero, 1, top)))
+    return top * jnp.sqrt(jnp.where(zero, 1, mean))
+
+
+def largest_part(u: jax.Array) -> jax.Array:
+    """The largest |u|; of complex numbers, the largest modulus of a real or imaginary part."""
+    top = jnp.max(jnp.abs(u.real))
+    return jnp.maximum(top, jnp.max(jnp.abs(u.imag))) if jnp.iscomplexobj(u) else top
+
+
+def squared_modulus(u: jax.Array) -> jax.Array:
+    """|u|^2, a real number."""
+    square = jnp.square(u.real)
+    return square + jnp.square(u.imag) if jnp.iscomplexobj(u) else square
 
 
 def square_root(x: jax.Array) -> jax.Array:
@@ -96,5 +110,6 @@ def square_root(x: jax.Array) -> jax.Array:
 
 
 def over_rms(u: jax.Array, rms: jax.Array) -> jax.Array:
-    """u / rms, zero where that is zero."""
-    return u / jnp.where(rms > 0, rms, 1)
+    """u / rms, zero where that is zero. A NaN in u makes all of it NaN: the other coordinates would
+    otherwise step by another rule."""
+    return u / jnp.where(rms == 0, 1, rms)
