@@ -23,8 +23,8 @@ def number(
     name: str,
     argument: str,
     value: Any,
-    low: float = 0.0,
-    high: float = math.inf,
+    low: float | int = 0,
+    high: float | int = math.inf,
     *,
     below: bool = False,
 ) -> Any:
@@ -51,15 +51,14 @@ def number(
     if known is None:
         raise ValueError(f"{name}: {argument} must be one real number, got {_said(value)}")
     known = float(_unrounded(known, getattr(value, "dtype", None), below and high == 1))
-    closing = ")" if below else "]"
     inside = low <= known and (known < high if below else known <= high)
     if inside and math.isfinite(known):
         return known
-    given = f"{value!s:.60}"
-    if high == math.inf:
-        span = "a finite number" if low == -math.inf else f"a finite number of at least {low:g}"
-        raise ValueError(f"{name}: {argument} must be {span}, got {given}")
-    raise ValueError(f"{name}: {argument} must be in [{low:g}, {high:g}{closing}, got {given}")
+    opening = "(" if low == -math.inf else "["
+    closing = ")" if below or high == math.inf else "]"
+    raise ValueError(
+        f"{name}: {argument} must be in {opening}{low:g}, {high:g}{closing}, got {value!s:.60}"
+    )
 
 
 def rate(name: str, value: Any, argument: str = "learning_rate") -> Any:
@@ -107,6 +106,27 @@ def whole(name: str, argument: str, value: Any, low: int = 1) -> int:
     if not counts or value < low:
         raise ValueError(f"{name}: {argument} must be an int of at least {low}, got {_said(value)}")
     return operator.index(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one number, real or complex, and no truth value."""
+    kind = _kind(value)
+    return bool(kind) and np.shape(value) == () and _dtype(value) != np.bool_
+
+
+def array(name: str, argument: str, value: Any, *, integers: bool = False) -> Array:
+    """A JAX array of floating-point numbers, or with `integers` of these too, as they are.
+
+    Raises:
+        ValueError: a list, a number, or an array of another kind.
+    """
+    arrays = isinstance(value, (jax.Array, np.ndarray))
+    if arrays and _kind(value) in ("float", "int") and (integers or _kind(value) == "float"):
+        return jnp.asarray(value)
+    raise ValueError(
+        f"{name}: {argument} must be an array of {'real' if integers else 'floating-point'} "
+        f"numbers, got {_said(value)}"
+    )
 
 
 def check_parameters(name: str, params: PyTree, *, complex_numbers: bool) -> None:
@@ -205,8 +225,7 @@ def _dtype(leaf: Any) -> Any:
 
 def _known(value: Any) -> float | None:
     """The value as a float; None if it is no single real number."""
-    kind = _kind(value)
-    if kind not in ("float", "int") or np.shape(value) != () or _dtype(value) == np.bool_:
+    if not is_number(value) or _kind(value) == "complex":
         return None
     try:
         return float(value)
@@ -238,4 +257,4 @@ def _said(value: Any) -> str:
         return f"an array {value.shape} of {value.dtype}"
     if callable(value):
         return f"the function {getattr(value, '__name__', type(value).__name__)}"
-    return f"{type(value).__name__} {value!r:.60}" if value is not None else "None"
+    return f"{value!r:.60}"
