@@ -27,17 +27,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ._matrices import (
-    Layout,
-    as_matrix,
-    check_layout,
-    check_static,
-    from_matrix,
-    largest_eigenvalue,
-)
-from ._precision import widened
+from ._checks import Rate, Scalar, number, rate, static, whole
+from ._matrices import Layout, as_matrix, check_layout, from_matrix, largest_eigenvalue
+from ._precision import guarded
 
-Scalar = float | int | Array
 Objective = Callable[[Array, Array, Array], Array]
 Map = Callable[[Array], Array]
 
@@ -50,7 +43,7 @@ class AssociativeState(NamedTuple):
 
 
 def associative_momentum(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: Rate,
     *,
     objective: str | Objective = "dot",
     features: Map | None = None,
@@ -91,21 +84,84 @@ def associative_momentum(
         layout: `"out_in"` for W x (equinox), `"in_out"` for x W (flax).
 
     Returns:
-        A transformation; state: `AssociativeState`, float32 at least.
+        A transformation; state: `AssociativeState`, float32 at least. Complex parameters are
+        accepted with `objective="dot"` and none of the functions; see `docs/optimizers.md`.
 
     Raises:
-        ValueError: an argument outside the ranges above.
+        ValueError: an argument outside the ranges above; parameters or gradients that are no
+            floating-point arrays.
+        TypeError: an array where a static number or a function is expected.
 
     Source: Nested Learning (2025), eq. (33-34), (46-49), (51), (52).
     """
-    memory = scale_by_memory(
-        objective, features, preconditioner, readout, decay, inner_learning_rate, normalize, block,
-        layout,
+    return composed(
+        "associative_momentum", learning_rate, objective, features, preconditioner, readout, decay,
+        inner_learning_rate, normalize, block, layout,
     )  # fmt: skip
-    return widened(optax.chain(memory, optax.scale_by_learning_rate(learning_rate)))
 
 
-def scale_by_memory(
+def composed(
+    name: str,
+    learning_rate: Rate,
+    objective: str | Objective = "dot",
+    features: Map | None = None,
+    preconditioner: Map | optax.GradientTransformation | None = None,
+    readout: Map | None = None,
+    decay: Scalar = 0.9,
+    inner_learning_rate: Scalar = 1.0,
+    normalize: str = "none",
+    block: int | None = None,
+    layout: Layout = "out_in",
+) -> optax.GradientTransformationExtraArgs:
+    """`associative_momentum` under another name, which its errors bear."""
+    static(
+        name,
+        objective=objective,
+        features=features,
+        preconditioner=preconditioner,
+        readout=readout,
+        block=block,
+    )
+    if not callable(objective) and objective not in ("dot", "l2"):
+        raise ValueError(
+            f'{name}: objective must be "dot", "l2" or a function (memory, keys, written) -> '
+            f"scalar, got {objective!r}"
+        )
+    for argument, function in (("features", features), ("readout", readout)):
+        if function is not None and not callable(function):
+            raise ValueError(f"{name}: {argument} must be a function or None, got {function!r:.60}")
+    if not (
+        preconditioner is None
+        or callable(preconditioner)
+        or isinstance(preconditioner, optax.GradientTransformation)
+    ):
+        raise ValueError(
+            f"{name}: preconditioner must be a function of a matrix, an optax transformation or "
+            f"None, got {preconditioner!r:.60}"
+        )
+    if normalize not in ("none", "spectral"):
+        raise ValueError(f'{name}: normalize must be "none" or "spectral", got {normalize!r}')
+    check_layout(name, layout)
+    memory = _scale_by_memory(
+        name,
+        objective,
+        features,
+        preconditioner,
+        readout,
+        number(name, "decay", decay, 0, 1),
+        number(name, "inner_learning_rate", inner_learning_rate),
+        normalize,
+        None if block is None else whole(name, "block", block),
+        layout,
+    )
+    step = optax.scale_by_learning_rate(rate(name, learning_rate))
+    # The other parts are products with transposes, not with adjoints, or functions of real numbers.
+    linear = objective == "dot" and features is preconditioner is readout is None
+    return guarded(name, optax.chain(memory, step), complex_numbers=linear)
+
+
+def _scale_by_memory(
+    name: str,
     objective: str | Objective,
     features: Map | None,
     preconditioner: Map | optax.GradientTransformation | None,
@@ -117,7 +173,6 @@ def scale_by_memory(
     layout: Layout,
 ) -> optax.GradientTransformationExtraArgs:
     """What `associative_momentum` does before the learning rate; negated, as gradients are."""
-    _check(objective, decay, inner_learning_rate, normalize, block, layout)
     stateful = isinstance(preconditioner, optax.GradientTransformation)
     transformation = optax.with_extra_args_support(preconditioner if stateful else optax.identity())
 
@@ -178,20 +233,20 @@ def scale_by_memory(
             written,
             updates,
         )
-        said = jax.tree.map(lambda m, g: _read(readout, m, g, layout), memory, updates)
+        said = jax.tree.map(lambda m, g: _read(name, readout, m, g, layout), memory, updates)
         return jax.tree.map(jnp.negative, said), AssociativeState(memory, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _read(readout: Map | None, memory: Array, g: Any, layout: Layout) -> Array:
+def _read(name: str, readout: Map | None, memory: Array, g: Any, layout: Layout) -> Array:
     if readout is None and memory.shape == g.shape:
         return memory
     matrix = as_matrix(memory, layout) if memory.shape == g.shape else memory
     said = matrix if readout is None else readout(matrix)
     if said.size != g.size:
         raise ValueError(
-            f"associative_momentum: what is read from a memory {matrix.shape} is {said.shape}; it "
+            f"{name}: what is read from a memory {matrix.shape} is {said.shape}; it "
             f"moves a tensor {g.shape} and has to have as many numbers as the tensor"
         )
     return from_matrix(said, g, layout)
@@ -228,44 +283,20 @@ def _erasure(m: Array, k: Array, normalize: str) -> Array:
         return (m @ k.T) @ k if wide else m @ (k.T @ k)
     # Squares of small gradients underflow: the largest entry is taken out first.
     top = jnp.max(jnp.abs(k), initial=0)
-    k = k / jnp.where(top > 0, top, 1)
+    k = k / jnp.where(top == 0, 1, top)
     gram = k @ k.T if wide else k.T @ k
     largest = largest_eigenvalue(gram)
     found = (m @ k.T) @ k if wide else m @ gram
-    return found / jnp.where(largest > 0, largest, 1)
+    return found / jnp.where(largest == 0, 1, largest)
 
 
 def _row_erasure(m: Array, k: Array, normalize: str) -> Array:
     if normalize == "none":
         return jnp.sum(m * k, axis=1, keepdims=True) * k
     top = jnp.max(jnp.abs(k), axis=1, keepdims=True)
-    k = k / jnp.where(top > 0, top, 1)
+    k = k / jnp.where(top == 0, 1, top)
     square = jnp.sum(jnp.square(k), axis=1, keepdims=True)
-    return jnp.sum(m * k, axis=1, keepdims=True) / jnp.where(square > 0, square, 1) * k
-
-
-def _check(
-    objective: Any,
-    decay: Scalar,
-    inner_learning_rate: Scalar,
-    normalize: str,
-    block: int | None,
-    layout: str,
-) -> None:
-    name = "associative_momentum"
-    if not callable(objective) and objective not in ("dot", "l2"):
-        raise ValueError(
-            f'{name}: objective must be "dot", "l2" or a function (memory, keys, written) -> '
-            f"scalar, got {objective!r}"
-        )
-    if normalize not in ("none", "spectral"):
-        raise ValueError(f'{name}: normalize must be "none" or "spectral", got {normalize!r}')
-    check_static(name, "block", block)
-    if block is not None and block < 1:
-        raise ValueError(f"{name}: block must be at least 1, or None for one memory, got {block}")
-    check_range(name, "decay", decay, 0, 1)
-    check_range(name, "inner_learning_rate", inner_learning_rate, 0, float("inf"))
-    check_layout(name, layout)
+    return jnp.sum(m * k, axis=1, keepdims=True) / jnp.where(square == 0, 1, square) * k
 
 
 def check_range(name: str, argument: str, value: Any, low: Any, high: Any) -> None:
