@@ -19,14 +19,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from ._checks import Rate, Scalar, is_number, number, rate
 from ._descent import square_root
+from ._precision import guarded
 
-Scalar = float | int | Array
-Complex = complex | float | int | np.number | Array | tuple[Scalar, Scalar]
+Complex = complex | Scalar | tuple[Scalar, Scalar]
 
 
 class ComplexMomentumState(NamedTuple):
@@ -37,16 +38,17 @@ class ComplexMomentumState(NamedTuple):
 
 
 class ComplexAdamState(NamedTuple):
-    """As in `ComplexMomentumState`, with the second moment and the number of updates so far."""
+    """As in `ComplexMomentumState`, with the number of updates so far and the second moment's root,
+    which neither underflows nor overflows where a square would."""
 
     count: Array
     real: PyTree
     imaginary: PyTree
-    second: PyTree
+    second: PyTree  # sqrt(v), real
 
 
 def complex_momentum(
-    learning_rate: optax.ScalarOrSchedule, beta: Complex, *, phase: Scalar = 0.0
+    learning_rate: Rate, beta: Complex, *, phase: Scalar = 0.0
 ) -> optax.GradientTransformationExtraArgs:
     r"""Complex momentum (SimCM, or AltCM where players move one after another).
 
@@ -68,11 +70,14 @@ def complex_momentum(
         remembered alone, so what a game's players share is nothing but the order of their updates.
 
     Raises:
-        ValueError: |beta| above 1, or a negative modulus.
+        ValueError: |beta| above 1, a negative modulus, a number that is not finite; parameters or
+            gradients that are no floating-point or complex arrays.
 
     Source: Complex Momentum for Optimization in Games (2022), SimCM and its closed form.
     """
-    re, im = _parts("complex_momentum", "beta", beta)
+    name = "complex_momentum"
+    re, im = _parts(name, "beta", beta)
+    phase = number(name, "phase", phase, -math.inf)
 
     def init(params: PyTree) -> ComplexMomentumState:
         return ComplexMomentumState(_zeros(params), _zeros(params))
@@ -82,16 +87,15 @@ def complex_momentum(
     ) -> tuple[PyTree, ComplexMomentumState]:
         del params, extra
         real, imaginary = _remember(updates, state.real, state.imaginary, re, im)
-        seen = _seen(real, imaginary, phase)
-        said = jax.tree.map(lambda m, g: m.astype(g.dtype), seen, updates)
-        return said, ComplexMomentumState(real, imaginary)
+        return _seen(real, imaginary, phase), ComplexMomentumState(real, imaginary)
 
     memory = optax.GradientTransformationExtraArgs(init, update)
-    return optax.chain(memory, optax.scale_by_learning_rate(learning_rate))
+    step = optax.scale_by_learning_rate(rate(name, learning_rate))
+    return guarded(name, optax.chain(memory, step), complex_numbers=True)
 
 
 def complex_adam(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: Rate,
     beta1: Complex,
     beta2: Scalar = 0.999,
     eps: Scalar = 1e-8,
@@ -101,7 +105,7 @@ def complex_adam(
     r"""Adam whose first moment decays by a complex number.
 
         m+ = beta1 m + g                           (no factor 1 - beta1, no bias correction)
-        v+ = beta2 v + (1 - beta2) g^2,    v^ = v+ / (1 - beta2^t)
+        v+ = beta2 v + (1 - beta2) |g|^2,  v^ = v+ / (1 - beta2^t)
         w+ = w - learning_rate Re(m+) / (sqrt(v^ + eps_root) + eps)
 
     A steady gradient makes steps of learning_rate Re 1 / (1 - beta1): 1.61 for 0.8 e^{i pi / 8}
@@ -119,22 +123,19 @@ def complex_adam(
         A transformation; state: `ComplexAdamState`. Extra arguments are ignored.
 
     Raises:
-        ValueError: an argument outside the ranges above.
+        ValueError: an argument outside the ranges above; parameters as in `complex_momentum`.
 
     Source: Complex Momentum for Optimization in Games (2022), complex Adam.
     """
-    re, im = _parts("complex_adam", "beta1", beta1)
-    for name, value, high in (
-        ("beta2", beta2, 1),
-        ("eps", eps, math.inf),
-        ("eps_root", eps_root, math.inf),
-    ):
-        if isinstance(value, (int, float)) and not 0 <= value < high:
-            raise ValueError(f"complex_adam: {name} must be in [0, {high}), got {value}")
+    name = "complex_adam"
+    re, im = _parts(name, "beta1", beta1)
+    beta2 = number(name, "beta2", beta2, 0, 1, below=True)
+    eps, eps_root = number(name, "eps", eps), number(name, "eps_root", eps_root)
 
     def init(params: PyTree) -> ComplexAdamState:
-        zeros = [_zeros(params) for _ in range(3)]
-        return ComplexAdamState(jnp.zeros((), jnp.int32), *zeros)
+        second = jax.tree.map(lambda p: jnp.zeros_like(p.real), params)
+        count = jnp.zeros((), jnp.int32)
+        return ComplexAdamState(count, _zeros(params), _zeros(params), second)
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
@@ -142,49 +143,57 @@ def complex_adam(
         del params, extra
         count = jnp.asarray(optax.safe_increment(state.count))
         real, imaginary = _remember(updates, state.real, state.imaginary, re, im)
+        second = jax.tree.map(lambda v, g: _averaged(v, g, beta2), state.second, updates)
 
-        def average(v: Array, g: Array) -> Array:
-            return (beta2 * v + (1 - beta2) * jnp.square(g.astype(v.dtype))).astype(v.dtype)
+        def step(m: Array, v: Array) -> Array:
+            corrected = v / jnp.sqrt(1 - beta2 ** count.astype(v.dtype))
+            return m / (_lifted(corrected, eps_root) + eps)
 
-        def step(m: Array, v: Array, g: Array) -> Array:
-            corrected = v / (1 - beta2 ** count.astype(v.dtype))
-            return (m / (square_root(corrected + eps_root) + eps)).astype(g.dtype)
-
-        second = jax.tree.map(average, state.second, updates)
-        said = jax.tree.map(step, real, second, updates)
-        return said, ComplexAdamState(count, real, imaginary, second)
+        return jax.tree.map(step, real, second), ComplexAdamState(count, real, imaginary, second)
 
     memory = optax.GradientTransformationExtraArgs(init, update)
-    return optax.chain(memory, optax.scale_by_learning_rate(learning_rate))
+    step = optax.scale_by_learning_rate(rate(name, learning_rate))
+    return guarded(name, optax.chain(memory, step), complex_numbers=True)
+
+
+def _averaged(root: Array, g: Array, decay: Scalar) -> Array:
+    """sqrt(decay root^2 + (1 - decay) |g|^2), at every scale of the gradient."""
+    parts = (g.real, g.imag) if jnp.iscomplexobj(g) else (g,)
+    top = root
+    for part in parts:
+        top = jnp.maximum(top, jnp.abs(part))
+    # The root does not depend on what is taken out of it.
+    top = jax.lax.stop_gradient(jnp.where(top == 0, 1, top))
+    squares = [jnp.square(part / top) for part in parts]
+    mean = decay * jnp.square(root / top) + (1 - decay) * sum(squares[1:], squares[0])
+    return top * square_root(jnp.asarray(mean))
+
+
+def _lifted(root: Array, under: Scalar) -> Array:
+    """sqrt(root^2 + under), whose square does not overflow."""
+    if isinstance(under, float) and under == 0:
+        return root
+    top = jax.lax.stop_gradient(jnp.maximum(root, 1))
+    return top * square_root(jnp.square(root / top) + under / top / top)
 
 
 def _zeros(params: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda p: jnp.zeros_like(p, dtype=jnp.promote_types(p.dtype, jnp.float32)), params
-    )
+    return jax.tree.map(jnp.zeros_like, params)
 
 
 def _remember(
     gradients: PyTree, real: PyTree, imaginary: PyTree, re: Scalar, im: Scalar
 ) -> tuple[PyTree, PyTree]:
-    """beta m + g, in its two parts."""
-
-    # A traced beta may be of more precision than a buffer, whose dtype must not change.
-    def real_part(a: Array, b: Array, g: Array) -> Array:
-        return (re * a - im * b).astype(a.dtype) + g.astype(a.dtype)
-
-    def imaginary_part(a: Array, b: Array) -> Array:
-        return (im * a + re * b).astype(b.dtype)
-
+    """beta m + g, in its two parts, each of which is complex where the gradient is."""
     return (
-        jax.tree.map(real_part, real, imaginary, gradients),
-        jax.tree.map(imaginary_part, real, imaginary),
+        jax.tree.map(lambda a, b, g: re * a - im * b + g, real, imaginary, gradients),
+        jax.tree.map(lambda a, b: im * a + re * b, real, imaginary),
     )
 
 
 def _seen(real: PyTree, imaginary: PyTree, phase: Scalar) -> PyTree:
     """Re(e^{i phase} m)."""
-    if isinstance(phase, (int, float)):
+    if isinstance(phase, float):
         if phase == 0:
             return real
         cosine, sine = math.cos(phase), math.sin(phase)
@@ -193,27 +202,43 @@ def _seen(real: PyTree, imaginary: PyTree, phase: Scalar) -> PyTree:
     return jax.tree.map(lambda a, b: cosine * a - sine * b, real, imaginary)
 
 
-def _parts(function: str, argument: str, beta: Complex) -> tuple[Scalar, Scalar]:
+def _parts(name: str, argument: str, beta: Any) -> tuple[Scalar, Scalar]:
     """The real and the imaginary part; of what is traced there is no value to check."""
-    known: Any = (int, float, np.number, np.ndarray)
     given: Any = beta
     if isinstance(given, tuple):
-        modulus, angle = given
-        if not (isinstance(modulus, known) and isinstance(angle, known)):
-            return modulus * jnp.cos(angle), modulus * jnp.sin(angle)
-        if modulus < 0:
+        if len(given) != 2:
             raise ValueError(
-                f"{function}: {argument} is (modulus, argument) with a modulus of at least 0, got "
-                f"{given}; for a negative factor add pi to the argument"
+                f"{name}: {argument} must be one number, or (modulus, argument), got {given}"
             )
+        modulus = number(name, f"the modulus of {argument}", given[0], -math.inf)
+        angle = number(name, f"the argument of {argument}", given[1], -math.inf)
+        if isinstance(modulus, float) and modulus < 0:
+            raise ValueError(
+                f"{name}: {argument} is (modulus, argument) with a modulus of at least 0, got "
+                f"{beta}; for a negative factor add pi to the argument"
+            )
+        if not (isinstance(modulus, float) and isinstance(angle, float)):
+            if isinstance(modulus, float):
+                _check_modulus(name, argument, beta, modulus)
+            return modulus * jnp.cos(angle), modulus * jnp.sin(angle)
         given = cmath.rect(modulus, angle)
-    elif isinstance(given, jax.Array):
+    elif isinstance(given, Tracer):
+        if not jnp.iscomplexobj(given):
+            given = number(name, argument, given)
         return jnp.real(given), jnp.imag(given)
-    value = complex(given)
-    # e^{ix} may be longer than 1 by a rounding.
-    if not abs(value) <= 1 + 1e-12:
+    elif not is_number(given):
         raise ValueError(
-            f"{function}: {argument} must have a modulus of at most 1, or the momentum grows "
-            f"without a gradient; got {beta} of modulus {abs(value):.4g}"
+            f"{name}: {argument} must be one number, or (modulus, argument), got {given!r:.60}"
         )
+    value = complex(given)
+    _check_modulus(name, argument, beta, abs(value))
     return value.real, value.imag
+
+
+def _check_modulus(name: str, argument: str, beta: Any, modulus: float) -> None:
+    # e^{ix} may be longer than 1 by a rounding.
+    if not modulus <= 1 + 1e-12:
+        raise ValueError(
+            f"{name}: {argument} must have a modulus of at most 1, or the momentum grows "
+            f"without a gradient; got {beta} of modulus {modulus:.4g}"
+        )

@@ -11,19 +11,25 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ._precision import widened
+from ._checks import Rate, Scalar, number, rate
+from ._precision import guarded
 
 
-def gradient_descent(
-    learning_rate: optax.ScalarOrSchedule,
-) -> optax.GradientTransformationExtraArgs:
-    """W <- W - learning_rate g; no memory (`optax.sgd`)."""
-    return widened(optax.sgd(learning_rate))
+def gradient_descent(learning_rate: Rate) -> optax.GradientTransformationExtraArgs:
+    """W <- W - learning_rate g; no memory (`optax.sgd`).
+
+    Args:
+        learning_rate: a finite number of at least 0, or a schedule.
+
+    Raises:
+        ValueError: another learning rate; parameters or gradients that are no floating-point or
+            complex arrays.
+    """
+    name = "gradient_descent"
+    return guarded(name, optax.sgd(rate(name, learning_rate)), complex_numbers=True)
 
 
-def momentum(
-    learning_rate: optax.ScalarOrSchedule, decay: float = 0.9
-) -> optax.GradientTransformationExtraArgs:
+def momentum(learning_rate: Rate, decay: Scalar = 0.9) -> optax.GradientTransformationExtraArgs:
     """Heavy-ball momentum (GDM), m <- decay m - g; W <- W + learning_rate m (`optax.sgd`).
 
     The memory `m` is the gradient step on <m, g> + (1 - decay)/2 |m|^2 with step 1 (Nested
@@ -33,20 +39,32 @@ def momentum(
     Args:
         learning_rate: float or schedule.
         decay: in [0, 1).
+
+    Raises:
+        ValueError: an argument outside the ranges above; parameters as in `gradient_descent`.
     """
-    return widened(optax.sgd(learning_rate, momentum=decay))
+    name = "momentum"
+    decay = number(name, "decay", decay, 0, 1, below=True)
+    tx = optax.sgd(rate(name, learning_rate), momentum=decay)
+    return guarded(name, tx, complex_numbers=True)
 
 
-def sign_descent(
-    learning_rate: optax.ScalarOrSchedule,
-) -> optax.GradientTransformationExtraArgs:
-    """W <- W - learning_rate sign(g); no memory (`optax.sign_sgd`)."""
-    return widened(optax.sign_sgd(learning_rate))
+def sign_descent(learning_rate: Rate) -> optax.GradientTransformationExtraArgs:
+    """W <- W - learning_rate sign(g); no memory (`optax.sign_sgd`).
+
+    The sign of a complex number is the number over its modulus.
+
+    Args:
+        learning_rate: float or schedule; the size of every coordinate's step.
+
+    Raises:
+        ValueError: as `gradient_descent`.
+    """
+    name = "sign_descent"
+    return guarded(name, optax.sign_sgd(rate(name, learning_rate)), complex_numbers=True)
 
 
-def ema_sign(
-    learning_rate: optax.ScalarOrSchedule, decay: float = 0.9
-) -> optax.GradientTransformationExtraArgs:
+def ema_sign(learning_rate: Rate, decay: Scalar = 0.9) -> optax.GradientTransformationExtraArgs:
     """The sign of the gradient's exponential moving average (Signum).
 
     This is `optax.lion` with equal rates and no weight decay.
@@ -54,28 +72,41 @@ def ema_sign(
     Args:
         learning_rate: float or schedule; the size of every coordinate's step.
         decay: of the average, in [0, 1).
+
+    Raises:
+        ValueError: an argument outside the ranges above; parameters as in `gradient_descent`.
     """
-    return widened(optax.lion(learning_rate, b1=decay, b2=decay, weight_decay=0.0))
+    name = "ema_sign"
+    decay = number(name, "decay", decay, 0, 1, below=True)
+    tx = optax.chain(
+        optax.scale_by_lion(b1=decay, b2=decay),
+        optax.scale_by_learning_rate(rate(name, learning_rate)),
+    )
+    return guarded(name, tx, complex_numbers=True)
 
 
-def normalized_descent(
-    learning_rate: optax.ScalarOrSchedule,
-) -> optax.GradientTransformationExtraArgs:
+def normalized_descent(learning_rate: Rate) -> optax.GradientTransformationExtraArgs:
     """W <- W - learning_rate g / rms(g), each tensor by its own root mean square.
 
     No memory. Every tensor's step has rms `learning_rate`, so that rates compare with
-    `sign_descent`. A zero gradient gives a zero step.
+    `sign_descent`. A zero gradient gives a zero step. A NaN or an infinity in the gradient makes
+    the whole tensor's step NaN, as its root mean square is.
+
+    Args:
+        learning_rate: float or schedule; the root mean square of every tensor's step.
+
+    Raises:
+        ValueError: as `gradient_descent`.
     """
 
     def normalize(updates: PyTree, params: PyTree | None = None) -> Any:
         del params
-        return jax.tree.map(_normalized, updates)
+        return jax.tree.map(lambda g: over_rms(g, root_mean_square(g)), updates)
 
-    def _normalized(g: jax.Array) -> jax.Array:
-        u = g.astype(jnp.promote_types(g.dtype, jnp.float32))
-        return over_rms(u, root_mean_square(u)).astype(g.dtype)
-
-    return optax.chain(optax.stateless(normalize), optax.scale_by_learning_rate(learning_rate))
+    name = "normalized_descent"
+    step = optax.scale_by_learning_rate(rate(name, learning_rate))
+    tx = optax.chain(optax.stateless(normalize), step)
+    return guarded(name, tx, complex_numbers=True)
 
 
 def root_mean_square(u: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ as in gradient descent, and retention is a weighted sum of Bregman divergences: 
 exists, is unique and closed.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
+
+from ._checks import Rate, Scalar, number, rate
+from ._precision import guarded
 
 Map = Callable[[Any], Any]
 
@@ -30,10 +34,10 @@ class GeneralizedState(NamedTuple):
 
 
 def generalized_gradient_descent(
-    learning_rate: optax.ScalarOrSchedule,
-    retention: Sequence[float | int] = (1.0,),
+    learning_rate: Rate,
+    retention: Sequence[Scalar] = (1.0,),
     mirror: str | tuple[Map, Map] | None = None,
-    scale: float = 1.0,
+    scale: Scalar = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The weights nearest to the last c ones, in a geometry of choice, that descend the gradient.
 
@@ -79,20 +83,24 @@ def generalized_gradient_descent(
     Raises:
         ValueError: retention is empty or does not sum to a positive number; an unknown mirror;
             a scale that is not positive; at init, parameters that are not positive under
-            `"entropy"` (if their values are known); at update, no params.
+            `"entropy"` (if their values are known), no floating-point arrays, or complex with a
+            mirror; at update, no params.
 
     Source: Nested Learning (2025), eq. (59-60). Exponentiated gradient: Kivinen and Warmuth (1997);
     hypentropy: Ghai, Hazan and Singer (2020).
     """
-    _check(retention, mirror, scale)
-    weights = [gamma / sum(retention) for gamma in retention]
+    name = "generalized_gradient_descent"
+    gammas, scale = _checked(name, retention, mirror, scale)
+    eta: Any = rate(name, learning_rate)
+    total = sum(gammas)
+    weights = [gamma / total for gamma in gammas]
     dual, stepped = _geometry(mirror, scale)
 
     def init(params: PyTree) -> GeneralizedState:
         if mirror == "entropy":
             _refuse_nonpositive(params)
         # One copy per slot: buffers may be donated.
-        past = tuple(jax.tree.map(lambda p: jnp.copy(_wide(p)), params) for _ in weights[1:])
+        past = tuple(jax.tree.map(jnp.copy, params) for _ in weights[1:])
         return GeneralizedState(jnp.zeros((), jnp.int32), past)
 
     def update(
@@ -101,25 +109,23 @@ def generalized_gradient_descent(
         del extra
         if params is None:
             raise ValueError(
-                "generalized_gradient_descent: the weights are part of the objective; call "
+                f"{name}: the weights are part of the objective; call "
                 "update(gradients, state, params)"
             )
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        step = eta(state.count) if callable(eta) else eta
 
         def move(g: Array, w: Array, *past: Array) -> Array:
-            wide = _wide(w)
-            shift = -(jnp.asarray(rate, wide.dtype) / sum(retention)) * g.astype(wide.dtype)
+            shift = -(jnp.asarray(step, w.dtype) / total) * g.astype(w.dtype)
             for gamma, old in zip(weights[1:], past, strict=True):
-                shift = shift + gamma * (dual(old) - dual(wide))
-            return stepped(wide, shift).astype(g.dtype)
+                shift = shift + gamma * (dual(old) - dual(w))
+            return stepped(w, shift)
 
         moved = jax.tree.map(move, updates, params, *state.past)
-        past = state.past
-        if past:
-            past = (jax.tree.map(_wide, params), *past[:-1])
+        past = (params, *state.past[:-1]) if state.past else ()
         return moved, GeneralizedState(optax.safe_increment(state.count), past)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    tx = optax.GradientTransformationExtraArgs(init, update)
+    return guarded(name, tx, complex_numbers=mirror is None)
 
 
 def _geometry(mirror: Any, scale: Any) -> tuple[Map, Callable[[Any, Any], Array]]:
@@ -150,11 +156,6 @@ def _floored(w: Array) -> Array:
     return jnp.where(jnp.abs(w) < tiny, tiny, w)
 
 
-def _wide(a: Any) -> Array:
-    a = jnp.asarray(a)
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
-
-
 def _refuse_nonpositive(params: PyTree) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if isinstance(leaf, Tracer) or bool(jnp.all(jnp.asarray(leaf) > 0)):
@@ -166,14 +167,16 @@ def _refuse_nonpositive(params: PyTree) -> None:
         )
 
 
-def _check(retention: Sequence[float | int], mirror: Any, scale: float) -> None:
-    name = "generalized_gradient_descent"
-    if len(retention) == 0 or not all(isinstance(gamma, (int, float)) for gamma in retention):
+def _checked(name: str, retention: Any, mirror: Any, scale: Any) -> tuple[list[float], Any]:
+    """The numbers of retention, and scale."""
+    plain = isinstance(retention, Sequence) and not isinstance(retention, str)
+    if not plain or len(retention) == 0 or any(isinstance(gamma, Tracer) for gamma in retention):
         raise ValueError(
             f"{name}: retention must hold one number per remembered iterate, the present one "
             f"first, got {retention!r}"
         )
-    if not 0 < sum(retention) < float("inf"):
+    gammas = [number(name, f"retention[{i}]", g, -math.inf) for i, g in enumerate(retention)]
+    if not 0 < sum(gammas) < math.inf:
         raise ValueError(
             f"{name}: the weights of retention must sum to a positive number, or the objective "
             f"has no minimiser; got {tuple(retention)}"
@@ -184,5 +187,7 @@ def _check(retention: Sequence[float | int], mirror: Any, scale: float) -> None:
             f'{name}: mirror must be None, "entropy", "hypentropy" or a pair of functions (grad '
             f"psi and its inverse), got {mirror!r}"
         )
-    if isinstance(scale, (int, float)) and not scale > 0:
+    scale = number(name, "scale", scale, -math.inf)
+    if isinstance(scale, float) and not scale > 0:
         raise ValueError(f"{name}: scale must be positive, got {scale}")
+    return gammas, scale

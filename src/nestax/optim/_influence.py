@@ -5,6 +5,7 @@ memory is written in its decay, which forgets all but 1 % of a gradient within 4
 others remember is not to be read off their hyperparameters, but can be asked of any of them.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
+
+from ._checks import whole
+from ._descent import root_mean_square
 
 
 def influence(
@@ -48,17 +52,19 @@ def influence(
 
     Returns:
         Array (T,), float32 at least; with `per_leaf` a pytree of them like the parameters. Zero
-        where g_s is zero. The derivative is not finite where that of `tx` is not, as Adam's is
-        where a coordinate has only been zero: use `eps_root`, or "removal".
+        where g_s is zero, NaN where a number in it is not finite. The derivative is not finite
+        where that of `tx` is not, as Adam's is where a coordinate has only been zero: use
+        `eps_root`, or "removal".
 
     Raises:
-        ValueError: no gradients, other than floating-point leaves or different lengths of them,
-            another `method`, a `batch_size` below 1.
+        ValueError: no transformation; no gradients, other than floating-point leaves or different
+            lengths of them; another `method`; a `batch_size` that is no int of at least 1.
     """
     if method not in ("derivative", "removal"):
         raise ValueError(f'influence: method must be "derivative" or "removal", got {method!r}')
-    if isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"influence: batch_size must be an int of at least 1, got {batch_size!r}")
+    if not isinstance(tx, optax.GradientTransformation):
+        raise ValueError(f"influence: tx must be an optax transformation, got {tx!r:.60}")
+    batch_size = whole("influence", "batch_size", batch_size)
     leaves = jax.tree_util.tree_leaves_with_path(gradients)
     lengths = {}
     for path, leaf in leaves:
@@ -88,6 +94,10 @@ def _influence(
     steps = len(jax.tree.leaves(gradients)[0])
     dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(gradients)), jnp.float32)
 
+    def norm(x: Array) -> Array:
+        x = x.astype(dtype)
+        return root_mean_square(x) * math.sqrt(x.size)
+
     def last(amounts: Float[Array, " T"]) -> PyTree:
         """u_T where every g_t is (1 + amount_t) g_t: all that is varied is one number a step."""
 
@@ -106,23 +116,23 @@ def _influence(
         return updates
 
     def moved(s: Array) -> PyTree:
-        """Squares of each leaf's change."""
+        """The norm of each leaf's change."""
         chosen = (jnp.arange(steps) == s).astype(dtype)
         still = jnp.zeros(steps, dtype)
         if method == "derivative":
             change = jax.jvp(last, (still,), (chosen,))[1]
         else:
             change = jax.tree.map(jnp.subtract, last(still), last(-chosen))
-        return jax.tree.map(lambda x: jnp.sum(jnp.square(x.astype(dtype))), change)
+        return jax.tree.map(norm, change)
 
     changes = jax.lax.map(moved, jnp.arange(steps), batch_size=min(batch_size, steps))
-    sizes = jax.tree.map(
-        lambda g: jnp.sum(jnp.square(g.astype(dtype)).reshape(steps, -1), axis=1), gradients
-    )
-    if not per_leaf:
-        changes, sizes = (sum(jax.tree.leaves(tree)) for tree in (changes, sizes))
+    sizes = jax.tree.map(jax.vmap(norm), gradients)
+    if not per_leaf:  # the norm of the leaves' norms
+        changes, sizes = (
+            jax.vmap(norm)(jnp.stack(jax.tree.leaves(tree), axis=1)) for tree in (changes, sizes)
+        )
 
     def ratio(change: Array, size: Array) -> Array:
-        return jnp.where(size > 0, jnp.sqrt(change) / jnp.sqrt(jnp.where(size > 0, size, 1)), 0)
+        return jnp.where(size == 0, 0, change / jnp.where(size == 0, 1, size))
 
     return jax.tree.map(ratio, changes, sizes)

@@ -15,8 +15,8 @@ parameters it finds written at every tick: between periods zero is added to them
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from ._checks import check_gradients, check_parameters, rate
 from ._descent import gradient_descent
+from ._precision import wide
 
 
 class GatheredState(NamedTuple):
@@ -100,12 +102,12 @@ def multi_timescale(
 def _transformation(label: Any, given: Any) -> optax.GradientTransformationExtraArgs:
     if isinstance(given, optax.GradientTransformation):
         return optax.with_extra_args_support(given)
-    if callable(given) or isinstance(given, (int, float, jax.Array)):
-        return gradient_descent(cast(Any, given))
-    raise ValueError(
-        f"multi_timescale: the optimizer of {label!r} must be an optax transformation, or a "
-        f"learning rate (a float or a schedule), got {given!r}"
-    )
+    if given is None or isinstance(given, (str, Sequence)):
+        raise ValueError(
+            f"multi_timescale: the optimizer of {label!r} must be an optax transformation, or a "
+            f"learning rate (a float or a schedule), got {given!r}"
+        )
+    return gradient_descent(rate("multi_timescale", given, f"the rate of {label!r}"))
 
 
 def _clocked(
@@ -115,14 +117,15 @@ def _clocked(
         return tx
 
     def init(params: PyTree) -> GatheredState:
-        gathered = jax.tree.map(
-            lambda p: jnp.zeros_like(p, dtype=jnp.promote_types(p.dtype, jnp.float32)), params
-        )
+        check_parameters("multi_timescale", params, complex_numbers=True)
+        gathered = jax.tree.map(jnp.zeros_like, wide(params))
         return GatheredState(jnp.zeros((), jnp.int32), gathered, tx.init(params))
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, GatheredState]:
+        check_gradients("multi_timescale", updates, params, complex_numbers=True)
+        updates = jax.tree.map(jnp.asarray, updates)
         gathered = jax.tree.map(lambda a, g: a + g.astype(a.dtype), state.gathered, updates)
 
         def move(gathered: PyTree, optimizer: PyTree) -> tuple[PyTree, PyTree, PyTree]:

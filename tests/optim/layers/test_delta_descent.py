@@ -309,7 +309,7 @@ def test_wrong_arguments_are_refused_by_name():
         delta_linear(w.T, x, 0.1)
     with pytest.raises(ValueError, match="delta_gradient: errors must have the shape"):
         delta_gradient(w, x, x, 0.1)
-    with pytest.raises(ValueError, match=r"rate must not be negative, got -0\.1"):
+    with pytest.raises(ValueError, match=r"delta_linear: rate must be in \[0, inf\), got -0\.1"):
         delta_linear(w, x, -0.1)
     with pytest.raises(ValueError, match="delta_linear: reduction must be"):
         delta_linear(w, x, 0.1, reduction="median")

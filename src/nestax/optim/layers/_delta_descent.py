@@ -16,17 +16,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import Rate, Scalar, array, number
+from .._checks import rate as checked_rate
+from .._precision import guarded
 from ._local_gradient import Params, local_linear
 
-Scalar = float | int | Array
 
-
-def delta_gradient_descent(
-    learning_rate: optax.ScalarOrSchedule,
-) -> optax.GradientTransformationExtraArgs:
+def delta_gradient_descent(learning_rate: Rate) -> optax.GradientTransformationExtraArgs:
     """W <- W - learning_rate g, for the gradients of `delta_linear` and `delta_layers`.
 
     The rule of delta gradient descent lies in those gradients: they are (W_t - W+) / rate, so this
@@ -35,15 +35,24 @@ def delta_gradient_descent(
     (momentum, Adam, clipping); the step then is no longer the minimiser. Parameters outside such
     layers have ordinary gradients and take the ordinary step.
 
+    Args:
+        learning_rate: a finite number of at least 0, or a schedule.
+
+    Raises:
+        ValueError: another learning rate; parameters or gradients that are no floating-point or
+            complex arrays.
+
     Source: Nested Learning (2025), eq. (57).
     """
-    return optax.with_extra_args_support(optax.sgd(learning_rate))
+    name = "delta_gradient_descent"
+    tx = optax.sgd(checked_rate(name, learning_rate))
+    return guarded(name, tx, complex_numbers=True)
 
 
 def delta_gradient(
-    weight: Float[Array, "..."],
-    inputs: Float[Array, "..."],
-    errors: Float[Array, "..."],
+    weight: Array | np.ndarray,
+    inputs: Array | np.ndarray,
+    errors: Array | np.ndarray,
     rate: Scalar,
     decay: Scalar = 1.0,
     reduction: str = "mean",
@@ -85,12 +94,17 @@ def delta_gradient(
         (out, in), in the weight's dtype; computed in float32 at least.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown reduction, a negative rate or decay.
+        ValueError: shapes that do not fit, a weight that is no floating-point array, inputs that
+            are no real numbers, an unknown reduction, a rate or decay that is negative or not
+            finite.
 
     Source: Nested Learning (2025), eq. (56-57) and appendix C; the batch form is its proximal
     objective with n rows.
     """
-    _check("delta_gradient", weight, inputs, rate, decay, reduction)
+    name = "delta_gradient"
+    weight, inputs = _checked(name, weight, inputs, "inputs")
+    errors = array(name, "errors", errors, integers=True)
+    rate, decay = check_numbers(name, rate, decay, reduction)
     if errors.shape != (*inputs.shape[:-1], weight.shape[0]):
         raise ValueError(
             f"delta_gradient: errors must have the shape of the layer's outputs, "
@@ -119,8 +133,8 @@ def delta_gradient(
 
 
 def delta_linear(
-    weight: Float[Array, "..."],
-    x: Float[Array, "..."],
+    weight: Array | np.ndarray,
+    x: Array | np.ndarray,
     rate: Scalar,
     decay: Scalar = 1.0,
     reduction: str = "mean",
@@ -156,11 +170,14 @@ def delta_linear(
         (..., out), in the dtype of x W'.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown reduction, a negative rate or decay.
+        ValueError: shapes that do not fit, a weight that is no floating-point array, inputs that
+            are no real numbers, an unknown reduction, a rate or decay that is negative or not
+            finite.
 
     Source: Nested Learning (2025), eq. (56-57).
     """
-    _check("delta_linear", weight, x, rate, decay, reduction)
+    weight, x = _checked("delta_linear", weight, x, "x")
+    rate, decay = check_numbers("delta_linear", rate, decay, reduction)
     rows = x.reshape(-1, x.shape[-1])
     y = delta_layer(weight, rows, rate, decay, DeltaRule(reduction, explicit))
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -279,6 +296,7 @@ class DeltaRule:
 
 def delta_layer(weight: Array, x: Array, rate: Scalar, decay: Scalar, rule: DeltaRule) -> Array:
     """The layer on inputs with a leading axis of examples."""
+    array("delta_layers", "weight", weight)
     wide = jnp.promote_types(weight.dtype, jnp.float32)
     params = [weight, jnp.asarray(rate, wide), jnp.asarray(decay, wide)]
     return local_linear(rule, params, x)
@@ -310,19 +328,22 @@ def _divided(
     return jax.scipy.linalg.cho_solve(factor, a.T).T
 
 
-def _check(name: str, weight: Array, x: Array, rate: Scalar, decay: Scalar, reduction: str) -> None:
+def _checked(name: str, weight: Any, x: Any, argument: str) -> tuple[Array, Array]:
+    """The weight and the inputs; integers (counts, pixels) are inputs, but no weights."""
+    weight = array(name, "weight", weight)
+    x = array(name, argument, x, integers=True)
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"{name}: a weight (out, in) and inputs (..., in) are expected, got {weight.shape} "
             f"and {x.shape}; a kernel (in, out) is passed transposed"
         )
-    check_numbers(name, rate, decay, reduction)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(weight.dtype)
+    return weight, x
 
 
-def check_numbers(name: str, rate: Scalar, decay: Scalar, reduction: str) -> None:
-    """Ranges of Python numbers; traced ones have no value to look at."""
+def check_numbers(name: str, rate: Scalar, decay: Scalar, reduction: str) -> tuple[Any, Any]:
+    """Ranges of known numbers, as they are computed with; traced ones have no value to look at."""
     if reduction not in ("mean", "sum"):
         raise ValueError(f'{name}: reduction must be "mean" or "sum", got {reduction!r}')
-    for what, value in (("rate", rate), ("decay", decay)):
-        if isinstance(value, (int, float)) and not value >= 0:
-            raise ValueError(f"{name}: {what} must not be negative, got {value}")
+    return number(name, "rate", rate), number(name, "decay", decay)

@@ -5,9 +5,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._delta_descent import Convolution, DeltaRule, Scalar, delta_layer
+from .._checks import Scalar
+from ._delta_descent import Convolution, DeltaRule, delta_layer
 
 
 @jax.tree_util.register_static
@@ -130,7 +132,8 @@ def _adopt(new: Any, layer: Any, base: type) -> None:
 def _held(number: Any) -> Any:
     if isinstance(number, _Fixed):
         return number
-    return _Fixed(float(number)) if isinstance(number, (int, float)) else number
+    known = isinstance(number, (int, float, np.number, np.ndarray))
+    return _Fixed(float(number)) if known else number
 
 
 def _number(held: Any) -> Any:

@@ -13,16 +13,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import array
 from ._local_gradient import Params, local_linear
 
 
 def memory_linear(
-    weight: Float[Array, "..."],
+    weight: Array | np.ndarray,
     memory: PyTree,
     apply: Callable[[PyTree, Any], Any],
-    x: Float[Array, "..."],
+    x: Array | np.ndarray,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
     r"""y = x W' whose weight's gradient is what a memory of output errors says about the inputs.
@@ -43,7 +45,7 @@ def memory_linear(
 
     Args:
         weight: W, (out, in).
-        memory: phi, a pytree of inexact arrays.
+        memory: phi, a pytree of floating-point arrays.
         apply: `(phi, (in,)) -> (out,)`; pure, closing over no traced values.
         x: inputs, (..., in).
         reduction: `"mean"` or `"sum"`.
@@ -52,13 +54,15 @@ def memory_linear(
         (..., out).
 
     Raises:
-        ValueError: shapes that do not fit, an unknown reduction, leaves that are not inexact
-            arrays, a memory that does not answer with (out,).
+        ValueError: shapes that do not fit, a weight or x that is no floating-point array, an
+            unknown reduction, leaves of the memory that are not floating-point arrays, a memory
+            that does not answer with (out,).
 
     Source: Nested Learning (2025), eq. (50), with inputs as keys and errors as values.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f'memory_linear: reduction must be "mean" or "sum", got {reduction!r}')
+    weight, x = array("memory_linear", "weight", weight), array("memory_linear", "x", x)
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             "memory_linear: a weight (out, in) and inputs (..., in) are expected, got "
@@ -66,10 +70,10 @@ def memory_linear(
         )
     leaves, treedef = jax.tree.flatten(memory)
     for leaf in leaves:
-        if not jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.inexact):
+        if not jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating):
             raise ValueError(
-                "memory_linear: the memory must be a pytree of inexact arrays, got a leaf "
-                f"{leaf!r:.80}; close `apply` over what is not trained"
+                "memory_linear: the memory must be a pytree of inexact arrays of real numbers, got "
+                f"a leaf {leaf!r:.80}; close `apply` over what is not trained"
             )
     said = jax.eval_shape(apply, memory, jax.ShapeDtypeStruct(x.shape[-1:], x.dtype))
     if getattr(said, "shape", None) != (weight.shape[0],):
