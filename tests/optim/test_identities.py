@@ -556,7 +556,7 @@ def test_layouts(x64, make, shape):
         (lambda: optim.associative_momentum(0.1, decay=1.5), r"decay must be in \[0, 1\]"),
         (lambda: optim.delta_momentum(0.1, inner_learning_rate=-1.0), "inner_learning_rate must"),
         (lambda: optim.delta_momentum(0.1, normalize="frobenius"), 'must be "none" or "spectral"'),
-        (lambda: optim.delta_momentum(0.1, block=0), "block must be at least 1"),
+        (lambda: optim.delta_momentum(0.1, block=0), "block must be an int of at least 1"),
         (lambda: optim.delta_momentum(0.1, layout="rows"), 'layout must be "out_in"'),
         (lambda: optim.preconditioned_momentum(0.1, preconditioner="full"), '"kronecker"'),
         (lambda: optim.preconditioned_momentum(0.1, statistics_decay=1.0), "averages nothing"),

@@ -70,7 +70,7 @@ def rate(name: str, value: Any, argument: str = "learning_rate") -> Any:
     if callable(value):
         schedule = value
         return lambda count: _single(schedule(count))
-    if _known(value) is None and not isinstance(value, Tracer):
+    if not isinstance(value, Tracer) and _known(value) is None:
         raise ValueError(
             f"{name}: {argument} must be a number or a schedule (a function of the number of "
             f"updates), got {_said(value)}"
