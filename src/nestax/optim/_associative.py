@@ -102,18 +102,18 @@ def associative_momentum(
 
 def composed(
     name: str,
-    learning_rate: Any,
-    objective: Any = "dot",
-    features: Any = None,
-    preconditioner: Any = None,
-    readout: Any = None,
-    decay: Any = 0.9,
-    inner_learning_rate: Any = 1.0,
-    normalize: Any = "none",
-    block: Any = None,
-    layout: Any = "out_in",
+    learning_rate: Rate,
+    objective: str | Objective = "dot",
+    features: Map | None = None,
+    preconditioner: Map | optax.GradientTransformation | None = None,
+    readout: Map | None = None,
+    decay: Scalar = 0.9,
+    inner_learning_rate: Scalar = 1.0,
+    normalize: str = "none",
+    block: int | None = None,
+    layout: Layout = "out_in",
 ) -> optax.GradientTransformationExtraArgs:
-    """`associative_momentum` under another name, which its errors bear; refuses bad arguments."""
+    """`associative_momentum` under another name, which its errors bear."""
     static(
         name,
         objective=objective,
