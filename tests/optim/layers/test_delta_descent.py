@@ -313,5 +313,5 @@ def test_wrong_arguments_are_refused_by_name():
         delta_linear(w, x, -0.1)
     with pytest.raises(ValueError, match="delta_linear: reduction must be"):
         delta_linear(w, x, 0.1, reduction="median")
-    with pytest.raises(ValueError, match="decay must not be negative"):
+    with pytest.raises(ValueError, match=r"delta_gradient: decay must be in \[0, inf\)"):
         delta_gradient(w, x, t, 0.1, -1.0)
