@@ -19,13 +19,14 @@ from ._descent import sign_descent as sign_descent
 from ._generalized import GeneralizedState as GeneralizedState
 from ._generalized import generalized_gradient_descent as generalized_gradient_descent
 from ._influence import influence as influence
+from ._kronecker import KroneckerState as KroneckerState
 from ._m3 import M3State as M3State
 from ._m3 import m3 as m3
 from ._matrices import newton_schulz as newton_schulz
-from ._momenta import KroneckerState as KroneckerState
 from ._momenta import delta_momentum as delta_momentum
-from ._momenta import muon as muon
 from ._momenta import preconditioned_momentum as preconditioned_momentum
+from ._muon import MuonState as MuonState
+from ._muon import muon as muon
 from ._timescales import GatheredState as GatheredState
 from ._timescales import multi_timescale as multi_timescale
 from .layers import delta_gradient as delta_gradient

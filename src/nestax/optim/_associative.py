@@ -25,10 +25,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Inexact, PyTree
 
+from ._axes import Axes, Layout, Matrices, check_axes, check_layout, matrices
 from ._checks import Rate, Scalar, number, rate, static, whole
-from ._matrices import Layout, as_matrix, check_layout, from_matrix, largest_eigenvalue
+from ._decay import Mask, decayed
+from ._descent import squared_modulus
+from ._matrices import largest_eigenvalue
 from ._precision import guarded
 
 Objective = Callable[[Array, Array, Array], Array]
@@ -53,14 +56,17 @@ def associative_momentum(
     inner_learning_rate: Scalar = 1.0,
     normalize: str = "none",
     block: int | None = None,
+    weight_decay: Scalar = 0.0,
+    mask: Mask | None = None,
+    axes: Axes = None,
     layout: Layout = "out_in",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum from parts: an inner objective, keys, a preconditioner, a read-out.
 
         K = phi(G),  S = P K,  m <- decay m - eta grad_m L(m; K, S),  W <- W + rate sigma(m)
 
-    Tensors are seen as matrices (out, in): trailing axes are flattened, and biases are one column,
-    the weights of a constant input.
+    Tensors are seen as matrices (out, in), and biases as one column, the weights of a constant
+    input. Each matrix has a memory of its own.
 
     Args:
         learning_rate: float or schedule.
@@ -81,11 +87,15 @@ def associative_momentum(
             of their own; None: one memory for each tensor. A static number. With n = min(out, in,
             block) a step costs 4 n operations per weight, with `"spectral"` 6 n and, for square
             memories, up to 14 n.
+        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+        mask: which parameters decay, a tree of bools or a function of the parameters; None: all.
+        axes: for tensors of three or more axes, which of them are a matrix, see `muon`. Not needed
+            where no part is a function of matrices.
         layout: `"out_in"` for W x (equinox), `"in_out"` for x W (flax).
 
     Returns:
         A transformation; state: `AssociativeState`, float32 at least. Complex parameters are
-        accepted with `objective="dot"` and none of the functions; see `docs/optimizers.md`.
+        accepted with a named objective and none of the functions; see `docs/optimizers.md`.
 
     Raises:
         ValueError: an argument outside the ranges above; parameters or gradients that are no
@@ -96,24 +106,32 @@ def associative_momentum(
     """
     return composed(
         "associative_momentum", learning_rate, objective, features, preconditioner, readout, decay,
-        inner_learning_rate, normalize, block, layout,
+        inner_learning_rate, normalize, block, weight_decay, mask, axes, layout,
     )  # fmt: skip
 
 
 def composed(
     name: str,
-    learning_rate: Rate,
-    objective: str | Objective = "dot",
-    features: Map | None = None,
-    preconditioner: Map | optax.GradientTransformation | None = None,
-    readout: Map | None = None,
-    decay: Scalar = 0.9,
-    inner_learning_rate: Scalar = 1.0,
-    normalize: str = "none",
-    block: int | None = None,
-    layout: Layout = "out_in",
+    learning_rate: Any,
+    objective: Any = "dot",
+    features: Any = None,
+    preconditioner: Any = None,
+    readout: Any = None,
+    decay: Any = 0.9,
+    inner_learning_rate: Any = 1.0,
+    normalize: Any = "none",
+    block: Any = None,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    axes: Axes = None,
+    layout: Any = "out_in",
+    complex_preconditioner: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """`associative_momentum` under another name, which its errors bear."""
+    """`associative_momentum` under another name, which its errors bear; refuses bad arguments.
+
+    Args:
+        complex_preconditioner: whether `preconditioner` is right for complex gradients.
+    """
     static(
         name,
         objective=objective,
@@ -141,6 +159,7 @@ def composed(
         )
     if normalize not in ("none", "spectral"):
         raise ValueError(f'{name}: normalize must be "none" or "spectral", got {normalize!r}')
+    check_axes(name, axes)
     check_layout(name, layout)
     memory = _scale_by_memory(
         name,
@@ -152,112 +171,124 @@ def composed(
         number(name, "inner_learning_rate", inner_learning_rate),
         normalize,
         None if block is None else whole(name, "block", block),
+        axes,
         layout,
     )
     step = optax.scale_by_learning_rate(rate(name, learning_rate))
-    # The other parts are products with transposes, not with adjoints, or functions of real numbers.
-    linear = objective == "dot" and features is preconditioner is readout is None
-    return guarded(name, optax.chain(memory, step), complex_numbers=linear)
+    # Functions of the user's may be for real numbers only.
+    ours = isinstance(objective, str) and features is readout is None
+    return guarded(
+        name,
+        optax.chain(memory, *decayed(name, weight_decay, mask), step),
+        complex_numbers=ours and (preconditioner is None or complex_preconditioner),
+    )
 
 
 def _scale_by_memory(
     name: str,
-    objective: str | Objective,
+    objective: Any,
     features: Map | None,
-    preconditioner: Map | optax.GradientTransformation | None,
+    preconditioner: Any,
     readout: Map | None,
     decay: Scalar,
     inner_learning_rate: Scalar,
     normalize: str,
     block: int | None,
+    axes: Axes,
     layout: Layout,
 ) -> optax.GradientTransformationExtraArgs:
     """What `associative_momentum` does before the learning rate; negated, as gradients are."""
     stateful = isinstance(preconditioner, optax.GradientTransformation)
     transformation = optax.with_extra_args_support(preconditioner if stateful else optax.identity())
+    on_matrices = None if stateful else preconditioner
+    needed = objective != "dot" or not (features is on_matrices is readout is None)
 
-    def keys_of(g: Array) -> Array:
+    def views(tree: PyTree) -> PyTree:
+        return matrices(name, axes, layout, tree, needed=needed)
+
+    def keys_of(g: Array, view: Matrices) -> Array:
         """phi(G), in the shape of G where that fits, so that its sharding stays."""
         if features is None:
             return g
-        keys = features(as_matrix(g, layout))
-        fits = keys.shape == as_matrix(g, layout).shape
-        return from_matrix(keys, g, layout) if fits else keys
+        seen = view.of(g)
+        keys = view.each(features)(seen)
+        return view.back(keys, g) if keys.shape == seen.shape else keys
 
-    def on_matrix(function: Map, a: Array, g: Any) -> Array:
-        """The function of `a`'s matrix: laid out like the parameter, or a matrix already."""
-        if a.shape != g.shape:
-            return function(a)
-        return from_matrix(function(as_matrix(a, layout)), a, layout)
+    def mapped(function: Callable[..., Any], g: Any, view: Matrices, *given: Array) -> Array:
+        """The function of every matrix of arrays of one shape: the tensor's, or matrices'."""
+        if given[0].shape != g.shape:
+            return view.each(function)(*given)
+        return view.back(view.each(function)(*map(view.of, given)), g)
 
     def init(params: PyTree) -> AssociativeState:
-        shapes = jax.tree.map(lambda p: jax.eval_shape(keys_of, p), params)
-        zeros = (
-            jax.tree.map(jnp.zeros_like, params)
-            if features is None
-            else jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        )
+        seen = views(params)
+        if features is None:
+            zeros = jax.tree.map(jnp.zeros_like, params)
+        else:
+            shapes = jax.tree.map(
+                lambda p, view: jax.eval_shape(lambda p: keys_of(p, view), p), params, seen
+            )
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return AssociativeState(zeros, transformation.init(zeros))
 
-    def gradient(m: Array, k: Array, s: Array, g: Array) -> Array:
+    def gradient(m: Array, k: Array, s: Array, g: Array, view: Matrices) -> Array:
         """grad_m L."""
         if objective == "dot":
             return s
         if objective == "l2":
-            if k.shape != g.shape:
-                return s + erasure(m, k, normalize, block)
-            flat = erasure(as_matrix(m, layout), as_matrix(k, layout), normalize, block)
-            return s + from_matrix(flat, m, layout)
+            return s + mapped(lambda m, k: erasure(m, k, normalize, block), g, view, m, k)
         assert callable(objective)
-        if k.shape != g.shape:
-            return jax.grad(objective)(m, k, s)
-        flat = jax.grad(objective)(*(as_matrix(a, layout) for a in (m, k, s)))
-        return from_matrix(flat, m, layout)
+        return mapped(jax.grad(objective), g, view, m, k, s)
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, AssociativeState]:
-        keys = jax.tree.map(keys_of, updates)
+        seen = views(updates)
+        keys = jax.tree.map(keys_of, updates, seen)
         given = params if features is None else None
         written, kept = transformation.update(keys, state.preconditioner, given, **extra)
-        if not stateful and preconditioner is not None:
+        if on_matrices is not None:
             written = jax.tree.map(
-                lambda k, g: on_matrix(preconditioner, k, g),  # type: ignore
+                lambda k, g, view: mapped(on_matrices, g, view, k),  # type: ignore
                 keys,
                 updates,
+                seen,
             )
         memory = jax.tree.map(
-            lambda m, k, s, g: decay * m - inner_learning_rate * gradient(m, k, s, g),
+            lambda m, k, s, g, view: decay * m - inner_learning_rate * gradient(m, k, s, g, view),
             state.memory,
             keys,
             written,
             updates,
+            seen,
         )
-        said = jax.tree.map(lambda m, g: _read(name, readout, m, g, layout), memory, updates)
+        said = jax.tree.map(
+            lambda m, g, view: _read(name, readout, m, g, view), memory, updates, seen
+        )
         return jax.tree.map(jnp.negative, said), AssociativeState(memory, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _read(name: str, readout: Map | None, memory: Array, g: Any, layout: Layout) -> Array:
+def _read(name: str, readout: Map | None, memory: Array, g: Any, view: Matrices) -> Array:
     if readout is None and memory.shape == g.shape:
         return memory
-    matrix = as_matrix(memory, layout) if memory.shape == g.shape else memory
-    said = matrix if readout is None else readout(matrix)
+    seen = view.of(memory) if memory.shape == g.shape else memory
+    said = seen if readout is None else view.each(readout)(seen)
     if said.size != g.size:
         raise ValueError(
-            f"{name}: what is read from a memory {matrix.shape} is {said.shape}; it "
+            f"{name}: what is read from a memory {seen.shape} is {said.shape}; it "
             f"moves a tensor {g.shape} and has to have as many numbers as the tensor"
         )
-    return from_matrix(said, g, layout)
+    return view.back(said, g)
 
 
 def erasure(
-    memory: Float[Array, "out key"],
-    keys: Float[Array, "out key"],
+    memory: Inexact[Array, "out key"],
+    keys: Inexact[Array, "out key"],
     normalize: str,
     block: int | None,
-) -> Float[Array, "out key"]:
+) -> Inexact[Array, "out key"]:
     """m K'K, what delta momentum takes away: what the memory says for the keys, written back."""
     rows, columns = memory.shape
     if memory.size == 0:
@@ -280,26 +311,20 @@ def erasure(
 def _erasure(m: Array, k: Array, normalize: str) -> Array:
     wide = m.shape[0] <= m.shape[1]
     if normalize == "none":
-        return (m @ k.T) @ k if wide else m @ (k.T @ k)
+        return (m @ k.conj().T) @ k if wide else m @ (k.conj().T @ k)
     # Squares of small gradients underflow: the largest entry is taken out first.
     top = jnp.max(jnp.abs(k), initial=0)
     k = k / jnp.where(top == 0, 1, top)
-    gram = k @ k.T if wide else k.T @ k
+    gram = k @ k.conj().T if wide else k.conj().T @ k
     largest = largest_eigenvalue(gram)
-    found = (m @ k.T) @ k if wide else m @ gram
+    found = (m @ k.conj().T) @ k if wide else m @ gram
     return found / jnp.where(largest == 0, 1, largest)
 
 
 def _row_erasure(m: Array, k: Array, normalize: str) -> Array:
     if normalize == "none":
-        return jnp.sum(m * k, axis=1, keepdims=True) * k
+        return jnp.sum(m * k.conj(), axis=1, keepdims=True) * k
     top = jnp.max(jnp.abs(k), axis=1, keepdims=True)
     k = k / jnp.where(top == 0, 1, top)
-    square = jnp.sum(jnp.square(k), axis=1, keepdims=True)
-    return jnp.sum(m * k, axis=1, keepdims=True) / jnp.where(square == 0, 1, square) * k
-
-
-def check_range(name: str, argument: str, value: Any, low: Any, high: Any) -> None:
-    """Only of numbers: under inject_hyperparams or vmap values are traced."""
-    if isinstance(value, (int, float)) and not low <= value <= high:
-        raise ValueError(f"{name}: {argument} must be in [{low}, {high}], got {value}")
+    square = jnp.sum(squared_modulus(k), axis=1, keepdims=True)
+    return jnp.sum(m * k.conj(), axis=1, keepdims=True) / jnp.where(square == 0, 1, square) * k

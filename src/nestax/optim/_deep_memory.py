@@ -1,8 +1,8 @@
 """The memory of deep momentum: an MLP, and what of a tensor it reads as keys.
 
-Two granularities. *Coordinates*: every coordinate of a tensor is a key of its own, so that one tiny
-MLP R -> R serves tensors of any shape. *Rows*: every row of the matrix (out, b) is a key, and the
-MLP R^b -> R^b can mix what belongs to different inputs of one unit.
+Two granularities. *Coordinates*: every coordinate of a matrix is a key of its own, so that one tiny
+MLP R -> R serves matrices of any shape. *Rows*: every row of the matrix (out, b) is a key, and the
+MLP R^b -> R^b can mix what belongs to different inputs of one unit. Vectors are matrices (n, 1).
 """
 
 import math
@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._associative import Scalar, check_range
+from ._checks import number, static, whole
 from ._descent import over_rms, root_mean_square
-from ._matrices import Layout, as_matrix, from_matrix, newton_schulz
+from ._matrices import newton_schulz
 
 Memory = tuple[Float[Array, "..."], ...]
 Features = Callable[[Array], Array]
@@ -25,7 +25,7 @@ Features = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a tensor becomes keys, and how what is said of them becomes a tensor.
+    """How a matrix becomes keys, and how what is said of them becomes a matrix.
 
     Columns (width, keys) are used throughout: keys stay the contiguous axis.
 
@@ -33,27 +33,23 @@ class Reading:
         rows: whether a key is a row rather than a coordinate. Vectors are columns: each unit has a
             row of length one, as it has one row in the matrix of its layer, and the memory is the
             coordinatewise one.
-        layout: of the matrix, see `as_matrix`.
         average: whether a key contains the slow average.
         features: phi, from a key (k,) to what the memory reads (d,).
     """
 
     rows: bool = False
-    layout: Layout = "out_in"
     average: bool = True
     features: Features | None = None
 
-    def width(self, shape: tuple[int, ...]) -> int:
+    def width(self, columns: int) -> int:
         """b: the length of a row, 1 for coordinates."""
-        if not self.rows or len(shape) < 2:
-            return 1
-        return math.prod(shape[:-1] if self.layout == "in_out" else shape[1:])
+        return columns if self.rows else 1
 
-    def _columns(self, tensor: Array) -> Float[Array, "b keys"]:
+    def _columns(self, matrix: Float[Array, "out in"]) -> Float[Array, "b keys"]:
         if not self.rows:
-            return tensor.reshape(1, -1)
+            return matrix.reshape(1, -1)
         # In units of sqrt(b), keys have the same mean squared norm for every width.
-        return as_matrix(tensor, self.layout).T / math.sqrt(self.width(tensor.shape))
+        return matrix.T / math.sqrt(self.width(matrix.shape[1]))
 
     def keys(self, u: Array, c: Array | None) -> Float[Array, "d keys"]:
         """What the memory reads of a gradient u and its slow average c.
@@ -76,13 +72,13 @@ class Reading:
         answers = read(memory, self.keys(u, c))
         if not self.rows:
             return answers.reshape(u.shape)
-        return from_matrix(answers.T * math.sqrt(self.width(u.shape)), u, self.layout)
+        return answers.T * math.sqrt(self.width(u.shape[1]))
 
     def initial(
-        self, key: Array, shape: tuple[int, ...], hidden: Sequence[int], readout: float, dtype: Any
+        self, key: Array, columns: int, hidden: Sequence[int], readout: float, dtype: Any
     ) -> Memory:
-        """A memory for tensors of this shape."""
-        width = self.width(shape)
+        """A memory for matrices of so many columns."""
+        width = self.width(columns)
         parts = 2 if self.average else 1
         if self.features is None:
             # Each part's keys have a mean squared norm of one.
@@ -137,54 +133,55 @@ def orthogonal(said: Float[Array, "out b"]) -> Float[Array, "out b"]:
 
 
 def check(
-    objective: str,
-    memory: str,
-    memory_input: str,
-    normalize: str,
-    retention: Scalar,
-    inner_learning_rate: Scalar,
-    hidden: Sequence[int],
-    skip: bool,
-    average_decay: Scalar,
-    shared: bool,
-    features: Features | None,
+    objective: Any,
+    memory: Any,
+    memory_input: Any,
+    normalize: Any,
+    hidden: Any,
+    skip: Any,
+    shared: Any,
+    readout: Any,
+    features: Any,
     output: Any,
 ) -> None:
-    """Refuses arguments of `deep_momentum` that make no sense."""
-    for name, value, known in (
+    """Refuses structural arguments of `deep_momentum` that make no sense."""
+    name = "deep_momentum"
+    static(name, readout=readout, skip=skip, shared=shared, features=features, output=output)
+    for argument, value, known in (
         ("objective", objective, ("dot", "l2")),
         ("memory", memory, ("coordinates", "rows")),
         ("memory_input", memory_input, ("gradient", "average", "constant")),
         ("normalize", normalize, ("memory", "update", "none")),
     ):
-        if value not in known:
-            raise ValueError(f"deep_momentum: {name} must be one of {known}, got {value!r}")
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name}: {argument} must be one of {known}, got {value!r:.60}")
+    if not isinstance(hidden, (tuple, list)):
+        raise ValueError(
+            f"{name}: hidden must be a tuple of sizes such as (8,), got {hidden!r:.60}"
+        )
+    for size in hidden:
+        whole(name, "hidden sizes", size)
     if memory_input == "constant" and (hidden or skip):
         raise ValueError(
-            'deep_momentum: memory_input="constant" is a linear memory read without the gradient; '
+            f'{name}: memory_input="constant" is a linear memory read without the gradient; '
             f"pass hidden=() and skip=False, got hidden={tuple(hidden)} and skip={skip}"
         )
     if memory_input == "constant" and (memory == "rows" or features is not None):
         raise ValueError(
-            'deep_momentum: memory_input="constant" has a slot for each coordinate and reads no '
+            f'{name}: memory_input="constant" has a slot for each coordinate and reads no '
             'rows and no features; pass memory="coordinates" and features=None'
         )
     if memory == "rows" and shared:
         raise ValueError(
-            "deep_momentum: rows of different tensors differ in length, so one memory cannot read "
+            f"{name}: rows of different tensors differ in length, so one memory cannot read "
             'them all; pass shared=False or memory="coordinates"'
+        )
+    number(name, "readout", readout)
+    if features is not None and not callable(features):
+        raise ValueError(
+            f"{name}: features must be a function of a key or None, got {features!r:.60}"
         )
     if output is not None and output != "orthogonal" and not callable(output):
         raise ValueError(
-            f'deep_momentum: output must be "orthogonal", a function or None, got {output!r}'
+            f'{name}: output must be "orthogonal", a function or None, got {output!r:.60}'
         )
-    if any(size < 1 for size in hidden):
-        raise ValueError(f"deep_momentum: hidden sizes must be at least 1, got {tuple(hidden)}")
-    for name, value, low, high in (
-        ("retention", retention, 0, 1),
-        ("inner_learning_rate", inner_learning_rate, 0, float("inf")),
-        ("average_decay", average_decay, 0, 1),
-    ):
-        check_range("deep_momentum", name, value, low, high)
-    if isinstance(average_decay, (int, float)) and average_decay == 1:
-        raise ValueError("deep_momentum: an average_decay of 1 averages nothing; use less than 1")

@@ -37,23 +37,30 @@ gradient does. Steps of constant size (`normalize="update"`) do not depend on th
 but never settle: without a decaying learning rate weights grow until units saturate.
 """
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ._deep_memory import Features, Memory, Reading, Scalar, check, orthogonal
+from ._axes import Axes, Layout, check_axes, check_layout, matrices
+from ._checks import Rate, Scalar, number, rate, static
+from ._decay import Mask, decayed
+from ._deep_memory import Features, Memory, Reading, check, orthogonal
 from ._descent import over_rms, root_mean_square
-from ._matrices import Layout, as_matrix, check_layout, check_static, from_matrix
-from ._precision import as_before
+from ._precision import as_before, guarded
 
 
 class DeepMomentumState(NamedTuple):
-    """One memory per tensor (or one for all), and the two buffers its keys are made of."""
+    """One memory per tensor (or one for all), and the two buffers its keys are made of.
+
+    Memories have leading axes where a tensor is several matrices.
+    """
 
     memory: PyTree  # per parameter: the layers of its MLP, first to last
     initial: PyTree  # what retention pulls the memory back to
@@ -62,7 +69,7 @@ class DeepMomentumState(NamedTuple):
 
 
 def deep_momentum(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: Rate,
     *,
     objective: str = "dot",
     memory: str = "coordinates",
@@ -77,6 +84,9 @@ def deep_momentum(
     readout: float = 0.0,
     features: Features | None = None,
     output: Callable[[Array], Array] | str | None = None,
+    weight_decay: Scalar = 0.0,
+    mask: Mask | None = None,
+    axes: Axes = None,
     layout: Layout = "out_in",
     key: Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -117,9 +127,8 @@ def deep_momentum(
         objective: inner objective; `"dot"` aligns the answer with descent (linear in the read-out,
             bounded by `retention`), `"l2"` predicts the next gradient.
         memory: what a key is. `"coordinates"`: each coordinate of a tensor, one MLP R -> R for all.
-            `"rows"`: each row of the matrix (out, b), an MLP R^b -> R^b; trailing axes of (out, in,
-            height, width) are flattened. Vectors and scalars have rows of length one: there both
-            are the same.
+            `"rows"`: each row of the matrix (out, b), an MLP R^b -> R^b. Vectors and scalars have
+            rows of length one: there both are the same.
         memory_input: the key. `"gradient"`: (u,); `"average"`: (u, c / rms(c)), which lets the
             memory see the past; `"constant"`: 1, a linear memory with one slot per coordinate.
         retention: alpha in [0, 1], per update.
@@ -139,6 +148,11 @@ def deep_momentum(
         output: sigma of eq. (52), from what the memory says, as a matrix (out, b), to another one;
             vectors are (n, 1). `"orthogonal"`: Newton-Schulz, scaled to a root mean square of about
             one. `newton_schulz` itself with the constant key above is Muon without Nesterov.
+        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+        mask: which parameters decay, a tree of bools or a function of the parameters; None: all.
+        axes: which axes of tensors are matrices, see `muon`; each matrix has a memory of its own.
+            None: a tensor has one memory; if it has three or more axes and rows or an output are
+            read, that is an error.
         layout: where a tensor of several axes has its outputs: `"out_in"`, first, or `"in_out"`,
             last, as flax's kernels.
         key: seed or typed PRNG key of the hidden layers; tensors draw from it independently.
@@ -147,40 +161,36 @@ def deep_momentum(
         A transformation; state: `DeepMomentumState`, float32 at least. Extra arguments are ignored.
 
     Raises:
-        ValueError: an argument outside the ranges above.
+        ValueError: an argument outside the ranges above; at init, parameters that are no real
+            floating-point numbers, or whose axes are not known.
+        TypeError: an array where a static number or a function is expected.
 
     Source: Nested Learning (2025), eq. (50-52); the module's docstring says what was left open.
     """
+    name = "deep_momentum"
+    # A number that became an array, as under inject_hyperparams, and not a key.
+    number_as_array = isinstance(key, jax.Array) and key.ndim == 0 and key.dtype.kind in "fi"
+    static(name, readout=readout, key=key if number_as_array else None)
     check(
-        objective,
-        memory,
-        memory_input,
-        normalize,
-        retention,
-        inner_learning_rate,
-        hidden,
-        skip,
-        average_decay,
-        shared,
-        features,
-        output,
+        objective, memory, memory_input, normalize, hidden, skip, shared, readout, features, output
     )
-    check_layout("deep_momentum", layout)
-    if isinstance(key, jax.Array) and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        check_static("deep_momentum", "key", key)
+    retention = number(name, "retention", retention, 0, 1)
+    inner_learning_rate = number(name, "inner_learning_rate", inner_learning_rate)
+    average_decay = number(name, "average_decay", average_decay, 0, 1, below=True)
+    check_axes(name, axes)
+    check_layout(name, layout)
+    _check_key(key)
     constant = memory_input == "constant"
     sigma: Any = orthogonal if output == "orthogonal" else output
-    reading = Reading(memory == "rows", layout, memory_input == "average", features)
+    reading = Reading(memory == "rows", memory_input == "average", features)
+
+    def views(tree: PyTree) -> PyTree:
+        return matrices(name, axes, layout, tree, needed=memory == "rows" or sigma is not None)
 
     def answer(memory: Any, u: Array, c: Array | None) -> Array:
         """m(key): the direction in which the weights move."""
         said = memory if constant else reading.said(memory, u, c)
         return said - u if skip else said
-
-    def through(y: Array) -> Array:
-        if sigma is None:
-            return y
-        return from_matrix(sigma(as_matrix(y, layout)), y, layout)
 
     def loss(memory: Any, u: Array, c: Array | None, value: Array) -> Any:
         y = answer(memory, u, c)
@@ -188,21 +198,53 @@ def deep_momentum(
         # An MLP's weights serve every coordinate, a constant-key memory's serve one each.
         return jnp.sum(per_coordinate)
 
+    def write(memory: Any, gradient: Any, initial: Any) -> Any:
+        return jax.tree.map(
+            lambda m, g, m0: as_before(m0 + retention * (m - m0) - inner_learning_rate * g, m),
+            memory,
+            gradient,
+            initial,
+        )
+
+    def write_own(memory: Any, initial: Any, u: Array, c: Array | None, value: Array) -> Any:
+        """The memory of one matrix after a step."""
+        size = 1 if constant else max(u.size, 1)
+        return write(memory, jax.grad(lambda m: loss(m, u, c, value) / size)(memory), initial)
+
+    def read(memory: Any, u: Array, c: Array | None, scale: Array) -> Array:
+        y = answer(memory, u, c)
+        # Negated: the learning rate's transformation turns gradients into steps.
+        return -scale * (y if sigma is None else sigma(y))
+
     def init(params: PyTree) -> DeepMomentumState:
         leaves, treedef = jax.tree.flatten(params)
-        dtypes = [jnp.promote_types(leaf.dtype, jnp.float32) for leaf in leaves]
-        zeros = [jnp.zeros_like(leaf, dtype=d) for leaf, d in zip(leaves, dtypes, strict=True)]
+        zeros = [jnp.zeros_like(leaf) for leaf in leaves]
         root = key if isinstance(key, jax.Array) else jax.random.key(operator.index(key))
 
-        def fresh(index: int, shape: tuple[int, ...], dtype: Any) -> Memory:
-            return reading.initial(jax.random.fold_in(root, index), shape, hidden, readout, dtype)
+        def fresh(index: int, batch: tuple[int, ...], columns: int, dtype: Any) -> Memory:
+            def one(key: Array) -> Memory:
+                return reading.initial(key, columns, hidden, readout, dtype)
 
+            own = jax.random.fold_in(root, index)
+            if not batch:
+                return one(own)
+            made = jax.vmap(one)(jax.random.split(own, math.prod(batch)))
+            return jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), made)
+
+        shapes = [
+            jax.eval_shape(view.of, z).shape
+            for view, z in zip(treedef.flatten_up_to(views(params)), zeros, strict=True)
+        ]
         if constant:
             memory = treedef.unflatten(zeros)
         elif shared:
-            memory = fresh(0, (), jnp.result_type(jnp.float32, *dtypes))
+            memory = fresh(0, (), 1, jnp.result_type(jnp.float32, *zeros))
         else:
-            memory = treedef.unflatten([fresh(i, z.shape, z.dtype) for i, z in enumerate(zeros)])
+            made = [
+                fresh(i, shape[:-2], shape[-1], z.dtype)
+                for i, (shape, z) in enumerate(zip(shapes, zeros, strict=True))
+            ]
+            memory = treedef.unflatten(made)
         average = jax.tree.map(jnp.zeros_like, treedef.unflatten(zeros))
         return DeepMomentumState(
             memory=memory,
@@ -212,69 +254,80 @@ def deep_momentum(
         )
 
     def update(
-        updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, DeepMomentumState]:
-        del params, extra
+        del params
         leaves, treedef = jax.tree.flatten(updates)
-        last = treedef.flatten_up_to(state.gradient)
-        values = [g.astype(old.dtype) for g, old in zip(leaves, last, strict=True)]
-        scales: list[Any] = [1] * len(leaves)
-        if normalize != "none":
-            rms = [root_mean_square(g) for g in values]
-            values = [over_rms(g, r) for g, r in zip(values, rms, strict=True)]
-            scales = rms if normalize == "memory" else scales
-        old = (
-            [None] * len(leaves) if state.average is None else treedef.flatten_up_to(state.average)
-        )
+        seen = treedef.flatten_up_to(views(updates))
 
-        def write(memory: Any, gradient: Any, initial: Any) -> Any:
-            return jax.tree.map(
-                lambda m, g, m0: as_before(m0 + retention * (m - m0) - inner_learning_rate * g, m),
-                memory,
-                gradient,
-                initial,
-            )
+        def split(tree: PyTree) -> list[Array]:
+            return [v.of(a) for v, a in zip(seen, treedef.flatten_up_to(tree), strict=True)]
+
+        def joined(parts: list[Array]) -> PyTree:
+            found = [v.back(a, g) for v, a, g in zip(seen, parts, leaves, strict=True)]
+            return treedef.unflatten(found)
+
+        def each(function: Callable[..., Any], *columns: list[Any]) -> list[Any]:
+            """Of every matrix of every tensor."""
+            return [v.each(function)(*given) for v, *given in zip(seen, *columns, strict=True)]
+
+        last, values = split(state.gradient), split(updates)
+        old = [None] * len(leaves) if state.average is None else split(state.average)
+        rms = each(root_mean_square, values)
+        if normalize != "none":
+            values = each(over_rms, values, rms)
+        scales = rms if normalize == "memory" else [jnp.ones_like(r) for r in rms]
 
         if shared:
             size = max(sum(u.size for u in values), 1)
 
             def total(memory: Any) -> Any:
-                keyed = zip(last, old, values, strict=True)
-                return sum(loss(memory, u, c, value) for u, c, value in keyed) / size
+                losses = each(lambda u, c, value: loss(memory, u, c, value), last, old, values)
+                return sum(jnp.sum(own) for own in losses) / size
 
             memory = write(state.memory, jax.grad(total)(state.memory), state.initial)
-            memories = [memory] * len(leaves)
+            memories = [
+                jax.tree.map(lambda a, r=r: jnp.broadcast_to(a, (*r.shape, *a.shape)), memory)
+                for r in rms
+            ]
+        elif constant:
+            memories = each(write_own, split(state.memory), split(state.initial), last, old, values)
+            memory = joined(memories)
         else:
-            memories = []
-            for m, m0, u, c, v in zip(
-                treedef.flatten_up_to(state.memory),
-                treedef.flatten_up_to(state.initial),
-                last,
-                old,
-                values,
-                strict=True,
-            ):
-                size = 1 if constant else max(u.size, 1)
-                gradient = jax.grad(lambda m, u=u, c=c, v=v, n=size: loss(m, u, c, v) / n)(m)
-                memories.append(write(m, gradient, m0))
+            before = [treedef.flatten_up_to(tree) for tree in (state.memory, state.initial)]
+            memories = each(write_own, *before, last, old, values)
             memory = treedef.unflatten(memories)
 
-        average = [
-            None if c is None else as_before(average_decay * c + (1 - average_decay) * u, c)
-            for c, u in zip(old, values, strict=True)
-        ]
-        # Negated: the learning rate's transformation turns gradients into steps.
-        said = [
-            -scale * through(answer(m, u, c))
-            for scale, m, u, c in zip(scales, memories, values, average, strict=True)
-        ]
-        said = [y.astype(g.dtype) for y, g in zip(said, leaves, strict=True)]
-        return treedef.unflatten(said), DeepMomentumState(
+        average = each(
+            lambda c, u: (
+                None if c is None else as_before(average_decay * c + (1 - average_decay) * u, c)
+            ),
+            old,
+            values,
+        )
+        said = each(read, memories, values, average, scales)
+        return joined(said), DeepMomentumState(
             memory=memory,
             initial=state.initial,
-            gradient=treedef.unflatten(values),
-            average=None if state.average is None else treedef.unflatten(average),
+            gradient=joined(values),
+            average=None if state.average is None else joined(average),
         )
 
-    transformation = optax.GradientTransformationExtraArgs(init, update)
-    return optax.chain(transformation, optax.scale_by_learning_rate(learning_rate))
+    core = optax.GradientTransformation(init, update)
+    step = optax.scale_by_learning_rate(rate(name, learning_rate))
+    return guarded(name, optax.chain(core, *decayed(name, weight_decay, mask), step))
+
+
+def _check_key(key: Any) -> None:
+    if isinstance(key, jax.Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            return
+        raise ValueError(
+            f"deep_momentum: key must be an int or a key of jax.random.key, got an array "
+            f"{key.shape} of {key.dtype}; write jax.random.key(seed), not PRNGKey"
+        )
+    if isinstance(key, bool) or not isinstance(key, (int, np.integer)):
+        raise ValueError(
+            "deep_momentum: key must be an int or a key of jax.random.key, got "
+            f"{type(key).__name__} {key!r:.60}"
+        )

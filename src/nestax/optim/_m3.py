@@ -7,6 +7,7 @@ round. `literal=True` is that form; by default memories are averages and what is
 root mean square of the direction itself (as in AdaMuon, Si et al. 2025).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,18 +15,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ._associative import Scalar, check_range
-from ._descent import square_root
-from ._matrices import (
-    Layout,
-    as_matrix,
-    check_layout,
-    check_newton_schulz,
-    check_static,
-    from_matrix,
-)
+from ._axes import Axes, Layout, Matrices, check_axes, check_layout, matrices
+from ._checks import Rate, Scalar, number, static, whole
+from ._decay import Mask, finished
+from ._descent import over_rms
+from ._matrices import check_newton_schulz
 from ._matrices import newton_schulz as _newton_schulz
-from ._precision import as_before, widened
+from ._moments import fairly, rooted
+from ._precision import as_before
 
 
 class M3State(NamedTuple):
@@ -34,13 +31,13 @@ class M3State(NamedTuple):
     count: Array  # updates done, int32
     fast: PyTree  # M1
     slow: PyTree  # M2
-    second: PyTree  # V
+    second: PyTree  # sqrt(V), which is representable where V is not; real
     gathered: PyTree  # the sum of the present chunk's gradients
     slow_direction: PyTree  # O2
 
 
 def m3(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: Rate,
     *,
     fast: Scalar = 0.9,
     slow: Scalar = 0.9,
@@ -51,6 +48,9 @@ def m3(
     coefficients: str | tuple[float, float, float] = "quintic",
     eps: Scalar = 1e-8,
     literal: bool = False,
+    weight_decay: Scalar = 0.0,
+    mask: Mask | None = None,
+    axes: Axes = None,
     layout: Layout = "out_in",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Multi-scale momentum with orthogonalised read-outs.
@@ -58,7 +58,7 @@ def m3(
         M1 <- b1 M1 + (1 - b1) G                              every update
         M2 <- b3 M2 + (1 - b3) mean of the last chunk's G     every `period` updates
         U  =  NS(M1) + slow_weight NS(M2)
-        V  <- b2 V + (1 - b2) U^2
+        V  <- b2 V + (1 - b2) |U|^2
         W  <- W - learning_rate U / (sqrt(V / (1 - b2^t)) + eps)
 
     Steps have a root mean square of about `learning_rate`, whatever the scale of the loss. The slow
@@ -66,22 +66,26 @@ def m3(
     the rates b are those at which gradients are added, and steps grow without bound as gradients
     shrink:
 
-        M1 += b1 G,  M2 += b3 sum of the last chunk's G,  V += b2 G^2
+        M1 += b1 G,  M2 += b3 sum of the last chunk's G,  V += b2 |G|^2
         W  <- W - learning_rate (NS(M1) + slow_weight NS(M2)) / sqrt(V + eps)
 
-    Tensors are seen as matrices (out, in), trailing axes flattened; biases are one column, whose
-    Newton-Schulz is division by the norm. Derivatives are finite where a gradient has always been
-    zero, but may be as large as 1 / eps.
+    Biases are one column, whose Newton-Schulz is division by the norm. Derivatives are finite where
+    a gradient has always been zero, but may be as large as 1 / eps.
 
     Args:
         learning_rate: float or schedule.
-        fast, slow, second: b1, b3 and b2, in [0, 1); in the literal form any number from 0 on.
+        fast: b1, in [0, 1); in the literal form any number from 0 on.
+        slow: b3, as `fast`.
+        second: b2, as `fast`.
         slow_weight: alpha of the printed algorithm, at least 0.
         period: updates in a chunk, at least 1; a static number, as is `steps`.
         steps: of Newton-Schulz; 0 reads the memories as they are.
         coefficients: of Newton-Schulz, see `newton_schulz`; the paper's is `"cubic"`.
         eps: added to the root, in the literal form under it.
         literal: the printed form.
+        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+        mask: which parameters decay, a tree of bools or a function of the parameters; None: all.
+        axes: for tensors of three or more axes, which of them are a matrix, see `muon`.
         layout: `"out_in"` (W x) or `"in_out"` (x W).
 
     Returns:
@@ -94,34 +98,39 @@ def m3(
     Source: Nested Learning (2025), Algorithm 1. Its inclusive sums, of period + 1 gradients, are
     read as the chunk's `period` gradients.
     """
-    for name, value in (("fast", fast), ("slow", slow), ("second", second)):
-        check_range("m3", name, value, 0, float("inf") if literal else 1)
-        if not literal and isinstance(value, (int, float)) and value == 1:
-            raise ValueError(f"m3: {name}=1 averages nothing; use less than 1")
-    check_range("m3", "slow_weight", slow_weight, 0, float("inf"))
-    check_static("m3", "period", period)
-    if period < 1:
-        raise ValueError(f"m3: period must be at least 1, got {period}")
+    static("m3", period=period, steps=steps)
+    high = float("inf") if literal else 1
+    fast, slow, second = (
+        number("m3", name, value, 0, high, below=not literal)
+        for name, value in (("fast", fast), ("slow", slow), ("second", second))
+    )
+    slow_weight = number("m3", "slow_weight", slow_weight)
+    eps = number("m3", "eps", eps)
+    period = whole("m3", "period", period)
     check_newton_schulz("m3", steps, coefficients)
+    check_axes("m3", axes)
     check_layout("m3", layout)
 
-    def read(memory: Array) -> Array:
+    def read(memory: Array, view: Matrices) -> Array:
         if steps == 0:
             return memory
-        found = _newton_schulz(as_matrix(memory, layout), steps, coefficients)
-        return from_matrix(found, memory, layout)
+        read_one: Callable[..., Array] = view.each(lambda m: _newton_schulz(m, steps, coefficients))
+        return view.back(read_one(view.of(memory)), memory)
 
     def kept(rate: Scalar, old: Array, new: Array) -> Array:
         found = old + rate * new if literal else rate * old + (1 - rate) * new
         return as_before(found, old)
 
     def init(params: PyTree) -> M3State:
-        zeros = [jax.tree.map(jnp.zeros_like, params) for _ in range(5)]
-        return M3State(jnp.zeros((), jnp.int32), *zeros)
+        matrices("m3", axes, layout, params)
+        fast, slow, gathered, direction = (jax.tree.map(jnp.zeros_like, params) for _ in range(4))
+        second = jax.tree.map(lambda p: jnp.zeros_like(p.real), params)
+        return M3State(jnp.zeros((), jnp.int32), fast, slow, second, gathered, direction)
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, M3State]:
         del params
         share = 1 if literal else 1 / period
+        views = matrices("m3", axes, layout, updates)
 
         def turn(slow_state: Any) -> Any:
             """A new chunk begins: the last one is stored in the slow memory."""
@@ -130,7 +139,7 @@ def m3(
             return (
                 memory,
                 jax.tree.map(jnp.zeros_like, gathered),
-                jax.tree.map(read, memory),
+                jax.tree.map(read, memory, views),
             )
 
         slow_state = (state.slow, state.gathered, state.slow_direction)
@@ -138,19 +147,32 @@ def m3(
         memory, gathered, slow_direction = jax.lax.cond(due, turn, lambda s: s, slow_state)
         gathered = jax.tree.map(jnp.add, gathered, updates)
         momentum = jax.tree.map(lambda m, g: kept(fast, m, g), state.fast, updates)
-        direction = jax.tree.map(lambda m, o: read(m) + slow_weight * o, momentum, slow_direction)
+        direction = jax.tree.map(
+            lambda m, view, o: as_before(read(m, view) + slow_weight * o, o),
+            momentum,
+            views,
+            slow_direction,
+        )
         squared = updates if literal else direction
-        moment = jax.tree.map(lambda v, u: kept(second, v, jnp.square(u)), state.second, squared)
+        second_kept, second_added = (1, second) if literal else (second, 1 - second)
+        moment = jax.tree.map(
+            lambda v, u: as_before(rooted(second_kept, v, second_added, u), v),
+            state.second,
+            squared,
+        )
         count = state.count + 1
         if literal:
-            said = jax.tree.map(lambda u, v: u / jnp.sqrt(v + eps), direction, moment)
+            said = jax.tree.map(lambda u, v: over_rms(u, under_root(v, eps)), direction, moment)
         else:
             said = jax.tree.map(
-                lambda u, v: u / (square_root(v / (1 - second ** count.astype(v.dtype))) + eps),
-                direction,
-                moment,
+                lambda u, v: over_rms(u, fairly(v, second, count) + eps), direction, moment
             )
         return said, M3State(count, momentum, memory, moment, gathered, slow_direction)
 
     core = optax.GradientTransformation(init, update)
-    return widened(optax.chain(core, optax.scale_by_learning_rate(learning_rate)))
+    return finished("m3", core, learning_rate, weight_decay, mask)
+
+
+def under_root(v: Array, eps: Scalar) -> Array:
+    """sqrt(V + eps) from sqrt(V)."""
+    return rooted(1, v, eps, jnp.ones_like(v))

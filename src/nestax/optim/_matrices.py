@@ -1,4 +1,4 @@
-"""Tensors as matrices: views, orthogonalisation, spectral norms.
+"""Functions of a matrix: orthogonalisation, spectral norms.
 
 Matrices follow y = W x: W is (out, in). Newton-Schulz: Jordan et al., "Muon" (2024); as nested
 learning: Behrouz et al., "Nested Learning" (2025), eq. (42-44).
@@ -9,49 +9,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
-from ._descent import over_rms, root_mean_square
-
-Layout = str  # "out_in" or "in_out"; refused by `check_layout`
+from ._checks import number, whole
+from ._descent import over_rms, root_mean_square, squared_modulus
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 CUBIC = (1.5, -0.5, 0.0)
-
-
-def as_matrix(a: Array, layout: Layout = "out_in") -> Float[Array, "out in"]:
-    """The tensor as the matrix that it is to the layer's input.
-
-    (out, in, ...) becomes (out, in * ...), with `layout="in_out"` (..., in, out) becomes
-    (out, ... * in). Biases and scalars become one column: the weights of a constant input.
-    """
-    if a.ndim < 2:
-        return a.reshape(-1, 1)
-    if layout == "in_out":
-        a = jnp.moveaxis(a, -1, 0)
-    return a.reshape(a.shape[0], math.prod(a.shape[1:]))
-
-
-def from_matrix(matrix: Array, like: Any, layout: Layout = "out_in") -> Array:
-    """The inverse of `as_matrix`, for a tensor of the shape of `like`."""
-    if like.ndim >= 2 and layout == "in_out":
-        return jnp.moveaxis(matrix.reshape(like.shape[-1], *like.shape[:-1]), 0, -1)
-    return matrix.reshape(like.shape)
-
-
-def check_layout(name: str, layout: str) -> None:
-    if layout not in ("out_in", "in_out"):
-        raise ValueError(
-            f'{name}: layout must be "out_in" (W x, as in equinox) or "in_out" (x W, as in flax), '
-            f"got {layout!r}"
-        )
 
 
 def newton_schulz(
     matrix: Array,
     steps: int = 5,
     coefficients: str | tuple[float, float, float] = "quintic",
-) -> Float[Array, "rows columns"]:
+) -> Inexact[Array, "rows columns"]:
     r"""Drives all singular values of a matrix toward one: U S V' -> about U V'.
 
         X_0 = M / |M|_F,    X <- a X + b (X X') X + c (X X')^2 X
@@ -73,39 +44,39 @@ def newton_schulz(
     Source: Jordan et al. (2024); Nested Learning (2025), eq. (42-44), whose (44) is this cubic step
     with zeta = 1/4 for its first step only.
     """
+    kind = getattr(matrix, "dtype", None)
+    if kind is None or not jnp.issubdtype(kind, jnp.inexact):
+        raise ValueError(
+            "newton_schulz: matrix must be an array of floating-point or complex numbers, got "
+            f"{type(matrix).__name__ if kind is None else kind}"
+        )
     if matrix.ndim != 2:
-        raise ValueError(f"newton_schulz: expected a matrix, got shape {matrix.shape}")
+        raise ValueError(
+            f"newton_schulz: matrix must have two axes, expected a matrix, got shape {matrix.shape}"
+            "; for a batch of matrices use jax.vmap"
+        )
+    matrix = jnp.asarray(matrix)
     check_newton_schulz("newton_schulz", steps, coefficients)
     if matrix.size == 0:
         return matrix
     a, b, c = _coefficients(coefficients)
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+    x = matrix.conj().T if tall else matrix
     # Frobenius norm 1, by way of the root mean square, which small numbers do not underflow.
-    x = over_rms(x, root_mean_square(x)) / jnp.sqrt(jnp.asarray(x.size, x.dtype))
+    x = over_rms(x, root_mean_square(x)) / jnp.sqrt(jnp.asarray(x.size, x.real.dtype))
 
     def step(x: Array, _: None) -> tuple[Array, None]:
-        gram = x @ x.T
+        gram = x @ x.conj().T
         polynomial = b * gram + c * (gram @ gram) if c else b * gram
         return a * x + polynomial @ x, None
 
     x, _ = jax.lax.scan(step, x, None, steps)
-    return x.T if tall else x
+    return x.conj().T if tall else x
 
 
-def check_static(name: str, argument: str, value: Any) -> None:
-    """Of what programs are made of, and not what they compute with."""
-    if isinstance(value, jax.Array):
-        raise TypeError(
-            f"{name}: {argument} must be a plain number, got an array or a traced value; with "
-            f'optax.inject_hyperparams name it in static_args=("{argument}", ...)'
-        )
-
-
-def check_newton_schulz(name: str, steps: int, coefficients: Any) -> None:
-    check_static(name, "steps", steps)
-    if steps < 0:
-        raise ValueError(f"{name}: steps must be 0 or more, got {steps}")
+def check_newton_schulz(name: str, steps: Any, coefficients: Any) -> None:
+    """Refuses what is no number of iterations, and no coefficients."""
+    whole(name, "steps", steps, 0)
     _coefficients(coefficients, name)
 
 
@@ -114,27 +85,28 @@ def _coefficients(coefficients: Any, name: str = "newton_schulz") -> tuple[float
     if isinstance(coefficients, str) and coefficients in known:
         return known[coefficients]
     if isinstance(coefficients, tuple) and len(coefficients) == 3:
-        return coefficients
+        a, b, c = (number(name, "coefficients", x, -math.inf) for x in coefficients)
+        return a, b, c
     raise ValueError(
         f'{name}: coefficients must be "quintic", "cubic" or three numbers (a, b, c), '
-        f"got {coefficients!r}"
+        f"got {coefficients!r:.60}"
     )
 
 
 _SQUARINGS = 4
 
 
-def largest_eigenvalue(gram: Float[Array, "n n"]) -> Float[Array, ""]:
+def largest_eigenvalue(gram: Inexact[Array, "n n"]) -> Float[Array, ""]:
     """A bound from above on the largest eigenvalue of a positive semidefinite matrix.
 
     It is the Schatten norm |A|_{32} = |A^16|_F^(1/16), at most n^(1/32) too large (14 % for n = 64)
     and exact where one direction dominates; unlike a power iteration it needs no start, never falls
     short, and so guarantees stability. Zero for zero.
     """
-    bound = jnp.ones((), gram.dtype)
+    bound = jnp.ones((), gram.real.dtype)
     for squaring in range(_SQUARINGS + 1):
         gram = gram @ gram if squaring else gram
-        square = jnp.sum(jnp.square(gram))
+        square = jnp.sum(squared_modulus(gram))
         safe = jnp.sqrt(jnp.where(square > 0, square, 1))  # no root of zero, see root_mean_square
         top = jnp.where(square > 0, safe, 0)
         gram = gram / safe

@@ -46,25 +46,6 @@ def guarded(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def widened(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """The transformation computed in float32 at least: its state is made for widened parameters,
-    and updates are cast back to the dtype of the gradients."""
-    inner = optax.with_extra_args_support(tx)
-
-    def init(params: PyTree) -> Any:
-        return inner.init(wide(params))
-
-    def update(
-        updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
-    ) -> tuple[PyTree, Any]:
-        given = None if params is None else wide(params)
-        found, new = inner.update(wide(updates), state, given, **extra)
-        said = jax.tree.map(lambda u, g: u.astype(jnp.asarray(g).dtype), found, updates)
-        return said, jax.tree.map(as_before, new, state)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
 def as_before(new: Any, old: Any) -> Any:
     """In the dtype that it had: a hyperparameter of a wider one must not change the state's."""
     if not isinstance(new, jax.Array) or new.dtype == old.dtype:

@@ -1,0 +1,155 @@
+"""Muon: momentum read through Newton-Schulz, for every matrix; Adam for what is no matrix.
+
+Source: Jordan et al. (2024). Optax has it as `optax.contrib.muon`, whose directions these are up to
+its eps; here neither norms nor second moments overflow, and matrices are found by `axes`.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ._axes import Axes, Layout, Matrices, check_axes, check_layout, matrices
+from ._checks import Rate, Scalar, number, rate, static
+from ._decay import Mask, decayed
+from ._matrices import check_newton_schulz, newton_schulz
+from ._moments import fairly, rooted
+from ._precision import as_before, guarded
+
+ADAM = (0.9, 0.999, 1e-8)  # decays of its two averages, and eps
+
+
+class MuonState(NamedTuple):
+    """One buffer for each matrix, two for each other tensor, shaped like the parameters."""
+
+    count: Array  # updates done, int32
+    mu: PyTree  # averages of gradients
+    root: PyTree  # Adam's, of squares; None for matrices
+
+
+def muon(
+    learning_rate: Rate,
+    decay: Scalar = 0.95,
+    *,
+    steps: int = 5,
+    nesterov: bool = True,
+    weight_decay: Scalar = 0.0,
+    mask: Mask | None = None,
+    adam_learning_rate: Rate | None = None,
+    axes: Axes = None,
+    layout: Layout = "out_in",
+) -> optax.GradientTransformationExtraArgs:
+    """Momentum read through Newton-Schulz for matrices, Adam for the rest (`optax.contrib.muon`).
+
+    As a memory: `associative_momentum(objective="dot", readout=newton_schulz)`, which for matrices
+    is the same direction without Nesterov's look ahead. Steps of matrices have the spectral norm
+    about `learning_rate sqrt(max(1, out / in))`, whatever the scale of the loss. Adam's eps of 1e-8
+    is the least gradient that gives vectors a step of the same size.
+
+    Args:
+        learning_rate: float or schedule, for matrices and for Adam.
+        decay: of the momentum, in [0, 1).
+        steps: of the quintic Newton-Schulz iteration, a static number.
+        nesterov: whether the present gradient is added once more before it is read.
+        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+        mask: which parameters decay, a tree of bools or a function of the parameters; None: the
+            matrices.
+        adam_learning_rate: float or schedule for what is no matrix; None: `learning_rate`.
+        axes: for tensors of three or more axes, which of them are a matrix. `"kernel"`: all are one
+            matrix, further axes are inputs, as in a convolution. `"stacked"`: the first axis counts
+            layers, so that (layers, out, in) is `layers` matrices, and (layers, n) are biases. Or
+            `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, in which axes that
+            are not named count matrices; or None for what is no matrix. A pytree of these, which
+            may be a prefix of the parameters, or a function from the parameters (at `update` from
+            the gradients) to one, gives each tensor its own. Without `axes` such tensors are an
+            error.
+        layout: `"out_in"` (W x) or `"in_out"` (x W, optax's own convention), of tensors without
+            dimension numbers.
+
+    Returns:
+        A transformation; state: `MuonState`, float32 at least, and the learning rates' counters.
+
+    Raises:
+        ValueError: an argument outside the ranges above; at init, parameters that are no
+            floating-point numbers, or whose axes are not known.
+        TypeError: an array for `steps`.
+
+    Source: Jordan et al. (2024); Nested Learning (2025), eq. (52).
+    """
+    static("muon", steps=steps, nesterov=nesterov)
+    decay = number("muon", "decay", decay, 0, 1, below=True)
+    check_newton_schulz("muon", steps, "quintic")
+    check_axes("muon", axes)
+    check_layout("muon", layout)
+
+    def views(tree: PyTree) -> PyTree:
+        return matrices("muon", axes, layout, tree)
+
+    def is_matrix(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda view: not view.vector, views(tree))
+
+    def init(params: PyTree) -> MuonState:
+        roots = jax.tree.map(
+            lambda p, view: jnp.zeros_like(p.real) if view.vector else None, params, views(params)
+        )
+        return MuonState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), roots)
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None
+    ) -> tuple[PyTree, MuonState]:
+        del params
+        count = jnp.asarray(optax.safe_increment(state.count))
+        leaves, structure = jax.tree.flatten(updates)
+        said, averages, roots = [], [], []
+        for g, mu, root, view in zip(
+            leaves,
+            structure.flatten_up_to(state.mu),
+            structure.flatten_up_to(state.root),
+            structure.flatten_up_to(views(updates)),
+            strict=True,
+        ):
+            b1, b2, eps = ADAM
+            beta = b1 if view.vector else decay
+            mu = as_before(beta * mu + (1 - beta) * g, mu)
+            seen = as_before(_looked_ahead(mu, g, beta, count, nesterov), mu)
+            if view.vector:
+                root = rooted(b2, root, 1 - b2, g)
+                said.append(seen / (fairly(root, b2, count) + eps))
+            else:
+                said.append(_orthogonal(seen, view, steps))
+            averages.append(mu)
+            roots.append(root)
+        state = MuonState(count, structure.unflatten(averages), structure.unflatten(roots))
+        return structure.unflatten(said), state
+
+    parts = [
+        optax.GradientTransformation(init, update),
+        *decayed("muon", weight_decay, is_matrix if mask is None else mask),
+    ]
+    step = optax.scale_by_learning_rate(rate("muon", learning_rate))
+    if adam_learning_rate is not None:
+        other = rate("muon", adam_learning_rate, "adam_learning_rate")
+        step = optax.partition({True: step, False: optax.scale_by_learning_rate(other)}, is_matrix)
+    return guarded("muon", optax.chain(*parts, step), complex_numbers=True)
+
+
+def _looked_ahead(mu: Array, g: Array, decay: Any, count: Array, nesterov: bool) -> Array:
+    """The average of gradients, corrected for its start; with Nesterov's as if g came once more."""
+
+    def corrected(a: Array, updates: Array) -> Array:
+        return a / (1 - decay**updates).astype(a.real.dtype)
+
+    if not nesterov:
+        return corrected(mu, count)
+    ahead = jnp.asarray(optax.safe_increment(count))
+    return decay * corrected(mu, ahead) + (1 - decay) * corrected(g, count)
+
+
+def _orthogonal(mu: Array, view: Matrices, steps: int) -> Array:
+    m = view.of(mu)
+    rows, columns = m.shape[-2:]
+    found = view.each(lambda m: newton_schulz(m, steps))(m)
+    return view.back(math.sqrt(max(1, rows / max(columns, 1))) * found, mu)
