@@ -12,7 +12,7 @@ from references.optimizers import ARMS, CONTROLS, KEEP, NONE, OPTIMIZERS
 
 from nestax import optim
 from nestax.flows._safe_update import safe_update
-from nestax.optim._matrices import check_static
+from nestax.optim._checks import static
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
@@ -334,9 +334,9 @@ def test_all_numbers_that_are_not_structure_are_hyperparameters(name):
 
 
 def test_structure_that_is_no_plain_number_is_refused():
-    check_static("m3", "period", 4)
-    with pytest.raises(TypeError, match=r'm3: period .* static_args=\("period", ...\)'):
-        check_static("m3", "period", jnp.asarray(4))
+    static("m3", period=4)
+    with pytest.raises(TypeError, match=r'm3: period .* static_args=\("period",\)'):
+        static("m3", period=jnp.asarray(4))
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_linear_memory_keyed_by_the_gradient_is_quadratic_in_it_not_heavy_ball(x
 def compare_with_the_naive_loop(shapes, layout="out_in", blank=None, **options):
     """Along a stream in which, for a while, one tensor's second row has no gradient."""
     options = dict(retention=0.9, inner_learning_rate=0.2, average_decay=0.8) | options
-    tx = optim.deep_momentum(0.1, readout=0.4, layout=layout, **options)
+    tx = optim.deep_momentum(0.1, readout=0.4, axes="kernel", layout=layout, **options)
     stream, names = gradients(6, shapes=shapes), sorted(shapes)
     for g in stream[2:4]:
         if blank is not None:
@@ -250,7 +250,7 @@ def test_orthogonalised_heavy_ball_is_muon(x64):
 @pytest.mark.parametrize("layout", ["out_in", "in_out"])
 def test_orthogonal_output_has_equal_singular_values_and_the_gradients_rms(x64, layout):
     """Up to what five quintic steps leave: singular values between 0.68 and 1.2 of the same."""
-    tx = optim.deep_momentum(1.0, output="orthogonal", layout=layout)
+    tx = optim.deep_momentum(1.0, output="orthogonal", axes="kernel", layout=layout)
     stream = gradients(1, shapes={"w": (5, 3, 4), "b": (6,)})
     (update,), _ = trajectory(tx, stream)
     g = stream[0]
@@ -373,7 +373,7 @@ def test_a_zero_gradient_is_answered_by_zero():
         ({"memory_input": "past"}, "memory_input must be one of"),
         ({"normalize": "yes"}, "normalize must be one of"),
         ({"memory_input": "constant"}, "pass hidden=\\(\\) and skip=False"),
-        ({"hidden": (8, 0)}, "hidden sizes must be at least 1"),
+        ({"hidden": (8, 0)}, "hidden sizes must be an int of at least 1"),
         ({"retention": 1.1}, "retention must be in"),
         ({"inner_learning_rate": -1.0}, "inner_learning_rate must be in"),
         ({"average_decay": 2.0}, "average_decay must be in"),
