@@ -147,3 +147,24 @@ def test_bad_axes_are_refused(axes, message):
 def test_stacks_of_kernels_need_dimension_numbers():
     with pytest.raises(ValueError, match=r'axes="stacked" is for stacked matrices'):
         optim.m3(0.1, axes="stacked").init(jnp.ones((2, 3, 4, 5)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"shared": True, "inner_learning_rate": 0.1},
+        {"memory_input": "constant", "hidden": (), "skip": False, "output": "orthogonal"},
+    ],
+    ids=["shared", "constant"],
+)
+def test_memories_that_are_no_networks_of_their_own(x64, given):
+    """One memory for all matrices, stacked or as separate tensors; and one slot a coordinate."""
+    together = optim.deep_momentum(0.1, axes="stacked", **given)
+    alone = optim.deep_momentum(0.1, **given)
+    stream = [draw(seed)["w"] for seed in range(4)]
+    state, states = together.init(stream[0]), alone.init(list(stream[0]))
+    update, update_alone = jax.jit(together.update), jax.jit(alone.update)
+    for g in stream:
+        u, state = update(g, state)
+        v, states = update_alone(list(g), states)
+        np.testing.assert_allclose(u, jnp.stack(v), **EXACT)

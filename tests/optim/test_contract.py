@@ -283,7 +283,7 @@ def test_state_is_stored_and_restored_bit_for_bit(make, tmp_path):
     same(update(g, restored, p), update(g, state, p))
 
 
-ROOTS = {"preconditioned_momentum, adam", "muon", *CONTROLS}  # optax', which flows guard
+ROOTS = {"preconditioned_momentum, adam", *CONTROLS}  # optax', which flows guard
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -25,6 +25,7 @@ from jaxtyping import Array, PyTree
 
 from ._checks import Rate, Scalar, is_number, number, rate
 from ._descent import square_root
+from ._moments import rooted
 from ._precision import guarded
 
 Complex = complex | Scalar | tuple[Scalar, Scalar]
@@ -143,7 +144,7 @@ def complex_adam(
         del params, extra
         count = jnp.asarray(optax.safe_increment(state.count))
         real, imaginary = _remember(updates, state.real, state.imaginary, re, im)
-        second = jax.tree.map(lambda v, g: _averaged(v, g, beta2), state.second, updates)
+        second = jax.tree.map(lambda v, g: rooted(beta2, v, 1 - beta2, g), state.second, updates)
 
         def step(m: Array, v: Array) -> Array:
             corrected = v / jnp.sqrt(1 - beta2 ** count.astype(v.dtype))
@@ -154,19 +155,6 @@ def complex_adam(
     memory = optax.GradientTransformationExtraArgs(init, update)
     step = optax.scale_by_learning_rate(rate(name, learning_rate))
     return guarded(name, optax.chain(memory, step), complex_numbers=True)
-
-
-def _averaged(root: Array, g: Array, decay: Scalar) -> Array:
-    """sqrt(decay root^2 + (1 - decay) |g|^2), at every scale of the gradient."""
-    parts = (g.real, g.imag) if jnp.iscomplexobj(g) else (g,)
-    top = root
-    for part in parts:
-        top = jnp.maximum(top, jnp.abs(part))
-    # The root does not depend on what is taken out of it.
-    top = jax.lax.stop_gradient(jnp.where(top == 0, 1, top))
-    squares = [jnp.square(part / top) for part in parts]
-    mean = decay * jnp.square(root / top) + (1 - decay) * sum(squares[1:], squares[0])
-    return top * square_root(jnp.asarray(mean))
 
 
 def _lifted(root: Array, under: Scalar) -> Array:
