@@ -41,25 +41,25 @@ BOUNDS = ((0.0, 0.2), (0.8, 1.0), (0.3, 0.9))
 
 # The definition.
 
-CASES = [  # loss, rule, chunk, retain, momentum, read, implicit, skip, hidden sizes
-    ("l2", "gd", 16, True, True, "before", True, False, (7,)),
-    ("l2", "gd", 1, True, False, "after", True, False, (7,)),
-    ("dot", "dgd", 16, True, False, "before", True, False, (7,)),
-    ("l2", "dgd", 16, True, True, "after", True, True, (7,)),
-    ("l2", "dgd", 4, True, True, "before", False, False, (7,)),
-    ("huber", "dgd", 16, False, False, "before", True, False, ()),
-    ("l2", "local", 16, True, True, "before", True, False, (7,)),
-    ("l3", "local", 16, True, False, "before", False, False, (7, 6)),
+CASES = [  # loss, rule, chunk, retain, momentum, read, implicit, skip, hidden sizes, returns
+    ("l2", "gd", 16, True, True, "before", True, False, (7,), True),
+    ("l2", "gd", 1, True, False, "after", True, False, (7,), False),
+    ("dot", "dgd", 16, True, False, "before", True, False, (7,), False),
+    ("l2", "dgd", 16, True, True, "after", True, True, (7,), True),
+    ("l2", "dgd", 4, True, True, "before", False, False, (7,), False),
+    ("huber", "dgd", 16, False, False, "before", True, False, (), False),
+    ("l2", "local", 16, True, True, "before", True, False, (7,), True),
+    ("l3", "local", 16, True, False, "before", False, False, (7, 6), False),
 ]
 
 
 @pytest.mark.parametrize(
-    "loss, rule, chunk, retain, momentum, when, implicit, skip, sizes",
+    "loss, rule, chunk, retain, momentum, when, implicit, skip, sizes, returns",
     CASES,
     ids=["-".join(map(str, case)) for case in CASES],
 )
 def test_equals_the_definition_in_outputs_state_and_gradients(
-    x64, loss, rule, chunk, retain, momentum, when, implicit, skip, sizes
+    x64, loss, rule, chunk, retain, momentum, when, implicit, skip, sizes, returns
 ):
     q, k, v, weights, rate, a, mu = sequence(value=5 if skip else 4, sizes=sizes)
     a, mu = a if retain else None, mu if momentum else None
@@ -67,13 +67,13 @@ def test_equals_the_definition_in_outputs_state_and_gradients(
     def scan(implementation, q, k, v, weights, rate, a, mu):
         outputs, state = nm.network_scan(
             q, k, v, weights, rate, a, mu, OBJECTIVES[loss], rule, None, chunk, when,
-            implementation, implicit=implicit, skip=skip,
+            implementation, implicit=implicit, skip=skip, towards=weights if returns else None,
         )  # fmt: skip
         return outputs, state.now, state.surprise
 
     naive = partial(
         naive_network_scan, loss=loss, rule=rule, chunk=chunk, when=when, implicit=implicit,
-        skip=skip, act=jax.nn.silu,
+        skip=skip, act=jax.nn.silu, returns=returns,
     )  # fmt: skip
 
     def both(f):

@@ -121,7 +121,8 @@ def shortened(error, limit):
 
 def naive_titans(layer, x):
     heads, size = layer.heads, layer.into.shape[1] // layer.heads
-    now = [[array(m)[h] for m in layer.initial] for h in range(heads)]
+    start = [[array(m)[h] for m in layer.initial] for h in range(heads)]
+    now = [list(weights) for weights in start]
     surprise = [[np.zeros_like(m) for m in weights] for weights in now]
     linear = len(layer.initial) == 1
     outputs = []
@@ -145,6 +146,8 @@ def naive_titans(layer, x):
                     e = e + (now[h][i] - anchor[h][i]) @ z
                 surprise[h][i] = mu * surprise[h][i] - theta * np.outer(e, z)
                 kept = alpha * now[h][i]
+                if not linear:
+                    kept = kept + (1 - alpha) * start[h][i]
                 if layer.rule == "dgd":
                     kept = kept - theta * np.outer(now[h][i] @ z, z)
                 now[h][i] = kept + surprise[h][i]
@@ -161,6 +164,7 @@ def naive_self_modifying(layer, x):
         {box: [array(m)[h] for m in matrices] for box, matrices in layer.initial.items()}
         for h in range(heads)
     ]
+    start = [{box: list(matrices) for box, matrices in boxes.items()} for boxes in now]
     surprise = [{b: [np.zeros_like(m) for m in ms] for b, ms in boxes.items()} for boxes in now]
     anchor = [{} for _ in range(heads)]
     outputs = []
@@ -206,6 +210,8 @@ def naive_self_modifying(layer, x):
                     kept = alpha * matrix
                     if rule.rule == "dgd":
                         kept = matrix @ (alpha * np.eye(len(own)) - eta * np.outer(own, own))
+                    if len(now[h][box]) == 2 or "memory" not in layer.skips:
+                        kept = kept + (1 - alpha) * start[h][box][i]
                     now[h][box][i] = kept + step
             reads.append(before if rule.read == "before" else ask(now[h], "memory", q))
         outputs.append(output(layer.output, reads, row))

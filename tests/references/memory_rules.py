@@ -49,9 +49,10 @@ def layer_inputs(weights, x, act):
 
 def naive_network_scan(
     q, k, v, weights, rate, retain, momentum, *,
-    loss, rule, chunk, when, implicit, skip, act,
+    loss, rule, chunk, when, implicit, skip, act, returns=False,
 ):  # fmt: skip
     """One token at a time, every weight matrix made at every token, gradients by `jax.grad`."""
+    weights = list(weights)
 
     def token(carry, inputs):
         now, surprise, anchor, position = carry
@@ -59,8 +60,8 @@ def naive_network_scan(
         anchor = [jnp.where(position == 0, w, old) for w, old in zip(now, anchor, strict=True)]
         slopes = jax.grad(lambda w: LOSSES[loss](read(w, key, act, skip), value))(anchor)
         new, moved = [], []
-        for w, w0, s, g, x in zip(
-            now, anchor, surprise, slopes, layer_inputs(anchor, key, act), strict=True
+        for w, w0, s, g, x, begun in zip(
+            now, anchor, surprise, slopes, layer_inputs(anchor, key, act), weights, strict=True
         ):
             step = eta / (1 + eta * jnp.vdot(x, x)) if implicit and rule != "gd" else eta
             if rule == "local":  # the gradient, as the matrix has moved since
@@ -68,12 +69,12 @@ def naive_network_scan(
             kept = w if a is None else a * w
             s = (0 if mu is None else mu * s) - step * g
             forgotten = (kept if implicit else w) @ jnp.outer(x, x) if rule == "dgd" else 0
-            new.append(kept - step * forgotten + s)
+            home = (1 - a) * begun if returns else 0
+            new.append(kept - step * forgotten + s + home)
             moved.append(s)
         output = read(now if when == "before" else new, query, act, skip)
         return (new, moved, anchor, (position + 1) % chunk), output
 
-    weights = list(weights)
     start = (weights, [jnp.zeros_like(w) for w in weights], weights, jnp.zeros((), int))
     (now, surprise, *_), outputs = jax.lax.scan(token, start, (q, k, v, rate, retain, momentum))
     return outputs, tuple(now), None if momentum is None else tuple(surprise)

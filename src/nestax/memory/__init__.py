@@ -13,6 +13,7 @@ from ._feed import FeedForward as FeedForward
 from ._feed import SwiGLU as SwiGLU
 from ._generate import generate as generate
 from ._in_context import learn_in_context as learn_in_context
+from ._masks import segment_starts as segment_starts
 from ._miras import memora as memora
 from ._miras import moneta as moneta
 from ._miras import yaad as yaad
@@ -36,11 +37,11 @@ from ._rules import implicit_rate as implicit_rate
 from ._rules import oja as oja
 from ._rules import omega as omega
 from ._rules import omega_state as omega_state
-from ._rules import scan_rule as scan_rule
 from ._rules import titans_rule as titans_rule
 from ._rules import write as write
 from ._scan import memory_chunk as memory_chunk
 from ._scan import memory_scan as memory_scan
+from ._scan_rule import scan_rule as scan_rule
 from .blocks import Block as Block
 from .blocks import BlockState as BlockState
 from .blocks import make_block as make_block

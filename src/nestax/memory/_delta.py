@@ -5,12 +5,15 @@ step on the memory's own objective: the Hebbian one, -<M k, v>, the delta rule's
 1/2 |M k - v|^2.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._scan import Rate, Valid, memory_scan, per_token
+from ._arguments import Rate, check_tokens, per_token
+from ._masks import Mask, blank, check_masks
+from ._scan import linear_scan
 
 
 def linear_attention(
@@ -23,7 +26,10 @@ def linear_attention(
     chunk: int | None = None,
     implementation: str | None = None,
     read: str = "after",
-    valid: Valid = None,
+    valid: Mask | None = None,
+    *,
+    reset: Mask | None = None,
+    initial: Float[Array, "value key"] | None = None,
 ) -> tuple[Float[Array, "time value"], Float[Array, "value key"]]:
     r"""Hebbian writes, the memory of linear attention.
 
@@ -32,13 +38,18 @@ def linear_attention(
     With alpha = 1 a write is one step of gradient descent on -<M k, v>.
 
     Args:
-        q, k: (time, key), queries and keys, used as they are given.
-        v: (time, value).
-        rate: step sizes, (time,) or a number for all tokens; None: 1.
+        q: (time, key), queries, used as they are given.
+        k: (time, key), keys, alike.
+        v: (time, value), values.
+        rate: step sizes, (time,) or a number for all tokens, 0 or more; None: 1.
         alpha: what is retained at each token, (time,) or a number, in [0, 1]; None: 1.
-        state: M_0 (value, key), None: zeros.
-        chunk, implementation, valid: as in `memory_scan`.
+        state: M_0 (value, key); None: `initial`.
+        chunk: as in `memory_scan`.
+        implementation: as in `memory_scan`.
         read: `"after"` reads M_t, `"before"` M_{t-1}.
+        valid: as in `memory_scan`.
+        reset: as in `memory_scan`.
+        initial: M at the beginning of a document; None: zeros.
 
     Returns:
         (outputs (time, value) in the dtype of q, k and v, M after the last token).
@@ -49,10 +60,17 @@ def linear_attention(
     Source: Katharopoulos et al., "Transformers are RNNs" (2020); with alpha: Sun et al., "Retentive
     network" (2023). As a memory: Nested Learning (2025), eq. (64).
     """
-    u = v if rate is None else _times("linear_attention", "rate", rate, v)
-    if alpha is not None:  # by the name that it has here
-        alpha = per_token("linear_attention", "alpha", alpha, v.shape[0])
-    made = memory_scan(q, k, u, None, alpha, None, None, state, chunk, implementation, read, valid)
+    name = "linear_attention"
+    valid, reset = _checked(name, q, k, v, valid, reset)
+    u = blank(v, valid)
+    if rate is not None:
+        u = _of_tokens(name, "rate", rate, v, valid)[:, None] * u
+    if alpha is not None:
+        alpha = _of_tokens(name, "alpha", alpha, v, valid, 1.0)
+    rates = (None, alpha, None, None)
+    made = linear_scan(
+        name, q, k, u, rates, state, chunk, implementation, read, valid, reset, initial
+    )
     return _as_given(made, q, k, v)
 
 
@@ -66,7 +84,10 @@ def delta_rule(
     chunk: int | None = None,
     implementation: str | None = None,
     read: str = "after",
-    valid: Valid = None,
+    valid: Mask | None = None,
+    *,
+    reset: Mask | None = None,
+    initial: Float[Array, "value key"] | None = None,
 ) -> tuple[Float[Array, "time value"], Float[Array, "value key"]]:
     r"""The delta rule, gated if alpha is given.
 
@@ -78,13 +99,18 @@ def delta_rule(
     count modulo two (Grazzi et al., 2025).
 
     Args:
-        q, k: (time, key), queries and keys, used as they are given; normalise k.
-        v: (time, value).
-        beta: step sizes, (time,) or a number for all tokens.
+        q: (time, key), queries, used as they are given.
+        k: (time, key), keys, alike; normalise them.
+        v: (time, value), values.
+        beta: step sizes, (time,) or a number for all tokens, 0 or more.
         alpha: what is retained at each token, (time,) or a number, in [0, 1]; None: 1.
-        state: M_0 (value, key), None: zeros.
-        chunk, implementation, valid: as in `memory_scan`.
+        state: M_0 (value, key); None: `initial`.
+        chunk: as in `memory_scan`.
+        implementation: as in `memory_scan`.
         read: `"after"` reads M_t, `"before"` M_{t-1}.
+        valid: as in `memory_scan`.
+        reset: as in `memory_scan`.
+        initial: M at the beginning of a document; None: zeros.
 
     Returns:
         (outputs (time, value) in the dtype of q, k and v, M after the last token).
@@ -96,11 +122,16 @@ def delta_rule(
     et al., "Gated delta networks" (2024). As a memory: Nested Learning (2025), eq. (65), where the
     factor I - beta k k' is printed on the left of M.
     """
-    u = _times("delta_rule", "beta", beta, v)
+    name = "delta_rule"
+    valid, reset = _checked(name, q, k, v, valid, reset)
+    beta = _of_tokens(name, "beta", beta, v, valid)
     if alpha is not None:
-        alpha = per_token("delta_rule", "alpha", alpha, v.shape[0])
+        alpha = _of_tokens(name, "alpha", alpha, v, valid, 1.0)
     erase = beta if alpha is None else alpha * beta
-    made = memory_scan(q, k, u, erase, alpha, None, None, state, chunk, implementation, read, valid)
+    u, rates = beta[:, None] * blank(v, valid), (erase, alpha, None, None)
+    made = linear_scan(
+        name, q, k, u, rates, state, chunk, implementation, read, valid, reset, initial
+    )
     return _as_given(made, q, k, v)
 
 
@@ -115,7 +146,10 @@ def titans(
     chunk: int | None = None,
     implementation: str | None = None,
     read: str = "before",
-    valid: Valid = None,
+    valid: Mask | None = None,
+    *,
+    reset: Mask | None = None,
+    initial: tuple[Float[Array, "value key"], Float[Array, "value key"]] | None = None,
 ) -> tuple[Float[Array, "time value"], Any]:
     r"""Titans' memory, linear and exact: every gradient is taken where the memory stands.
 
@@ -126,15 +160,20 @@ def titans(
     approximation is not needed.
 
     Args:
-        q, k: (time, key), queries and keys, used as they are given; normalise k.
-        v: (time, value).
-        rate: theta of the paper, whose loss |M k - v|^2 makes that half of this one. This and the
-            other two: (time,), or a number for all tokens.
-        momentum: eta of the paper, how much of the past surprise is carried on.
-        retain: 1 - alpha of the paper; None: 1.
-        state: (M_0, S_0), (value, key) each, None: zeros.
-        chunk, implementation, valid: as in `memory_scan`.
+        q: (time, key), queries, used as they are given.
+        k: (time, key), keys, alike; normalise them.
+        v: (time, value), values.
+        rate: theta of the paper, whose loss |M k - v|^2 makes that half of this one, 0 or more.
+            This and the other two: (time,), or a number for all tokens.
+        momentum: eta of the paper, how much of the past surprise is carried on, 0 to 1.
+        retain: 1 - alpha of the paper, 0 to 1; None: 1.
+        state: (M_0, S_0), (value, key) each; None: `initial`.
+        chunk: as in `memory_scan`.
+        implementation: as in `memory_scan`.
         read: `"before"` reads M_{t-1}, `"after"` M_t.
+        valid: as in `memory_scan`.
+        reset: as in `memory_scan`.
+        initial: (M, S) at the beginning of a document; None: zeros.
 
     Returns:
         (outputs (time, value) in the dtype of q, k and v, (M, S) after the last token).
@@ -145,15 +184,28 @@ def titans(
     Source: Behrouz, Zhong and Mirrokni, "Titans: learning to memorize at test time" (2025), eq.
     (9-14).
     """
-    u = _times("titans", "rate", rate, v)
-    made = memory_scan(
-        q, k, u, None, retain, momentum, rate, state, chunk, implementation, read, valid
+    name = "titans"
+    valid, reset = _checked(name, q, k, v, valid, reset)
+    rate = _of_tokens(name, "rate", rate, v, valid)
+    u, rates = rate[:, None] * blank(v, valid), (None, retain, momentum, rate)
+    if momentum is None:
+        raise ValueError("titans: momentum must be a number or an array; without it use delta_rule")
+    made = linear_scan(
+        name, q, k, u, rates, state, chunk, implementation, read, valid, reset, initial
     )
     return _as_given(made, q, k, v)
 
 
-def _times(function: str, name: str, rate: Rate, v: Array) -> Array:
-    return per_token(function, name, rate, v.shape[0])[:, None] * v
+def _checked(name: str, q: Any, k: Any, v: Any, valid: Any, reset: Any) -> tuple[Any, Any]:
+    check_tokens(name, q, k, v)
+    return check_masks(name, k.shape[0], valid, reset)
+
+
+def _of_tokens(
+    name: str, what: str, rate: Rate, v: Array, valid: Mask | None, high: float = math.inf
+) -> Float[Array, " time"]:
+    """What stands at tokens that are not valid reaches no gradient of values either."""
+    return blank(per_token(name, what, rate, v.shape[0], high), valid)
 
 
 def _as_given(made: tuple[Array, Any], q: Array, k: Array, v: Array) -> tuple[Array, Any]:

@@ -4,9 +4,13 @@ Source: Behrouz et al., "It's all connected: a journey through test-time memoriz
 bias, retention, and online optimization" (Miras, 2025), section 5; here for linear memories.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ._arguments import check_pair, check_write
 from ._objectives import huber, l2, lp
 from ._rules import Key, Memory, Scalar, Value, step, write
 
@@ -39,9 +43,11 @@ def moneta(
 
     Source: Miras (2025), eq. (24-25).
     """
-    if q < 2:
-        raise ValueError(f"moneta: q must be at least 2, got {q}; 2 is plain decay")
+    if not (isinstance(q, (int, float, np.number)) and 2 <= q < math.inf):
+        raise ValueError(f"moneta: q must be at least 2 and finite, got {q!r}; 2 is plain decay")
+    check_pair("moneta", "(M, A)", state)
     memory, gathered = state
+    check_write("moneta", memory, key, value, rate=rate, retain=retain)
     gathered = retain * gathered + step(memory, key, value, rate, lp(p))
     # Of degree one: the largest entry is taken out, so that powers stay in range.
     top = jnp.max(jnp.abs(gathered))
@@ -67,6 +73,7 @@ def yaad(
 
     Source: Miras (2025), eq. (26), in the variant that has no jump at the threshold (see `huber`).
     """
+    check_write("yaad", memory, key, value, rate=rate, retain=retain)
     return write(memory, key, value, rate, retain, huber(threshold))
 
 
@@ -80,6 +87,7 @@ def memora(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar 
 
     Source: Miras (2025), eq. (27), with the constant of its KL retention (1 in print).
     """
+    check_write("memora", memory, key, value, rate=rate, retain=retain)
     total = jnp.sum(memory)
     # An entry of zero could never come back, and the logarithm has no derivative there. With the
     # root of the smallest number there is room for products of derivatives.

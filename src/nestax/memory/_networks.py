@@ -16,6 +16,15 @@ Rules, with eta' = eta / (1 + eta |x_i|^2) by each matrix's own input:
     dgd     W <- a W (I - eta' x x') - eta' e x'      (explicit: W (a I - eta x x') - eta e x')
     local   W <- a W - eta' (W x - t) x',             t = W_anchor x - e
 
+Retention. Each matrix of an MLP has the others in its gradient as factors: if all decay to zero, no
+write brings them back. With `towards`, matrices W* like the weights, what decays is the distance
+from them,
+
+    W <- a (W - W*) + W* + what is written,
+
+so that a memory that has forgotten everything is W* and learns as that does. The printed rule is
+W* = 0, which a single matrix may have: its gradient does not vanish there.
+
 Stability. Where a key comes back within a chunk of C tokens, its frozen gradient is taken each
 time. With "l2", gd converges for C eta |x|^2 < 2 only and diverges beyond, and so does dgd if the
 memory is an MLP. What helps, simplest first:
@@ -45,11 +54,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from ._arguments import check_arrays, per_token
+from ._grid import fill
+from ._masks import Mask, blank, check_masks
 from ._objectives import Objective, error_of, shortened
 from ._rules import implicit_rate
-from ._scan import memory_chunk
+from ._scan import chunk_of_network
 
 Weights = tuple[Float[Array, "_ _"], ...]
 Activation = Callable[[Array], Array]
@@ -69,6 +81,7 @@ def read_memory(
         skip: whether x is added; needs as many values as keys.
         activation: elementwise.
     """
+    check_arrays("read_memory", x=x)
     return _forward(weights, x, skip, activation)[0]
 
 
@@ -98,6 +111,7 @@ def errors(
     Raises:
         ValueError: an unknown objective.
     """
+    check_arrays("errors", key=key, value=value)
     prediction, inputs, slopes = _forward(weights, key, skip, activation)
     error = error_of(objective, "errors")(prediction, value)
     found = []
@@ -141,7 +155,8 @@ def network_chunk(
     clip: float | Array | None = None,
     skip: bool = False,
     activation: Activation = jax.nn.silu,
-    valid: Bool[Array, " time"] | None = None,
+    valid: Mask | None = None,
+    towards: Weights | None = None,
 ) -> tuple[Float[Array, "time value"], Weights, Weights | None]:
     """One chunk, or a part of one: gradients at `anchor`, writes from `now` on, in the dual form.
 
@@ -162,14 +177,60 @@ def network_chunk(
         clip: as in `errors`.
         skip: as in `read_memory`.
         activation: as in `read_memory`.
-        valid: tokens that are not leave everything as it was; what they read means nothing.
+        valid: tokens that are not leave everything as it was, whatever they hold; their outputs are
+            zero.
+        towards: matrices like `now` to which retention leads back, see the module's docstring;
+            None: zero.
 
     Returns:
         Outputs, and `now` and `surprise` after the last token.
 
     Raises:
-        ValueError: an unknown objective, rule or `read`.
+        ValueError: an unknown objective, rule or `read`; known rates out of range.
     """
+    check_arrays("network_chunk", q=q, k=k, v=v)
+    time = k.shape[0]
+    rate = per_token("network_chunk", "rate", rate, time)
+    if retain is not None:
+        retain = per_token("network_chunk", "retain", retain, time, 1.0)
+    if momentum is not None:
+        momentum = per_token("network_chunk", "momentum", momentum, time, 1.0)
+    valid, _ = check_masks("network_chunk", time, valid, None)
+    if valid is not None:
+        q, k, v = fill(q, valid), fill(k, valid), fill(v, valid)
+        rate = blank(rate, valid)
+        retain, momentum = (None if a is None else blank(a, valid) for a in (retain, momentum))
+    outputs, now, surprise = write_chunk(
+        now, surprise, anchor, q, k, v, rate, retain, momentum, objective, rule, read,
+        implicit=implicit, clip=clip, skip=skip, activation=activation,
+        valid=None if valid is None else jnp.asarray(valid), towards=towards,
+    )  # fmt: skip
+    return blank(outputs, valid), now, surprise
+
+
+def write_chunk(
+    now: Weights,
+    surprise: Weights | None,
+    anchor: Weights,
+    q: Array,
+    k: Array,
+    v: Array,
+    rate: Array,
+    retain: Array | None,
+    momentum: Array | None,
+    objective: str | Objective,
+    rule: str,
+    read: str,
+    *,
+    implicit: bool,
+    clip: float | Array | None,
+    skip: bool,
+    activation: Activation,
+    valid: Array | None,
+    towards: Weights | None,
+) -> tuple[Array, Weights, Weights | None]:
+    """`network_chunk` of tokens that are finite, also where they are not valid; what those read
+    means nothing."""
     if rule not in ("gd", "dgd", "local"):
         raise ValueError(f'network_chunk: rule must be "gd", "dgd" or "local", got {rule!r}')
     moved, surprises, asked = [], [], q
@@ -183,14 +244,19 @@ def network_chunk(
         # What is forgotten as a part of the gradient step is carried on by momentum, as that is.
         follows = rule == "local" and momentum is not None
         erase, carried = (None, forgotten) if follows else (forgotten, None)
-        state = now[i] if surprise is None else (now[i], surprise[i])
-        said, state = memory_chunk(
-            state, asked, x, -eta[:, None] * error, erase, retain, momentum, carried, read, valid
-        )
-        if surprise is None:
-            moved.append(state)
-        else:
-            moved.append(state[0])
+        # What is retained is the distance from `rest`, which takes no part in the recurrence.
+        rest = None if towards is None or retain is None else towards[i]
+        written = now[i] if rest is None else now[i] - rest
+        state = written if surprise is None else (written, surprise[i])
+        bias = None if rest is None else x @ rest.T
+        said, state = chunk_of_network(
+            state, asked, x, -eta[:, None] * error, erase, retain, momentum, carried, read, valid,
+            bias,
+        )  # fmt: skip
+        said = said if rest is None else said + asked @ rest.T
+        new = state if surprise is None else state[0]
+        moved.append(new if rest is None else new + rest)
+        if surprise is not None:
             surprises.append(state[1])
         asked = said if i == len(now) - 1 else activation(said)
     outputs = q + asked if skip else asked

@@ -17,10 +17,15 @@ Source: Behrouz et al., "It's all connected" (Miras, 2025), attentional biases; 
 (2025), section 5.
 """
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
+
+from ._arguments import check_number
 
 Objective = Callable[[Array, Array], Array]
 
@@ -51,8 +56,10 @@ def lp(p: float) -> Objective:
 
     Source: Miras (2025), the l_p bias, there times p.
     """
-    if p < 1:
-        raise ValueError(f"lp: p must be at least 1, where the loss is convex, got {p}")
+    if not (isinstance(p, (int, float, np.number)) and 1 <= p < math.inf):
+        raise ValueError(
+            f"lp: p must be at least 1, where the loss is convex, and finite, got {p!r}"
+        )
 
     def error(prediction: Array, value: Array) -> Array:
         difference = prediction - value
@@ -81,10 +88,12 @@ def huber(threshold: float | Float[Array, ""]) -> Objective:
 
     Source: Miras (2025), the Huber biases.
     """
-    if isinstance(threshold, (int, float)) and threshold <= 0:
-        raise ValueError(
-            f"huber: threshold must be above 0, got {threshold}; with 0 nothing is ever written"
-        )
+    if not isinstance(threshold, Tracer):
+        check_number("huber", "threshold", threshold)
+        if not np.all(np.asarray(threshold, float) > 0):
+            raise ValueError(
+                f"huber: threshold must be above 0, got {threshold}; with 0 nothing is ever written"
+            )
 
     def error(prediction: Array, value: Array) -> Array:
         return shortened(prediction - value, threshold)
@@ -107,6 +116,11 @@ def error_of(objective: str | Objective, function: str) -> Objective:
         ValueError: an unknown name.
     """
     if callable(objective):
+        if objective in (lp, huber):
+            raise ValueError(
+                f"{function}: objective must be what {objective.__name__} returns for a number, "
+                f"such as {objective.__name__}(2.0), got the function itself"
+            )
         return objective
     if objective == "dot":
         return dot

@@ -4,6 +4,7 @@ Everything takes one sequence (time, width); matrices are (out, in). What is car
 and what decides about stability (unit keys, gates) is float32 at least, whatever the parameters.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ._masks import Mask, blank, documents, to_front
 
 EPS = 1e-6
 
@@ -125,19 +128,47 @@ class ShortConvolution(eqx.Module):
         return jnp.zeros((window - 1, self.channels), wide(dtype))
 
     def __call__(
-        self, x: Float[Array, "time channels"], tail: Float[Array, "tail channels"]
+        self,
+        x: Float[Array, "time channels"],
+        tail: Float[Array, "tail channels"],
+        valid: Mask | None = None,
+        reset: Mask | None = None,
     ) -> tuple[Float[Array, "time channels"], Float[Array, "tail channels"]]:
-        """The convolved tokens, and the tail that the next piece of the stream begins with."""
-        if self.weight is None:
-            return x, tail
+        """The convolved tokens, and the tail that the next piece of the stream begins with.
+
+        Windows hold valid tokens of one document. Where a token is not valid the answer is zero,
+        and what stood there reaches nothing.
+        """
+        time = x.shape[0]
+        if self.weight is None or not time:
+            return blank(x, valid), tail
+        front = None if valid is None else to_front(valid)
+        document = None if reset is None else documents(reset)
+        if front is not None:
+            x = front.take(x)
+            document = None if document is None else front.label(document)
+        owner = None
         weight = self.weight.astype(x.dtype)
-        window, time = weight.shape[1], x.shape[0]
+        window = weight.shape[1]
         padded = jnp.concatenate([tail.astype(x.dtype), x])
+        if document is not None:
+            owner = jnp.concatenate([jnp.zeros(window - 1, document.dtype), document])
         y = jnp.zeros_like(x)
         for j in range(window):
             start = window - 1 - j
-            y = y + padded[start : start + time] * jnp.broadcast_to(weight[:, j], x.shape)
-        return y, padded[time:].astype(tail.dtype)
+            seen = padded[start : start + time]
+            if owner is not None and j:
+                seen = blank(seen, owner[start : start + time] == document)
+            y = y + seen * jnp.broadcast_to(weight[:, j], x.shape)
+        if front is None:
+            tail_of = lambda a: a[time:]  # noqa: E731
+        else:
+            y = front.back(y)
+            tail_of = lambda a: jax.lax.dynamic_slice_in_dim(a, front.count, window - 1)  # noqa: E731
+        last = tail_of(padded)
+        if owner is not None and document is not None:
+            last = blank(last, tail_of(owner) == document[-1])
+        return y, last.astype(tail.dtype)
 
 
 class Gate(eqx.Module):
@@ -214,9 +245,59 @@ def check_floating(name: str, *arrays: Array) -> None:
 
 
 def check_input(name: str, x: Any, width: int) -> None:
-    """Refuses what is not one sequence of this width."""
-    if x.ndim != 2 or x.shape[1] != width:
+    """Refuses all but one sequence of this width, of floating point."""
+    shape = getattr(x, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] != width:
+        got = f"a {type(x).__name__}" if shape is None else str(shape)
         raise ValueError(
-            f"{name}: one sequence of shape (time, {width}) is expected, got {x.shape}; for a "
-            "batch use jax.vmap"
+            f"{name}: one sequence of shape (time, {width}) is expected, got {got}; make lists "
+            "arrays, and for a batch use jax.vmap"
         )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}: the sequence must be of floating point, got {x.dtype}; embed tokens, or cast "
+            "numbers with astype"
+        )
+
+
+def check_key(name: str, key: Any) -> None:
+    """Refuses all but one typed PRNG key."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape:
+        if dtype is None:
+            got = repr(key)
+        elif jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            got = f"{key.shape} of them; for a batch use jax.vmap"
+        else:
+            got = f"{dtype} of shape {key.shape}, as the older jax.random.PRNGKey gives"
+        raise ValueError(
+            f"{name}: key must be one typed PRNG key; pass jax.random.key(seed). Got {got}"
+        )
+
+
+def check_state(name: str, state: Any, init_state: Callable[[], Any]) -> None:
+    """Refuses a state of another kind of layer, or of other sizes.
+
+    Args:
+        name: of the layer, for the error.
+        state: as given by the user.
+        init_state: the layer's own, which gives the kind and the shapes; nothing is computed.
+    """
+    like = jax.eval_shape(init_state)
+    repair = "pass a state that this layer returned, or its init_state()"
+    if type(state) is not type(like):
+        raise ValueError(
+            f"{name}: state must be a {type(like).__name__}, got a {type(state).__name__}; {repair}"
+        )
+    given, own = (jax.tree_util.tree_leaves_with_path(s) for s in (state, like))
+    if len(given) != len(own):
+        raise ValueError(
+            f"{name}: state must hold {len(own)} arrays, got {len(given)}, as a layer with other "
+            f"options has; {repair}"
+        )
+    for (path, leaf), (_, expected) in zip(given, own, strict=True):
+        if jnp.shape(leaf) != expected.shape:
+            raise ValueError(
+                f"{name}: state{jax.tree_util.keystr(path)} must be of shape {expected.shape}, got "
+                f"{jnp.shape(leaf)}; {repair}, and for a batch use jax.vmap"
+            )

@@ -29,15 +29,14 @@ factor (I - eta k k') stands on the right of M, (68) takes the gradient of the o
 v k', and the implicit rate has |k|^2 in it. "Titans" (2025).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
+from ._arguments import check_arrays, check_pair, check_rate, check_write
 from ._objectives import Objective, error_of
-from ._parts import check_floating
+from ._parts import is_count
 
 Scalar = float | Float[Array, ""]
 Memory = Float[Array, "value key"]
@@ -52,6 +51,7 @@ def implicit_rate(
 
     Source: Nested Learning (2025), eq. (56-57), appendix C; in print with |k| = 1.
     """
+    check_rate("implicit_rate", "rate", rate)
     return rate / (1 + rate * jnp.sum(jnp.square(key), axis=-1))
 
 
@@ -86,10 +86,12 @@ def write(
         The new memory.
 
     Raises:
-        ValueError: an unknown objective or rule.
+        ValueError: an unknown objective or rule; a known rate or retention out of range; shapes
+            that do not fit.
 
     Source: Nested Learning (2025), eq. (56-57), (86-93).
     """
+    check_write("write", memory, key, value, rate=rate, retain=retain)
     error = error_of(objective, "write")
     if rule == "gd":
         return retain * memory + step(memory, key, value, rate, error)
@@ -115,6 +117,7 @@ def hebbian(
 
     Source: Nested Learning (2025), eq. (64).
     """
+    check_write("hebbian", memory, key, value, rate=rate, retain=retain)
     return write(memory, key, value, rate, retain, "dot")
 
 
@@ -125,6 +128,7 @@ def delta(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar =
 
     Source: Nested Learning (2025), eq. (65), with (I - eta k k') on the right of M.
     """
+    check_write("delta", memory, key, value, rate=rate, retain=retain)
     return write(memory, key, value, rate, retain, "l2")
 
 
@@ -145,6 +149,7 @@ def gated_delta(
     Source: Yang et al., "Gated delta networks" (2024); Nested Learning (2025), section 5; for rates
         above 1 Grazzi et al. (2024).
     """
+    check_write("gated_delta", memory, key, value, rate=rate, retain=retain)
     return write(retain * memory, key, value, rate, 1.0, "l2")
 
 
@@ -161,6 +166,7 @@ def delta_gradient_descent(
 
     Source: Nested Learning (2025), eq. (56-57), (88), (92-93).
     """
+    check_write("delta_gradient_descent", memory, key, value, rate=rate, retain=retain)
     return write(memory, key, value, rate, retain, objective, "dgd", implicit)
 
 
@@ -171,6 +177,7 @@ def oja(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1
 
     Source: Nested Learning (2025), eq. (66-67).
     """
+    check_write("oja", memory, key, value, rate=rate, retain=retain)
     return retain * memory + rate * jnp.outer(value, key - memory.T @ value)
 
 
@@ -188,8 +195,11 @@ def omega_state(memory: Memory, window: int) -> OmegaState:
     Raises:
         ValueError: a window below 1.
     """
-    if window < 1:
-        raise ValueError(f"omega_state: window must be at least 1 token, got {window}")
+    check_arrays("omega_state", memory=memory)
+    if not is_count(window):
+        raise ValueError(
+            f"omega_state: window must be at least 1 token, a whole number, got {window!r}"
+        )
     rows, columns = memory.shape
     return OmegaState(
         memory, jnp.zeros((window, columns), memory.dtype), jnp.zeros((window, rows), memory.dtype)
@@ -219,6 +229,18 @@ def omega(
 
     Source: Nested Learning (2025), eq. (68), which in print lacks the gradient.
     """
+    if not isinstance(state, OmegaState):
+        raise ValueError(
+            f"omega: state must be an OmegaState, got {type(state).__name__}; begin with "
+            "omega_state(memory, window)"
+        )
+    check_write("omega", state.memory, key, value, rate=rate, retain=retain)
+    window = state.keys.shape[:1]
+    if jnp.shape(rate) not in ((), window):
+        raise ValueError(
+            f"omega: rate must be a number or hold one for each place of the window, shape "
+            f"{window}, got {jnp.shape(rate)}"
+        )
     keys = jnp.concatenate([state.keys[1:], key[None].astype(state.keys.dtype)])
     values = jnp.concatenate([state.values[1:], value[None].astype(state.values.dtype)])
     errors = error_of(objective, "omega")(keys @ state.memory.T, values)
@@ -250,67 +272,10 @@ def titans_rule(
 
     Source: Behrouz et al., "Titans" (2025); Nested Learning (2025), section 5.
     """
+    check_pair("titans_rule", "(M, S)", state)
     memory, surprise = state
+    check_write("titans_rule", memory, key, value, rate=rate, momentum=momentum, retain=retain)
     surprise = momentum * surprise + step(
         memory, key, value, rate, error_of(objective, "titans_rule")
     )
     return retain * memory + surprise, surprise
-
-
-def scan_rule(
-    rule: Callable[..., Any],
-    q: Float[Array, "time key"],
-    k: Float[Array, "time key"],
-    v: Float[Array, "time value"],
-    state: PyTree[Float[Array, "..."]],
-    read: str = "before",
-    **parameters: float | Float[Array, "..."],
-) -> tuple[Float[Array, "time value"], Any]:
-    """Runs a rule over a sequence, token by token: o_t = M_{t-1} q_t, or M_t q_t.
-
-    `memory_scan` and `network_scan` run what they can chunk many times faster; this runs any rule.
-
-    Args:
-        rule: (state, key, value, **parameters) -> state; fix static arguments by
-            `functools.partial(write, objective="dot", rule="dgd")`.
-        q: what is read at each token.
-        k: keys.
-        v: values.
-        state: the memory (value, key), or a tuple whose first is the memory.
-        read: `"before"` the token's own write, or `"after"`.
-        **parameters: numbers, or arrays with a leading axis time. An array that is the same at
-            every token, such as one weight for each place of `omega`'s window, is fixed by
-            `functools.partial` as well.
-
-    Returns:
-        Outputs, in the dtype of q, k and v; and the state, in float32 at least.
-
-    Raises:
-        ValueError: an unknown `read`, a parameter of another length, or tokens that are not
-            floating-point.
-    """
-    if read not in ("before", "after"):
-        raise ValueError(f'scan_rule: read must be "before" or "after", got {read!r}')
-    check_floating("scan_rule", q, k, v)
-    given = jnp.result_type(q, k, v)
-    arrays = {name: jnp.asarray(a) for name, a in parameters.items()}
-    for name, a in arrays.items():
-        if a.ndim and a.shape[0] != k.shape[0]:
-            raise ValueError(
-                f"scan_rule: {name} must be a number or have a leading axis of {k.shape[0]} "
-                f"tokens, got shape {a.shape}"
-            )
-    dtype = jnp.result_type(given, jnp.float32, *jax.tree.leaves(state))
-    fixed = {name: a.astype(dtype) for name, a in arrays.items() if not a.ndim}
-    varying = {name: a.astype(dtype) for name, a in arrays.items() if a.ndim}
-
-    def token(state: Any, inputs: Any) -> tuple[Any, Array]:
-        query, key, value, own = inputs
-        new = rule(state, key, value, **fixed, **own)
-        memory = jax.tree.leaves(state if read == "before" else new)[0]
-        return new, memory @ query
-
-    state = jax.tree.map(lambda a: jnp.asarray(a, dtype), state)
-    sequence = (q.astype(dtype), k.astype(dtype), v.astype(dtype), varying)
-    state, outputs = jax.lax.scan(token, state, sequence)
-    return outputs.astype(given), state

@@ -5,17 +5,18 @@ Source: Yang et al., "Parallelizing linear transformers with the delta rule over
 Mirrokni, "Titans" (2025), eq. (9-14) for momentum, whose chunks freeze the gradients; these do not.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from ._arguments import Rate, check_arrays, check_tokens, per_token
 from ._chunk import State, Tokens, advance, prepare
-from ._parts import check_floating, is_count
-
-Rate = float | Float[Array, ""] | Float[Array, " time"]
-Valid = Bool[Array, " time"] | None
+from ._grid import begin_anew, document_starts
+from ._masks import Mask, blank, check_masks
+from ._parts import is_count
 
 # Tokens that are prepared together; of these only the first state is stored for the backward pass.
 # On a CPU they should stay in its caches, elsewhere they should fill the device.
@@ -24,8 +25,8 @@ _TOGETHER_ELSEWHERE = 4096
 _CHUNK = {"cpu": 32}
 _CHUNK_ELSEWHERE = 64
 _UNROLLED = 4
-# A token that does nothing: q, k, u, erase, retain, momentum, carried, valid.
-_INERT = (0, 0, 0, 0, 1, 1, 0, 0)
+# A token that does nothing: q, k, u, erase, retain, momentum, carried, valid, starts, bias.
+_INERT = (0, 0, 0, 0, 1, 1, 0, 0, False, 0)
 
 
 def memory_scan(
@@ -40,7 +41,10 @@ def memory_scan(
     chunk: int | None = None,
     implementation: str | None = None,
     read: str = "before",
-    valid: Valid = None,
+    valid: Mask | None = None,
+    *,
+    reset: Mask | None = None,
+    initial: Any = None,
 ) -> tuple[Float[Array, "time value"], Any]:
     r"""Runs a linear memory M, and its surprise S, over a sequence.
 
@@ -65,52 +69,78 @@ def memory_scan(
     differentiated in forward and reverse mode to any order. Batches and heads: `jax.vmap`.
 
     Args:
-        q, k: (time, key), queries and keys.
+        q: (time, key), queries.
+        k: (time, key), keys.
         u: (time, value), what is written.
-        erase: eps, rate at which the memory forgets what it says about k; None: 0. This and the
-            other rates: (time,), or a number for all tokens.
-        retain: alpha, what is retained of all of it; None: 1. May be 0.
-        momentum: mu, what is retained of the surprise; None: there is no surprise.
-        carried: rho, rate of what is forgotten as part of the surprise, and carried on with it;
-            None: 0. Without momentum it is the same as `erase`, and added to it.
-        state: M_0 (value, key), with momentum the pair (M_0, S_0); None: zeros.
+        erase: eps, rate at which the memory forgets what it says about k, 0 or more; None: 0. This
+            and the other rates: (time,), or a number for all tokens.
+        retain: alpha, what is retained of all of it, 0 to 1; None: 1.
+        momentum: mu, what is retained of the surprise, 0 to 1; None: there is no surprise.
+        carried: rho, rate of what is forgotten as part of the surprise, and carried on with it, 0
+            or more; None: 0. Without momentum it is the same as `erase`, and added to it.
+        state: M_0 (value, key), with momentum the pair (M_0, S_0); None: `initial`.
         chunk: tokens per chunk, of speed only: not a divisor of the time, nor below it. None: 32 on
             a CPU, 64 elsewhere.
         implementation: `"chunked"`, `"recurrent"` or None: recurrent for a single token.
         read: `"before"` or `"after"` the token's own write.
-        valid: (time,), tokens that are not change neither M nor S, and their outputs mean nothing;
-            all they hold must be finite. None: all are.
+        valid: (time,), whether a token is there. One that is not changes neither M nor S, whatever
+            it holds, and its output is zero. None: all are there.
+        reset: (time,), whether a document begins with a token: before that token the state is
+            `initial`. At a token that is not valid: with the next one that is. None: nowhere.
+        initial: the state at the beginning of a document, like `state`; None: zeros.
 
     Returns:
         (outputs (time, value), state). Outputs have the type of q, k and u together; states and all
         that is computed at least float32.
 
     Raises:
-        ValueError: shapes that do not belong together, tokens that are not floating-point, a state
-            that is or is not a pair against `momentum`, a chunk below 1, an unknown
-            `implementation` or `read`.
+        ValueError: shapes that do not belong together, tokens that are not floating-point, known
+            rates out of range, a state that is or is not a pair against `momentum`, a chunk below
+            1, an unknown `implementation` or `read`.
     """
-    name = "memory_scan"
+    rates = (erase, retain, momentum, carried)
+    return linear_scan(
+        "memory_scan", q, k, u, rates, state, chunk, implementation, read, valid, reset, initial
+    )
+
+
+def linear_scan(
+    name: str,
+    q: Array,
+    k: Array,
+    u: Array,
+    rates: tuple,
+    state: Any,
+    chunk: int | None,
+    implementation: str | None,
+    read: str,
+    valid: Mask | None,
+    reset: Mask | None,
+    initial: Any,
+) -> tuple[Array, Any]:
+    """`memory_scan` for functions whose name errors are to have."""
     if implementation not in (None, "chunked", "recurrent"):
         raise ValueError(
             f'{name}: implementation must be "chunked", "recurrent" or None, got {implementation!r}'
         )
     if chunk is not None and not is_count(chunk):
         raise ValueError(f"{name}: chunk must be a number of tokens, 1 or more, got {chunk}")
+    tokens, begin, start, pending, valid = _canonical(
+        name, q, k, u, rates, state, read, valid, reset, initial
+    )
     dtype = jnp.result_type(q, k, u)
-    rates = (erase, retain, momentum, carried)
-    tokens, begin = _canonical(name, q, k, u, rates, state, read, valid)
     time = q.shape[0]
     if time == 0:
         outputs, end = tokens.u, begin
     elif implementation == "recurrent" or (implementation is None and time == 1):
-        outputs, end = _recurrent(tokens, begin, read)
+        outputs, end = _recurrent(tokens, begin, read, start)
     else:
         backend = jax.default_backend()
         chunk = chunk or _CHUNK.get(backend, _CHUNK_ELSEWHERE)
         together = _TOGETHER.get(backend, _TOGETHER_ELSEWHERE)
-        outputs, end = _chunked(tokens, begin, min(chunk, time), together, read)
-    return outputs.astype(dtype), _public(end)
+        outputs, end = _chunked(tokens, begin, min(chunk, time), together, read, start)
+    end = begin_anew(pending, start, end)
+    return blank(outputs.astype(dtype), valid), _public(end)
 
 
 def memory_chunk(
@@ -123,25 +153,53 @@ def memory_chunk(
     momentum: Rate | None = None,
     carried: Rate | None = None,
     read: str = "before",
-    valid: Valid = None,
+    valid: Mask | None = None,
+    *,
+    reset: Mask | None = None,
+    initial: Any = None,
 ) -> tuple[Float[Array, "time value"], Any]:
     """`memory_scan` with all tokens in one chunk: without a loop, and nothing is recomputed.
 
     For use within a loop over chunks of one's own. Arguments, results and errors are those of
-    `memory_scan`.
+    `memory_scan`, documents included.
     """
-    dtype = jnp.result_type(q, k, u)
     rates = (erase, retain, momentum, carried)
-    tokens, begin = _canonical("memory_chunk", q, k, u, rates, state, read, valid)
+    tokens, begin, start, pending, valid = _canonical(
+        "memory_chunk", q, k, u, rates, state, read, valid, reset, initial
+    )
+    dtype = jnp.result_type(q, k, u)
     if q.shape[0] == 0:
         return tokens.u.astype(dtype), _public(begin)
-    end, outputs = advance(begin, prepare(tokens, read))
-    return outputs.astype(dtype), _public(end)
+    end, outputs = advance(begin, prepare(tokens, read, start))
+    end = begin_anew(pending, start, end)
+    return blank(outputs.astype(dtype), valid), _public(end)
 
 
-def _recurrent(tokens: Tokens, state: State, read: str) -> tuple[Array, State]:
+def chunk_of_network(
+    state: Any,
+    q: Array,
+    k: Array,
+    u: Array,
+    erase: Array | None,
+    retain: Array | None,
+    momentum: Array | None,
+    carried: Array | None,
+    read: str,
+    valid: Array | None,
+    bias: Array | None,
+) -> tuple[Array, Any]:
+    """`memory_chunk` of one matrix of a network: all is checked and finite, outputs that are not
+    valid mean nothing, and what is seen has a bias: r_t = M_{t-1} k_t + bias_t."""
+    tokens = _tokens(q, k, u, (erase, retain, momentum, carried), valid, _wide(q, k, u, state))
+    end, outputs = advance(_pair(state, tokens), prepare(tokens._replace(bias=bias), read))
+    return outputs.astype(jnp.result_type(q, k, u)), _public(end)
+
+
+def _recurrent(
+    tokens: Tokens, state: State, read: str, initial: State | None
+) -> tuple[Array, State]:
     def step(state: State, token: Tokens) -> tuple[State, Array]:
-        memory, surprise = state
+        memory, surprise = begin_anew(token.starts, initial, state)
         seen = memory @ token.k
         write, erased = token.u, None if token.erase is None else token.erase * seen
         if surprise is None:
@@ -161,7 +219,7 @@ def _recurrent(tokens: Tokens, state: State, read: str) -> tuple[Array, State]:
 
 
 def _chunked(
-    tokens: Tokens, state: State, chunk: int, together: int, read: str
+    tokens: Tokens, state: State, chunk: int, together: int, read: str, initial: State | None
 ) -> tuple[Array, State]:
     time = tokens.q.shape[0]
     chunks = -(-time // chunk)
@@ -171,14 +229,14 @@ def _chunked(
     if missing and tokens.momentum is not None and tokens.valid is None:
         tokens = tokens._replace(valid=jnp.ones(time, tokens.u.dtype))
 
-    def cut(a: Any, fill: int) -> Any:
+    def cut(a: Any, fill: int | bool) -> Any:
         if a is None:
             return None
         a = jnp.pad(a, ((0, missing), *((0, 0),) * (a.ndim - 1)), constant_values=fill)
         return a.reshape(groups, each, chunk, *a.shape[1:])
 
     def group(state: State, tokens: Tokens) -> tuple[State, Array]:
-        prepared = jax.vmap(lambda chunk: prepare(chunk, read))(tokens)
+        prepared = jax.vmap(lambda chunk: prepare(chunk, read, initial))(tokens)
         return jax.lax.scan(advance, state, prepared, unroll=min(each, _UNROLLED))
 
     pieces = Tokens(*map(cut, tokens, _INERT))
@@ -192,17 +250,46 @@ def _chunked(
 
 
 def _canonical(
-    name: str, q: Array, k: Array, u: Array, rates: tuple, state: Any, read: str, valid: Valid
-) -> tuple[Tokens, State]:
-    """Everything in one dtype, with what is not valid made to do nothing."""
-    _check(name, q, k, u, state, rates[2] is not None, read, valid)
-    names = ("erase", "retain", "momentum", "carried")
+    name: str,
+    q: Array,
+    k: Array,
+    u: Array,
+    rates: tuple,
+    state: Any,
+    read: str,
+    valid: Mask | None,
+    reset: Mask | None,
+    initial: Any,
+) -> tuple[Tokens, State, State | None, Any, Mask | None]:
+    """Everything checked, in one dtype, and with what is not valid made to do nothing.
+
+    Returns:
+        (tokens, state, initial state or None for zeros, whether a document begins behind the last
+        valid token or None, `valid`).
+    """
+    _check(name, q, k, u, rates[2] is not None, read, state=state, initial=initial)
+    valid, reset = check_masks(name, k.shape[0], valid, reset)
+    bounds = {"erase": math.inf, "retain": 1.0, "momentum": 1.0, "carried": math.inf}
     rates = tuple(
-        None if rate is None else per_token(name, what, rate, k.shape[0])
-        for what, rate in zip(names, rates, strict=True)
+        None if rate is None else per_token(name, what, rate, k.shape[0], high)
+        for (what, high), rate in zip(bounds.items(), rates, strict=True)
     )
-    leaves = (q, k, u, *(rate for rate in rates if rate is not None), *jax.tree.leaves(state))
-    wide = jnp.result_type(jnp.float32, *leaves)
+    wide = _wide(q, k, u, state, initial, *rates)
+    tokens = _tokens(blank(q, valid), blank(k, valid), u, rates, valid, wide)
+    start = None if initial is None else _pair(initial, tokens)
+    begin = _pair(initial if state is None else state, tokens)
+    if reset is None:
+        return tokens, begin, start, None, valid
+    starts, pending = document_starts(k.shape[0], valid, reset)
+    return tokens._replace(starts=starts), begin, start, pending, valid
+
+
+def _wide(*trees: Any) -> Any:
+    return jnp.result_type(jnp.float32, *jax.tree.leaves(trees))
+
+
+def _tokens(q: Array, k: Array, u: Array, rates: tuple, valid: Mask | None, wide: Any) -> Tokens:
+    """In one dtype; where they are not valid they write and forget nothing."""
 
     def cast(a: Any) -> Any:
         return None if a is None else jnp.asarray(a, wide)
@@ -210,71 +297,47 @@ def _canonical(
     q, k, u, erase, retain, momentum, carried = map(cast, (q, k, u, *rates))
     if momentum is None and carried is not None:
         erase, carried = carried if erase is None else erase + carried, None
-    if valid is not None:
-        valid = jnp.asarray(valid)
-        u = jnp.where(valid[:, None], u, 0)
-        erase, carried = (None if a is None else jnp.where(valid, a, 0) for a in (erase, carried))
-        retain, momentum = (
-            None if a is None else jnp.where(valid, a, 1) for a in (retain, momentum)
-        )
-        valid = None if momentum is None else valid.astype(wide)
-    tokens = Tokens(q, k, u, erase, retain, momentum, carried, valid)
+    if valid is None:
+        return Tokens(q, k, u, erase, retain, momentum, carried, None)
+    valid = jnp.asarray(valid)
+    u = jnp.where(valid[:, None], u, 0)
+    erase, carried = (None if a is None else jnp.where(valid, a, 0) for a in (erase, carried))
+    retain, momentum = (None if a is None else jnp.where(valid, a, 1) for a in (retain, momentum))
+    kept = None if momentum is None else valid.astype(wide)
+    return Tokens(q, k, u, erase, retain, momentum, carried, kept)
+
+
+def _pair(state: Any, tokens: Tokens) -> State:
+    """A state as it is carried within, in the dtype of the tokens; None: zeros."""
+    dtype, momentum = tokens.u.dtype, tokens.momentum is not None
     if state is None:
-        memory = jnp.zeros((u.shape[1], k.shape[1]), wide)
-        return tokens, (memory, None if momentum is None else memory)
-    if momentum is None:
-        return tokens, (cast(state), None)
-    return tokens, (cast(state[0]), cast(state[1]))
+        memory = jnp.zeros((tokens.u.shape[1], tokens.k.shape[1]), dtype)
+        return memory, memory if momentum else None
+    memory, surprise = state if momentum else (state, None)
+    return jnp.asarray(memory, dtype), None if surprise is None else jnp.asarray(surprise, dtype)
 
 
 def _public(state: State) -> Any:
     return state[0] if state[1] is None else state
 
 
-def per_token(name: str, what: str, rate: Rate, time: int) -> Float[Array, " time"]:
-    """A rate of every token: those that are given, or the number that is given.
-
-    Raises:
-        ValueError: another shape.
-    """
-    rate = jnp.asarray(rate)
-    if rate.shape not in ((), (time,)):
-        raise ValueError(
-            f"{name}: {what} must be a number or hold one per token, shape {(time,)}, got "
-            f"{rate.shape}"
-        )
-    return jnp.broadcast_to(rate, (time,))
-
-
 def _check(
-    name: str, q: Array, k: Array, u: Array, state: Any, momentum: bool, read: str, valid: Valid
+    name: str, q: Array, k: Array, u: Array, momentum: bool, read: str, **states: Any
 ) -> None:
     if read not in ("before", "after"):
         raise ValueError(f'{name}: read must be "before" or "after", got {read!r}')
-    if q.ndim != 2 or q.shape != k.shape:
-        raise ValueError(
-            f"{name}: q and k must be (time, key), both alike, got {q.shape} and {k.shape}; batch "
-            "with jax.vmap"
-        )
-    check_floating(name, q, k, u)
-    if u.ndim != 2 or u.shape[0] != k.shape[0]:
-        raise ValueError(
-            f"{name}: values must be (time, value) with the {k.shape[0]} tokens of k, got {u.shape}"
-        )
-    if valid is not None and jnp.shape(valid) != k.shape[:1]:
-        raise ValueError(
-            f"{name}: valid must hold one truth value per token, shape {k.shape[:1]}, got "
-            f"{jnp.shape(valid)}"
-        )
-    if state is None:
-        return
-    pair = isinstance(state, tuple)
-    if pair != momentum or (pair and len(state) != 2):
-        wanted = "with momentum the pair (M, S)" if momentum else "without momentum the array M"
-        raise ValueError(f"{name}: state must be {wanted}, got {type(state).__name__}")
-    for a in state if pair else (state,):
-        if jnp.shape(a) != (u.shape[1], k.shape[1]):
-            raise ValueError(
-                f"{name}: state must be (value, key), {(u.shape[1], k.shape[1])}, got "
-                f"{jnp.shape(a)}"
-            )
+    check_tokens(name, q, k, u)
+    for what, state in states.items():
+        if state is None:
+            continue
+        pair = isinstance(state, tuple)
+        if pair != momentum or (pair and len(state) != 2):
+            wanted = "with momentum the pair (M, S)" if momentum else "without momentum the array M"
+            raise ValueError(f"{name}: {what} must be {wanted}, got {type(state).__name__}")
+        for a in state if pair else (state,):
+            check_arrays(name, **{what: a})
+            if jnp.shape(a) != (u.shape[1], k.shape[1]):
+                raise ValueError(
+                    f"{name}: {what} must be (value, key), {(u.shape[1], k.shape[1])}, got "
+                    f"{jnp.shape(a)}"
+                )

@@ -6,13 +6,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._delta import linear_attention
+from .._masks import Mask, blank, check_masks
 from .._parts import (
     Gate,
     GatedOutput,
     LayerState,
     ShortConvolution,
     check_input,
+    check_key,
     check_sizes,
+    check_state,
     linear,
     matrix,
     split_heads,
@@ -72,6 +75,7 @@ class LinearAttention(eqx.Module):
         key: PRNGKeyArray,
     ):
         check_sizes("LinearAttention", width, heads, key_size=key_size)
+        check_key("LinearAttention", key)
         keys = jax.random.split(key, 4)
         self.heads = heads
         self.key_size = width // heads if key_size is None else key_size
@@ -91,29 +95,53 @@ class LinearAttention(eqx.Module):
         return LayerState(self.conv.init_state(dtype), start.astype(dtype))
 
     def __call__(
-        self, x: Float[Array, "time width"], state: LayerState | None = None
+        self,
+        x: Float[Array, "time width"],
+        state: LayerState | None = None,
+        *,
+        valid: Mask | None = None,
+        reset: Mask | None = None,
+        max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], LayerState]:
         """Maps a sequence, or the next piece of one.
 
         Args:
             x: (time, width), any time, also 0.
             state: what the piece before left; None at the beginning of a stream.
+            valid: (time,), whether a token is there. One that is not changes nothing, whatever it
+                holds, and its y is zero. None: all are there.
+            reset: (time,), whether a document begins with a token, where the state is
+                `init_state()`. At a token that is not valid: with the next one that is.
+            max_documents: of no effect: this layer goes by tokens, so that there is always room.
 
         Returns:
             (y, state): y of the shape and dtype of x.
 
         Raises:
-            ValueError: x is not of shape (time, width).
+            ValueError: x is not of shape (time, width), a state of another layer, masks that do
+                not fit.
         """
         check_input("LinearAttention", x, self.into.shape[1])
-        state = self.init_state() if state is None else state
-        mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
+        valid, reset = check_masks("LinearAttention", x.shape[0], valid, reset, max_documents)
+        if state is None:
+            state = self.init_state()
+        else:
+            check_state("LinearAttention", state, self.init_state)
+        x = blank(x, valid)
+        mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail, valid, reset)
         mine = split_heads(jax.nn.silu(mixed), self.heads)
         q, k, v = jnp.split(mine, [self.key_size, 2 * self.key_size], axis=-1)
         alpha = None if self.forget is None else self.forget(x)
 
-        def head(q: Array, k: Array, v: Array, alpha: Array | None, memory: Array) -> tuple:
-            return linear_attention(q, k, v, alpha=alpha, state=memory)
+        # Without a trained start a document begins with zeros.
+        start = None if reset is None else self.initial
 
-        o, memory = jax.vmap(head)(unit(q), unit(k), widened(v), alpha, state.memory)
-        return self.output(o, x), LayerState(tail, memory.astype(state.memory.dtype))
+        def head(
+            q: Array, k: Array, v: Array, alpha: Array | None, memory: Array, start: Array | None
+        ) -> tuple:
+            return linear_attention(
+                q, k, v, alpha=alpha, state=memory, valid=valid, reset=reset, initial=start
+            )
+
+        o, memory = jax.vmap(head)(unit(q), unit(k), widened(v), alpha, state.memory, start)
+        return blank(self.output(o, x), valid), LayerState(tail, memory.astype(state.memory.dtype))

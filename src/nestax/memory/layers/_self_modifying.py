@@ -8,14 +8,19 @@ from typing import Any, NamedTuple, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .._arguments import check_number
+from .._masks import Mask, blank, check_masks
 from .._parts import (
     Gate,
     GatedOutput,
     ShortConvolution,
     check_input,
+    check_key,
     check_sizes,
+    check_state,
     linear,
     matrix,
     split_heads,
@@ -75,8 +80,11 @@ class SelfModifyingMemory(eqx.Module):
     **The skip.** In (89) P is the identity; here it is a slow matrix per memory, the identity at
     first for the one that is read. Without it a linear memory writes only what its columns span
     already: with "dot", one chunk for all and no limit, M_b,t = M_b,0 A_t with one and the same A_t
-    for all memories, retention takes A_t to zero, and nothing brings it back. With it W = 0 is a
-    gated delta net.
+    for all memories. With it W = 0 is a gated delta net.
+
+    **Forgetting.** Linear memories with skips decay to zero, as printed. MLPs, and memories without
+    skips, decay towards where they began: (1 - alpha_t) W_0 is added at every token. What they
+    write is a product of matrices that decay together, and from zero none of them would come back.
 
     **Bounds.** Values come from the memories themselves, so that writes could feed on writes. Here
     c(e) = e / sqrt(1 + |e|^2 / limit^2) keeps an error's direction and is shorter than `limit`;
@@ -88,7 +96,8 @@ class SelfModifyingMemory(eqx.Module):
     in the spectral norm ("gd": rho_t = alpha_t): at most linear growth, and with rho_t <= rho < 1
     never above max(|W_0|, max_rate limit / (1 - rho)). Of an MLP the same holds for the last matrix
     and, as errors are passed down through that, at most quadratic growth for the first. Momentum
-    replaces eta_t limit by the sum of its past ones, discounted by mu.
+    replaces eta_t limit by the sum of its past ones, discounted by mu. Memories that decay towards
+    W_0 have (1 - alpha_t) |W_0| in addition to eta_t limit.
     With "l2" and "dgd" both the loss and the rule erase, so that for small errors and a chunk of
     one token alpha_t - 2 eta_t must not go below -1: there eta_t is half of what is written above.
     `limit=float("inf")` is the paper's rule and has none of these bounds. No bound on gradients
@@ -160,9 +169,11 @@ class SelfModifyingMemory(eqx.Module):
         key: PRNGKeyArray,
     ):
         check_sizes("SelfModifyingMemory", width, heads, chunk=chunk, chunk_others=chunk_others)
+        check_key("SelfModifyingMemory", key)
         others = chunk if chunk_others is None else chunk_others
         _check(memory, objective, rule, read, adaptive, chunk, others, max_rate, limit)
-        self.written = Rule(objective, rule, max_rate, limit, chunk, others, read)
+        returns = memory == "mlp" or not skip
+        self.written = Rule(objective, rule, max_rate, limit, chunk, others, read, returns)
         self.heads = heads
         own_queries = "q" in adaptive
         keys = jax.random.split(key, 5)
@@ -194,25 +205,44 @@ class SelfModifyingMemory(eqx.Module):
         return SelfModifyingState(tail, now, surprise, now, jnp.zeros((), jnp.int32))
 
     def __call__(
-        self, x: Float[Array, "time width"], state: SelfModifyingState | None = None
+        self,
+        x: Float[Array, "time width"],
+        state: SelfModifyingState | None = None,
+        *,
+        valid: Mask | None = None,
+        reset: Mask | None = None,
+        max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], SelfModifyingState]:
         """Maps a sequence, or the next piece of one.
 
         Args:
             x: (time, width), any time, also 0.
             state: what the piece before left; None at the beginning of a stream.
+            valid: (time,), whether a token is there. One that is not changes nothing, whatever it
+                holds, and its y is zero. None: all are there.
+            reset: (time,), whether a document begins with a token, where the state is
+                `init_state()`. At a token that is not valid: with the next one that is.
+            max_documents: how many documents begin in a piece at most, if `reset` is traced; if
+                more do, all numbers are NaN. None: as many as tokens, which is slow. If `reset` is
+                known they are counted.
 
         Returns:
             (y, state): y of the shape and dtype of x.
 
         Raises:
-            ValueError: x is not of shape (time, width).
+            ValueError: x is not of shape (time, width), a state of another layer, masks that do
+                not fit.
         """
         width = self.into.shape[1]
         check_input("SelfModifyingMemory", x, width)
         fresh = state is None
-        state = self.init_state() if state is None else state
-        mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
+        valid, reset = check_masks("SelfModifyingMemory", x.shape[0], valid, reset, max_documents)
+        if state is None:
+            state = self.init_state()
+        else:
+            check_state("SelfModifyingMemory", state, self.init_state)
+        x = blank(x, valid)
+        mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail, valid, reset)
         mine = split_heads(jax.nn.silu(mixed), self.heads)
         inputs, q = (unit(a) for a in jnp.split(mine, [width // self.heads], axis=-1))
         q = None if "q" in self.skips or "q" in self.initial else q
@@ -222,16 +252,21 @@ class SelfModifyingMemory(eqx.Module):
         inputs, q, mu = jax.tree.map(lambda a: a.astype(kept), (inputs, q, mu))
         fixed = Fixed(self.skips, self.rate_bias, self.retain_bias)
         fixed = jax.tree.map(lambda a: a.astype(kept), fixed)
+        start = jax.tree.map(lambda a: a.astype(kept), self.initial)
         before = Carried(*state[1:])
         # All heads stand at the same place.
         axes: Any = Carried(0, 0, 0, cast(Any, None))
 
-        def head(x: Array, q: Array | None, mu: Array | None, fixed: Fixed, carried: Carried):
-            return modify(x, q, mu, fixed, carried, self.written, fresh)
+        masks = valid, reset, max_documents
 
-        run = jax.vmap(head, in_axes=(0, 0, 0, 0, axes), out_axes=(0, axes))
-        o, carried = run(inputs, q, mu, fixed, before)
-        return self.output(o, x), SelfModifyingState(tail, *carried)
+        def head(
+            x: Array, q: Array | None, mu: Array | None, fixed: Fixed, start: Any, carried: Carried
+        ) -> tuple[Array, Carried]:
+            return modify(x, q, mu, fixed, start, carried, self.written, fresh, masks)
+
+        run = jax.vmap(head, in_axes=(0, 0, 0, 0, 0, axes), out_axes=(0, axes))
+        o, carried = run(inputs, q, mu, fixed, start, before)
+        return blank(self.output(o, x), valid), SelfModifyingState(tail, *carried)
 
 
 def _usual(box: str, size: int, key: PRNGKeyArray) -> Array:
@@ -285,6 +320,13 @@ def _check(
             "SelfModifyingMemory: one of chunk and chunk_others must divide the other, got "
             f"{chunk} and {others}"
         )
+    for name, number in (("max_rate", max_rate), ("limit", limit)):
+        if isinstance(number, bool) or not isinstance(number, (int, float, np.number)):
+            raise ValueError(
+                f"SelfModifyingMemory: {name} must be a number, got {type(number).__name__} "
+                f"{number!r:.40}"
+            )
+        check_number("SelfModifyingMemory", name, number)
     if not 0 < max_rate <= 2:
         raise ValueError(
             "SelfModifyingMemory: max_rate must be above 0 and at most 2, beyond which erasing is "

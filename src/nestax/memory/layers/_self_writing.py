@@ -15,11 +15,12 @@ At every token
 all at the anchors, the memories as they were when the present chunk began; then each matrix W of
 each memory is written by its own input z and its own error e, to which e_b is passed down,
 
-    W_t = W_{t-1} (alpha_t I - eta_t z_t z_t') - eta_t e_t z_t',
+    W_t = W_{t-1} (alpha_t I - eta_t z_t z_t') + (1 - alpha_t) W* - eta_t e_t z_t',
 
 without -eta z z' for the rule "gd"; "l2" with "dgd" erases twice, and takes half the rate. The
-erasure is exact at every token, and so is the read,
-M_memory,t-1(q_t).
+erasure is exact at every token, and so is the read, M_memory,t-1(q_t). W* is zero for linear
+memories with skips. For others it is W_0: what they write is a product of memories, which all decay
+together, so that none would come back from zero.
 
 Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (83-93).
 """
@@ -32,9 +33,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._grid import lay_out, take_back
+from .._grid import begin_anew, lay_out, spoiled, take_back
 from .._loop import checkpointed_scan
-from .._networks import network_chunk
+from .._masks import Mask
+from .._networks import write_chunk
 from .._parts import unit
 
 # Matrices (out, in) in the order in which they are applied: (W,), or (W_2, W_1).
@@ -76,7 +78,8 @@ class Fixed(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Static: which step on which objective, in what bounds, at which clocks."""
+    """Static: which step on which objective, in what bounds, at which clocks; and whether retention
+    leads back to where the memories began."""
 
     objective: str
     rule: str
@@ -85,6 +88,7 @@ class Rule(NamedTuple):
     chunk: int
     chunk_others: int
     read: str
+    returns: bool
 
     @property
     def block(self) -> int:
@@ -150,9 +154,11 @@ def modify(
     q: Float[Array, "time size"] | None,
     momentum: Float[Array, " time"] | None,
     fixed: Fixed,
+    start: Boxes,
     state: Carried,
     rule: Rule,
     fresh: bool,
+    masks: tuple[Mask | None, Mask | None, int | None] = (None, None, None),
 ) -> tuple[Float[Array, "time size"], Carried]:
     """Writes and reads one head's memories along a piece of a stream.
 
@@ -161,9 +167,11 @@ def modify(
         q: queries, of unit length; None where a memory makes them.
         momentum: mu, or None.
         fixed: what is not modified.
+        start: the memories at the beginning of a stream.
         state: where the stream stands.
         rule: static.
         fresh: whether the stream is known to begin here.
+        masks: `valid`, `reset` and `max_documents` of the layer.
 
     Returns:
         (outputs, state).
@@ -178,14 +186,24 @@ def modify(
     if momentum is not None:
         features.append(momentum[:, None])
     offset = None if fresh else state.position % rule.block
-    layout = lay_out(jnp.concatenate(features, axis=1), rule.block, offset)
-    # Where each row ends. Rows without tokens end where the row before did, where moving an anchor
-    # again changes nothing.
-    ends = state.position + jnp.cumsum(jnp.sum(layout.valid, axis=1, dtype=jnp.int32))
+    tokens = jnp.concatenate(features, axis=1)
+    if masks[0] is None and masks[1] is None:
+        layout = lay_out(tokens, rule.block, offset)
+        # Where each row ends. Rows without tokens end where the row before did, where moving an
+        # anchor again changes nothing.
+        ends = state.position + jnp.cumsum(jnp.sum(layout.valid, axis=1, dtype=jnp.int32))
+        begins, position = None, (state.position + time) % rule.period
+    else:
+        layout = lay_out(tokens, rule.block, None if fresh else state.position, *masks)
+        assert layout.documents is not None
+        ends, begins = layout.documents.after, layout.documents.begins
+        position = layout.documents.position % rule.period
+    initial = stacked(start, groups) if rule.returns or begins is not None else ()
+    nothing = jax.tree.map(jnp.zeros_like, initial) if state.surprise else ()
 
     def body(carry: Any, row: Any) -> tuple[Any, Array]:
-        now, surprise, anchor = carry
-        tokens, valid, end = row
+        tokens, valid, end, begins = row
+        now, surprise, anchor = begin_anew(begins, (initial, nothing, initial), carry)
         valid = None if layout.full else valid
         outputs, now, surprise = _write(
             now,
@@ -198,6 +216,7 @@ def modify(
             None if q is None else tokens[:, size : 2 * size],
             None if momentum is None else tokens[:, -1],
             valid,
+            initial if rule.returns else None,
         )
         moved = []
         for names, new, old in zip(groups, now, anchor, strict=True):
@@ -206,10 +225,10 @@ def modify(
         return (now, surprise, tuple(moved)), outputs
 
     carry = tuple(stacked(boxes, groups) for boxes in state[:3])
-    carry, made = checkpointed_scan(body, carry, (layout.tokens, layout.valid, ends))
+    carry, made = checkpointed_scan(body, carry, (layout.tokens, layout.valid, ends, begins))
     outputs = take_back(made, layout, time, rule.block, offset)
-    now, surprise, anchor = (unstacked(part, groups) for part in carry)
-    return outputs, Carried(now, surprise, anchor, (state.position + time) % rule.period)
+    now, surprise, anchor = (unstacked(part, groups) for part in spoiled(carry, layout))
+    return outputs, Carried(now, surprise, anchor, position)
 
 
 def _write(
@@ -223,6 +242,7 @@ def _write(
     q: Array | None,
     momentum: Array | None,
     valid: Array | None,
+    towards: tuple[Weights, ...] | None,
 ) -> tuple[Array, tuple[Weights, ...], tuple[Weights, ...]]:
     """One row of tokens: all anchors stand still."""
     boxes = unstacked(anchor, groups)
@@ -241,16 +261,22 @@ def _write(
     if rule.objective == "l2" and rule.rule == "dgd":
         # Both the rule and the loss erase: for small errors the eigenvalue is alpha - 2 eta.
         rate = rate / 2
-    step = functools.partial(
-        network_chunk,
+    write = functools.partial(
+        write_chunk,
         objective=_objective(rule),
         rule=rule.rule,
         read=rule.read,
         implicit=False,
+        clip=None,
+        skip=False,
         activation=hidden,
         valid=valid,
     )
-    step = jax.vmap(step, in_axes=(0, 0, 0, None, None, 0, None, None, None))
+
+    def step(*given: Any) -> tuple[Array, Weights, Weights | None]:
+        return write(*given[:-1], towards=given[-1])
+
+    step = jax.vmap(step, in_axes=(0, 0, 0, None, None, 0, None, None, None, 0))
     news, surprises, read = [], [], None
     for i, names in enumerate(groups):
         reads = names == MEMORY
@@ -261,7 +287,10 @@ def _write(
             rest = rest - jnp.stack([k @ p.T for p in known]) if known else rest
         before = surprise[i] if surprise else None
         asked = q if reads else k  # what the others say of k is thrown away
-        said, new, moved = step(now[i], before, anchor[i], asked, k, rest, rate, retain, momentum)
+        home = None if towards is None else towards[i]
+        said, new, moved = step(
+            now[i], before, anchor[i], asked, k, rest, rate, retain, momentum, home
+        )
         news.append(new)
         surprises.append(moved)
         read = said[0] if reads else read

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._masks import Mask, blank, check_masks
 from .._network_scan import NetworkState, network_scan
 from .._parts import (
     Gate,
@@ -16,7 +17,9 @@ from .._parts import (
     LayerState,
     ShortConvolution,
     check_input,
+    check_key,
     check_sizes,
+    check_state,
     linear,
     matrix,
     split_heads,
@@ -42,6 +45,14 @@ class TitansMemory(eqx.Module):
     with theta, mu and alpha gates in (0, 1). Queries, keys and values are projections of x,
     convolved over a few tokens, through silu; queries and keys are of unit length. What the memory
     is before the first token is learnt outside.
+
+    An MLP forgets what it has learnt instead of all that it is: each of its matrices decays towards
+    where it began,
+
+        W_t = alpha_t W_{t-1} + (1 - alpha_t) W_0 + S_t,
+
+    in departure from the paper, whose W_0 here is zero. There the gradient of each matrix has the
+    other one as a factor, so that once both have decayed nothing is ever learnt again.
 
     A linear memory takes its gradients exactly, token by token, though in parallel. An MLP,
     W_1 hidden(W_2 k) with hidden = tanh / sqrt(units), takes those of a chunk at the chunk's
@@ -109,6 +120,7 @@ class TitansMemory(eqx.Module):
         key: PRNGKeyArray,
     ):
         check_sizes("TitansMemory", width, heads, hidden=hidden, chunk=chunk)
+        check_key("TitansMemory", key)
         for name, value, known in (
             ("memory", memory, ("linear", "mlp")),
             ("objective", objective, ("l2", "dot")),
@@ -158,24 +170,43 @@ class TitansMemory(eqx.Module):
         return LayerState(tail, memory)
 
     def __call__(
-        self, x: Float[Array, "time width"], state: LayerState | None = None
+        self,
+        x: Float[Array, "time width"],
+        state: LayerState | None = None,
+        *,
+        valid: Mask | None = None,
+        reset: Mask | None = None,
+        max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], LayerState]:
         """Maps a sequence, or the next piece of one.
 
         Args:
             x: (time, width), any time, also 0.
             state: what the piece before left; None at the beginning of a stream.
+            valid: (time,), whether a token is there. One that is not changes nothing, whatever it
+                holds, and its y is zero. None: all are there.
+            reset: (time,), whether a document begins with a token, where the state is
+                `init_state()`. At a token that is not valid: with the next one that is.
+            max_documents: how many documents begin in a piece at most, if `reset` is traced; if
+                more do, all numbers of an MLP are NaN. None: as many as tokens, which is slow for
+                MLPs. If `reset` is known they are counted. Linear memories need none.
 
         Returns:
             (y, state): y of the shape and dtype of x.
 
         Raises:
-            ValueError: x is not of shape (time, width).
+            ValueError: x is not of shape (time, width), a state of another layer, masks that do
+                not fit.
         """
         check_input("TitansMemory", x, self.into.shape[1])
         fresh = state is None
-        state = self.init_state() if state is None else state
-        mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail)
+        valid, reset = check_masks("TitansMemory", x.shape[0], valid, reset, max_documents)
+        if state is None:
+            state = self.init_state()
+        else:
+            check_state("TitansMemory", state, self.init_state)
+        x = blank(x, valid)
+        mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail, valid, reset)
         q, k, v = jnp.split(split_heads(jax.nn.silu(mixed), self.heads), 3, axis=-1)
         theta = self.rate(x)
         mu = None if self.mu is None else self.mu(x)
@@ -183,13 +214,21 @@ class TitansMemory(eqx.Module):
         if self.rule == "dgd" and alpha is not None:
             # Erased twice, by the rule and by the loss, a memory may change its sign but not grow.
             theta = theta * (1 + alpha) / 2
-        head = self._linear if len(self.initial) == 1 else partial(self._network, fresh)
-        o, memory = jax.vmap(head)(unit(q), unit(k), widened(v), theta, mu, alpha, state.memory)
+        tokens = unit(q), unit(k), widened(v), theta, mu, alpha
+        if len(self.initial) == 1:
+            start: Any = None if reset is None else self.init_state().memory
+            head = partial(self._linear, valid, reset)
+        else:
+            start = tuple(w.astype(wide(w.dtype)) for w in self.initial)
+            head = partial(self._network, fresh, (valid, reset, max_documents))
+        o, memory = jax.vmap(head)(*tokens, state.memory, start)
         memory = jax.tree.map(lambda new, old: new.astype(old.dtype), memory, state.memory)
-        return self.output(o, x), LayerState(tail, memory)
+        return blank(self.output(o, x), valid), LayerState(tail, memory)
 
     def _linear(
         self,
+        valid: Mask | None,
+        reset: Mask | None,
         q: Array,
         k: Array,
         v: Array,
@@ -197,6 +236,7 @@ class TitansMemory(eqx.Module):
         mu: Array | None,
         alpha: Array | None,
         memory: Any,
+        start: Any,
     ) -> tuple[Array, Any]:
         return memory_scan(
             q,
@@ -209,11 +249,15 @@ class TitansMemory(eqx.Module):
             state=memory,
             chunk=self.chunk,
             read=self.read,
+            valid=valid,
+            reset=reset,
+            initial=start,
         )
 
     def _network(
         self,
         fresh: bool,
+        masks: tuple[Mask | None, Mask | None, int | None],
         q: Array,
         k: Array,
         v: Array,
@@ -221,16 +265,18 @@ class TitansMemory(eqx.Module):
         mu: Array | None,
         alpha: Array | None,
         memory: NetworkState,
+        start: tuple[Array, ...],
     ) -> tuple[Array, NetworkState]:
         def error(prediction: Array, value: Array) -> Array:
             found = -value if self.objective == "dot" else prediction - value
             return limited(found, 1.0)
 
+        valid, reset, max_documents = masks
         return network_scan(
             q,
             k,
             v * v.shape[-1] ** -0.5,
-            memory.now,
+            start,
             theta,
             alpha,
             mu,
@@ -242,4 +288,8 @@ class TitansMemory(eqx.Module):
             read=self.read,
             implicit=False,
             activation=activation,
+            towards=start,
+            valid=valid,
+            reset=reset,
+            max_documents=max_documents,
         )

@@ -1,0 +1,112 @@
+"""Any rule over a sequence, token by token."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._arguments import RATES, check_number, check_rate, check_tokens
+from ._grid import begin_anew, document_starts, fill
+from ._masks import Mask, blank, check_masks
+
+
+def scan_rule(
+    rule: Callable[..., Any],
+    q: Float[Array, "time key"],
+    k: Float[Array, "time key"],
+    v: Float[Array, "time value"],
+    state: PyTree[Float[Array, "..."]],
+    read: str = "before",
+    *,
+    valid: Mask | None = None,
+    reset: Mask | None = None,
+    initial: PyTree[Float[Array, "..."]] | None = None,
+    **parameters: float | Float[Array, "..."],
+) -> tuple[Float[Array, "time value"], Any]:
+    """Runs a rule over a sequence, token by token: o_t = M_{t-1} q_t, or M_t q_t.
+
+    `memory_scan` and `network_scan` run what they can chunk many times faster; this runs any rule.
+
+    Args:
+        rule: (state, key, value, **parameters) -> state; fix static arguments by
+            `functools.partial(write, objective="dot", rule="dgd")`.
+        q: what is read at each token.
+        k: keys.
+        v: values.
+        state: the memory (value, key), or a tuple whose first is the memory.
+        read: `"before"` the token's own write, or `"after"`.
+        valid: (time,), whether a token is there. One that is not leaves the state as it was,
+            whatever it holds, and its output is zero. None: all are there.
+        reset: (time,), whether a document begins with a token: before that token the state is
+            `initial`. At a token that is not valid: with the next one that is.
+        initial: the state at the beginning of a document, like `state`; needed with `reset`.
+        **parameters: numbers, or arrays with a leading axis time. An array that is the same at
+            every token, such as one weight for each place of `omega`'s window, is fixed by
+            `functools.partial` as well. `rate` must be 0 or more, `retain` and `momentum` 0 to 1.
+
+    Returns:
+        Outputs, in the dtype of q, k and v; and the state, in float32 at least.
+
+    Raises:
+        ValueError: an unknown `read`, a parameter of another length or out of range, tokens that
+            are not floating-point or do not belong together, a state of other sizes.
+    """
+    name = "scan_rule"
+    if read not in ("before", "after"):
+        raise ValueError(f'scan_rule: read must be "before" or "after", got {read!r}')
+    check_tokens(name, q, k, v)
+    time = k.shape[0]
+    valid, reset = check_masks(name, time, valid, reset)
+    given = jnp.result_type(q, k, v)
+    for parameter, a in parameters.items():
+        check_number(name, parameter, a)
+        if parameter in RATES:
+            check_rate(name, parameter, a, RATES[parameter])
+    arrays = {name: jnp.asarray(a) for name, a in parameters.items()}
+    for parameter, a in arrays.items():
+        if a.ndim and a.shape[0] != time:
+            raise ValueError(
+                f"scan_rule: {parameter} must be a number or have a leading axis of {time} "
+                f"tokens, got shape {a.shape}"
+            )
+    dtype = jnp.result_type(given, jnp.float32, *jax.tree.leaves(state))
+    fixed = {name: a.astype(dtype) for name, a in arrays.items() if not a.ndim}
+    varying = {name: a.astype(dtype) for name, a in arrays.items() if a.ndim}
+    state = _as_state("state", state, k, v, dtype)
+    starts, pending = None, None
+    if reset is not None:
+        if initial is None:
+            raise ValueError(
+                "scan_rule: with reset, pass initial, the state at the beginning of a document"
+            )
+        initial = _as_state("initial", initial, k, v, dtype)
+        starts, pending = document_starts(time, valid, reset)
+
+    def token(state: Any, inputs: Any) -> tuple[Any, Array]:
+        query, key, value, own, there, starts = inputs
+        state = begin_anew(starts, initial, state)
+        new = rule(state, key, value, **fixed, **own)
+        if there is not None:
+            new = jax.tree.map(lambda a, b: jnp.where(there, a, b), new, state)
+        memory = jax.tree.leaves(state if read == "before" else new)[0]
+        return new, memory @ query
+
+    tokens = (fill(a.astype(dtype), valid) for a in (q, k, v))
+    varying = {name: fill(a, valid) for name, a in varying.items()}
+    there = None if valid is None else jnp.asarray(valid)
+    state, outputs = jax.lax.scan(token, state, (*tokens, varying, there, starts))
+    return blank(outputs.astype(given), valid), begin_anew(pending, initial, state)
+
+
+def _as_state(what: str, state: Any, k: Array, v: Array, dtype: Any) -> Any:
+    leaves = jax.tree.leaves(state)
+    shape = (v.shape[1], k.shape[1])
+    if not leaves or jnp.shape(leaves[0]) != shape:
+        got = jnp.shape(leaves[0]) if leaves else type(state).__name__
+        raise ValueError(
+            f"scan_rule: {what} must be the memory (value, key), {shape}, or a tuple of which it "
+            f"is the first, got {got}"
+        )
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype), state)
