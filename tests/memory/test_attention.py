@@ -5,6 +5,7 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from references import memory_continuum as naive
@@ -164,13 +165,25 @@ def test_the_cache_is_written_at_every_token_and_nothing_else_is():
     assert table.kinds[".position"] == "clock"
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for options, message in (
         ({"heads": 3}, "heads must divide the width"),
         ({"heads": 8}, "a head must have an even number"),
         ({"window": 0}, "window must be at least 1"),
+        ({"window": 4.5}, "window must be a whole number, got 4.5"),
     ):
         with pytest.raises(ValueError, match=message):
             layer(**options)
     with pytest.raises(ValueError, match="one sequence of shape"):
         layer()(jnp.ones((3, 5)))
+    with pytest.raises(ValueError, match=r"CausalAttention: .* pass jax.random.key\(seed\)"):
+        CausalAttention(WIDTH, 2, key=jax.random.PRNGKey(0))
+    for wrong, message in (
+        (layer(window=5).init_state(), r"state.keys must be of shape \(2, 4, 4\), got \(2, 5, 4\)"),
+        ((1, 2, 3), "state must be a AttentionState, got a tuple"),
+    ):
+        with pytest.raises(ValueError, match=f"CausalAttention: {message}"):
+            layer()(tokens(), wrong)
+    with pytest.raises(ValueError, match=r"CausalAttention: reset must be .* of shape \(11,\)"):
+        layer()(tokens(), reset=np.ones(3, bool))

@@ -5,6 +5,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -387,23 +388,82 @@ def test_levels_from_functions_with_weights(x64):
         ({"periods": ()}, "periods must be one or more numbers of tokens"),
         ({"periods": (2, 0)}, "each at least 1, got"),
         ({"periods": (True,)}, "each at least 1, got"),
+        ({"periods": 4}, r"such as \(16, 64\), whole and each at least 1, got 4"),
+        ({"periods": None}, "each at least 1, got None"),
+        ({"periods": (2, 4.0)}, r"each at least 1, got \(2, 4.0\)"),
+        ({"periods": "24"}, "each at least 1, got '24'"),
         ({"variant": "chain"}, "variant must be one of"),
         ({"accumulate": "max"}, "accumulate must be one of"),
         ({"objective": "l2"}, "objective must be one of"),
         ({"variant": "nested", "periods": (2, 3)}, "must differ and divide one another"),
         ({"variant": "nested", "periods": (2, 2)}, "must differ and divide one another"),
         ({"clip": 0.0}, "clip must be positive"),
+        ({"clip": 1j}, "clip must be positive"),
+        ({"clip": "1"}, "clip must be positive"),
         ({"rate": -0.1}, "rate must be one finite number"),
+        ({"rate": np.float32(-0.1)}, "rate must be one finite number"),
+        ({"rate": jnp.asarray(np.nan)}, "rate must be one finite number"),
+        ({"rate": 0.1j}, "rate must be one finite number"),
+        ({"rate": (0.1, np.complex64(0.1))}, "rate must be one finite number"),
+        ({"rate": None}, "rate must be one finite number, .* got None"),
+        ({"rate": "0.1"}, "rate must be one finite number"),
         ({"rate": (0.1,)}, "one for each of the 2 levels"),
-        ({"hidden": 0}, "sizes must be at least 1"),
+        ({"hidden": 0}, "hidden must be at least 1"),
+        ({"hidden": 2.5}, "hidden must be a whole number, got 2.5"),
+        ({"key": 0}, r"key must be one typed PRNG key; pass jax.random.key\(seed\)"),
         ({"levels": [lambda x: x] * 2}, "level 0 has no weights that could be written"),
         ({"levels": [SwiGLU(4, 3, key=jax.random.key(0))]}, "2 periods, 1 levels"),
     ],
 )
-def test_bad_arguments_are_refused(options, message):
-    options = {"periods": (2, 4), **options}
-    with pytest.raises(ValueError, match=message):
-        ContinuumMemory(WIDTH, key=jax.random.key(0), **options)
+def test_bad_arguments_are_refused(monkeypatch, options, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    options = {"periods": (2, 4), "key": jax.random.key(0), **options}
+    with pytest.raises(ValueError, match=f"ContinuumMemory: .*{message}"):
+        ContinuumMemory(WIDTH, **options)
+
+
+def test_numbers_of_numpy_and_jax_are_numbers(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    key = jax.random.key(0)
+    options = {"hidden": np.int64(3), "clip": jnp.asarray(2.0), "trained_rate": False}
+    made = ContinuumMemory(WIDTH, np.array([2, 4]), rate=np.array([0.25, 0]), **options, key=key)
+    assert made.periods == (2, 4) and made.constant_rate == (0.25, 0.0) and made.clip == 2.0
+    made = ContinuumMemory(WIDTH, (2, 4), rate=jnp.asarray(0.5), **options, key=key)
+    assert made.constant_rate == (0.5, 0.5)
+
+
+def test_inputs_and_states_that_do_not_fit_are_refused(monkeypatch):
+    layer, x = memory(), tokens(3)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for wrong, message in (
+        (jnp.ones((3, WIDTH), int), "the sequence must be of floating point, got int32; embed"),
+        (x.tolist(), "one sequence of shape .* got a list"),
+    ):
+        with pytest.raises(ValueError, match=f"ContinuumMemory: {message}"):
+            layer(wrong)
+    state = layer.init_state()
+    for call, message in (
+        (lambda: layer.gather(state, state.weights[:1], 3), "gather: gradients must be those of 2"),
+        (
+            lambda: layer.gather(state.weights, state.weights, 3),
+            "gather: state must be a Continuum",
+        ),
+        (lambda: layer.gather(state, state.weights, 1.5), "gather: gradients of 1.5 tokens"),
+        (lambda: layer.flush(()), "flush: state must be a ContinuumState, got a tuple"),
+        (
+            lambda: layer.from_mlps(layer.levels[0], (3,)),
+            r" levels \(of from_mlps: mlps\) must be a",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"ContinuumMemory.?{message}"):
+            call()
+    for wrong, message in (
+        (memory(hidden=4).init_state(), r"state.weights\[0\].gate must be of shape \(3, 4\), got"),
+        (memory(periods=(3,)).init_state(), "state must hold 13 arrays, got 7"),
+        ((), "state must be a ContinuumState, got a tuple"),
+    ):
+        with pytest.raises(ValueError, match=f"ContinuumMemory: {message}"):
+            layer(x, wrong)
 
 
 def test_other_mistakes_are_refused():

@@ -323,6 +323,7 @@ def test_devices_can_be_given_sequences(x64, kind):
     [
         ({"block": "lstm"}, "block must be one of hope, hope_attention, transformer"),
         ({"block": ("hope",)}, "one for each of the 2, got 1"),
+        ({"block": None}, "HopeLM: block must be one of hope, .* each of the 2 blocks, got None"),
         ({"block": ("hope", ("titans", {"window": 4}))}, "'titans' has no option 'window'"),
         ({"block": ("transformer", {"window": 4})}, r"a pair of a kind and its options, got \{'wi"),
         ({"block": ("hope", ("delta", {}, 1))}, "a pair of a kind and its options, got"),
@@ -338,15 +339,21 @@ def test_devices_can_be_given_sequences(x64, kind):
             {"continuum": {"period": (4,)}},
             "memory has no option 'period'; it has: periods",
         ),
+        ({"continuum": {"periods": 4}}, r"periods must be .* such as \(16, 64\), .* got 4"),
+        ({"continuum": (4, 8)}, "continuum must be a mapping of options of ContinuumMemory"),
         ({"dropout": 1.0}, "at least 0 and less than 1, got 1"),
-        ({"vocabulary": 0}, "sizes must be at least 1, got vocabulary=0"),
+        ({"dropout": "0.1"}, "at least 0 and less than 1, got '0.1'"),
+        ({"dropout": float("nan")}, "at least 0 and less than 1, got nan"),
+        ({"vocabulary": 0}, "sizes must be at least 1 and whole, got vocabulary=0"),
+        ({"depth": 1.5}, "sizes must be at least 1 and whole, got .* depth=1.5"),
+        ({"key": jax.random.PRNGKey(0)}, r"HopeLM: key must be one typed .* Got uint32"),
     ],
 )
 def test_bad_models_are_refused(monkeypatch, options, message):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    options = {"vocabulary": 5, "width": 8, "depth": 2, **options}
+    options = {"vocabulary": 5, "width": 8, "depth": 2, "key": jax.random.key(0), **options}
     with pytest.raises(ValueError, match=message):
-        HopeLM(**options, key=jax.random.key(0))
+        HopeLM(**options)
 
 
 def test_blocks_of_several_kinds_have_options_of_their_own():
@@ -374,6 +381,35 @@ def test_tokens_out_of_range_are_not_read_as_others(monkeypatch):
     for token in (-1, 11):  # where they are traced
         logits, _ = apply(model, jnp.array([1, 2, token]))
         assert jnp.isnan(logits[-1]).all()
+
+
+def test_tokens_that_are_not_there_may_be_any(monkeypatch):
+    model, valid = language_model("transformer"), np.array([False, True])
+    model.check_tokens(jnp.array([-100, 3]), valid)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="got 11"):
+        model(jnp.array([-100, 11]), valid=valid)
+    with pytest.raises(ValueError, match=r"HopeLM: valid must be .* of shape \(3,\)"):
+        model.check_tokens(jnp.arange(3), valid)
+
+
+def test_states_and_masks_that_do_not_fit_are_refused(monkeypatch):
+    model, tokens = language_model("transformer"), jnp.arange(3)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for arguments, message in (
+        ({"state": 3}, "HopeLM: state must be a tuple of 1 states, one for each block, got a int"),
+        ({"state": ()}, "HopeLM: state must be a tuple of 1 states, .* got 0"),
+        ({"state": (3,)}, "Block: state must be a BlockState, got a int"),
+        ({"state": language_model("delta").init_state()}, "CausalAttention: state must be a Att"),
+        ({"segments": tokens, "reset": np.ones(3, bool)}, "pass segments or reset, not both"),
+        ({"segments": tokens[:2]}, r"HopeLM: segments must be .* of shape \(3,\), .* got shape"),
+        ({"segments": np.ones(3)}, "segments must be one array of integers"),
+        ({"reset": np.ones(3, int)}, "HopeLM: reset must be one array of booleans"),
+        ({"segments": tokens, "max_documents": 2}, "HopeLM: 3 documents begin in this piece"),
+        ({"key": 0}, r"HopeLM: key must be one typed PRNG key; pass jax.random.key\(seed\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(tokens, **arguments)
 
 
 def test_flushing_a_model_flushes_its_continuum_memories():

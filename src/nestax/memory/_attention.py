@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ._masks import Mask, check_masks, documents, to_front
 from ._parts import (
     check_input,
+    check_key,
     check_sizes,
+    check_state,
     linear,
     matrix,
     merge_heads,
@@ -78,6 +81,7 @@ class CausalAttention(eqx.Module):
             ValueError: sizes that do not fit.
         """
         check_sizes("CausalAttention", width, heads, window=window)
+        check_key("CausalAttention", key)
         if width // heads % 2:
             raise ValueError(
                 "CausalAttention: rotary positions turn coordinates in pairs, so a head must have "
@@ -96,36 +100,65 @@ class CausalAttention(eqx.Module):
         return AttentionState(keys, keys, jnp.zeros((), jnp.int32))
 
     def __call__(
-        self, x: Float[Array, "time width"], state: AttentionState | None = None
+        self,
+        x: Float[Array, "time width"],
+        state: AttentionState | None = None,
+        *,
+        valid: Mask | None = None,
+        reset: Mask | None = None,
+        max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], AttentionState]:
         """One piece of a stream.
 
         Args:
             x: tokens.
             state: what came before; None: nothing.
+            valid: (time,) bool, the tokens that are there. One that is not attends to nothing and
+                is not attended to, and takes no position and no place in the window. None: all are.
+            reset: (time,) bool, True where a document begins: nothing before it is attended to, and
+                positions begin anew. None: nowhere.
+            max_documents: without effect here; other layers need a bound.
 
         Returns:
-            What was attended to, (time, width), and the state after the piece.
+            What was attended to, (time, width), zeros where a token is not valid, and the state
+            after the piece.
 
         Raises:
-            ValueError: x is not one sequence of this width.
+            ValueError: x is not one sequence of this width, or a state or mask does not fit.
         """
-        check_input("CausalAttention", x, self.query.shape[0])
+        name = "CausalAttention"
+        x = check_input(name, x, self.query.shape[0])
+        if state is not None:
+            check_state(name, state, self.init_state)
         time, window = x.shape[0], self.window
+        valid, reset = check_masks(name, time, valid, reset, max_documents)
         known = self.init_state() if state is None else state
         if not time:
             return x, known
+        front = None if valid is None else to_front(valid)
+        document = None if reset is None else documents(reset)
+        if front is not None:
+            x = front.take(x)
+            document = None if document is None else front.label(document)
         query, key, value = (
             split_heads(linear(w.astype(x.dtype), x), self.heads)
             for w in (self.query, self.key, self.value)
         )
         at = known.position + jnp.arange(time, dtype=jnp.int32)
-        query, key = rotary(query, at), rotary(key, at)
-        new = self._written(known, key, value, at)
-        if state is not None and time == 1:
+        # Places go on over documents; positions, by which queries and keys are turned, do not.
+        begun = None if document is None else _beginnings(document, at)
+        position = at if begun is None else at - begun
+        query, key = rotary(query, position), rotary(key, position)
+        if front is None and document is None:
+            new = self._written(known, key, value, at)
+        else:
+            count = jnp.asarray(time, jnp.int32) if front is None else front.count
+            new = self._rewritten(known, key, value, count, document)
+        if state is not None and time == 1 and document is None:
             # The token that leaves the window gives its slot to the one that attends.
             slot = jnp.arange(window, dtype=jnp.int32)
-            mixed = _attend(query, new.keys, new.values, at, at - (at - slot) % window, window)
+            held = at - (at - slot) % window
+            mixed = _attend(query, new.keys, new.values, at, held, None, window)
         else:
             held = at
             if state is not None:
@@ -135,9 +168,10 @@ class CausalAttention(eqx.Module):
                 value = jnp.concatenate([known.values[:, order].astype(value.dtype), value], axis=1)
                 before = known.position - window + jnp.arange(window, dtype=jnp.int32)
                 held = jnp.concatenate([before, at])
-            mixed = _in_blocks(query, key, value, at, held, window)
+            mixed = _in_blocks(query, key, value, at, held, begun, window)
         mixed = merge_heads(mixed).astype(x.dtype)
-        return linear(self.output.astype(x.dtype), mixed), new
+        y = linear(self.output.astype(x.dtype), mixed)
+        return y if front is None else front.back(y), new
 
     def _written(
         self, state: AttentionState, key: Array, value: Array, at: Array
@@ -151,6 +185,42 @@ class CausalAttention(eqx.Module):
             state.position + at.shape[0],
         )
 
+    def _rewritten(
+        self,
+        state: AttentionState,
+        key: Array,
+        value: Array,
+        count: Array,
+        document: Array | None,
+    ) -> AttentionState:
+        """`_written` of the first `count` tokens only, and of the last document only."""
+        time, slot = key.shape[1], jnp.arange(self.window, dtype=jnp.int32)
+        fresh, before = None, state.position
+        position = before + count
+        if document is not None:
+            fresh = document[-1] > 0
+            before = jnp.where(fresh, 0, before)
+            own = (document == document[-1]) & (jnp.arange(time) < count)
+            position = before + jnp.sum(own, dtype=jnp.int32)
+        # The position that each slot holds now, and where in the piece that token lies.
+        held = position - 1 - (position - 1 - slot) % self.window
+        source = jnp.clip(count - position + held, 0, time - 1)
+        new = jnp.broadcast_to((held >= before)[:, None], state.keys.shape[1:])
+
+        def write(old: Array, more: Array) -> Array:
+            if fresh is not None:
+                old = jnp.where(fresh, jnp.zeros_like(old), old)
+            return jnp.where(new, more[source].astype(old.dtype), old)
+
+        write = jax.vmap(write)
+        return AttentionState(write(state.keys, key), write(state.values, value), position)
+
+
+def _beginnings(document: Int[Array, " time"], at: Int[Array, " time"]) -> Int[Array, " time"]:
+    """Where in the stream each token's document begins: at 0 that of the state."""
+    before = jnp.concatenate([jnp.zeros(1, document.dtype), document[:-1]])
+    return jax.lax.cummax(jnp.where(document != before, at, 0))
+
 
 def _attend(
     query: Float[Array, "heads time size"],
@@ -158,39 +228,51 @@ def _attend(
     value: Float[Array, "heads held size"],
     at: Int[Array, " time"],
     held: Int[Array, " held"],
+    begun: Int[Array, " time"] | None,
     window: int,
 ) -> Float[Array, "heads time size"]:
-    """Softmax attention between tokens by their positions; those held below 0 are not there."""
+    """Softmax attention between tokens by their places; those held below `begun` (None: 0) are of
+    other documents, or not there."""
     scores = jnp.einsum("hts,hks->htk", widened(query), widened(key)) * query.shape[-1] ** -0.5
     age = at[:, None] - held[None, :]
-    seen = (age >= 0) & (age < window) & (held >= 0)[None, :]
+    own = (held >= 0)[None, :] if begun is None else held[None, :] >= begun[:, None]
+    seen = (age >= 0) & (age < window) & own
     scores = jnp.where(jnp.broadcast_to(seen, scores.shape), scores, -jnp.inf)
     return jnp.einsum("htk,hks->hts", jax.nn.softmax(scores, axis=-1), widened(value))
 
 
 def _in_blocks(
-    query: Array, key: Array, value: Array, at: Array, held: Array, window: int
+    query: Array,
+    key: Array,
+    value: Array,
+    at: Array,
+    held: Array,
+    begun: Array | None,
+    window: int,
 ) -> Array:
     """`_attend`, for so many queries at a time that the scores never fill the memory."""
     heads, time, size = query.shape
     if time <= _BLOCK:
-        return _attend(query, key, value, at, held, window)
+        return _attend(query, key, value, at, held, begun, window)
     count = -(-time // _BLOCK)
     room = count * _BLOCK - time
     # Queries beyond the end repeat the last one's position: they see something, and are dropped.
     query = jnp.pad(query, ((0, 0), (0, room), (0, 0))).reshape(heads, count, _BLOCK, size)
-    places = jnp.pad(at, (0, room), mode="edge").reshape(count, _BLOCK)
+    places, begun = (
+        None if a is None else jnp.pad(a, (0, room), mode="edge").reshape(count, _BLOCK)
+        for a in (at, begun)
+    )
     extra = key.shape[1] - time
     reach = min(key.shape[1], window - 1 + _BLOCK)
 
     @jax.checkpoint
-    def one(part: tuple[Array, Array, Array]) -> Array:
-        index, query, at = part
+    def one(part: tuple[Array, Array, Array, Array | None]) -> Array:
+        index, query, at, begun = part
         first = jnp.clip(extra + index * _BLOCK - (window - 1), 0, key.shape[1] - reach)
         near = [jax.lax.dynamic_slice_in_dim(a, first, reach, axis=1) for a in (key, value)]
         there = jax.lax.dynamic_slice_in_dim(held, first, reach)
-        return _attend(query, near[0], near[1], at, there, window)
+        return _attend(query, near[0], near[1], at, there, begun, window)
 
-    parts = jnp.arange(count), jnp.swapaxes(query, 0, 1), places
+    parts = jnp.arange(count), jnp.swapaxes(query, 0, 1), places, begun
     mixed = jnp.swapaxes(jax.lax.map(one, parts), 0, 1)
     return mixed.reshape(heads, count * _BLOCK, size)[:, :time]

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._parts import check_input, check_sizes, matrix, rms_norm
+from ._masks import Mask, blank, check_masks
+from ._parts import check_input, check_key, check_sizes, check_state, matrix, rms_norm
 
 
 class SwiGLU(eqx.Module):
@@ -18,6 +19,7 @@ class SwiGLU(eqx.Module):
     def __init__(self, width: int, hidden: int, *, scale: float = 1.0, key: PRNGKeyArray):
         """Draws it: normal with variance 1 / inputs, `down` times `scale`."""
         check_sizes("SwiGLU", width, 1, hidden=hidden)
+        check_key("SwiGLU", key)
         keys = jax.random.split(key, 3)
         self.gate = matrix(keys[0], hidden, width)
         self.up = matrix(keys[1], hidden, width)
@@ -42,6 +44,8 @@ class FeedForward(eqx.Module):
         self, width: int, hidden: int | None = None, *, scale: float = 1.0, key: PRNGKeyArray
     ):
         """Draws it; `hidden` is 8/3 of the width unless given, `scale` that of what is added."""
+        check_sizes("FeedForward", width, 1, hidden=hidden)
+        check_key("FeedForward", key)
         self.norm = jnp.ones(width)
         hidden = max(1, round(8 * width / 3)) if hidden is None else hidden
         self.mlp = SwiGLU(width, hidden, scale=scale, key=key)
@@ -51,8 +55,29 @@ class FeedForward(eqx.Module):
         return ()
 
     def __call__(
-        self, x: Float[Array, "time width"], state: tuple[()] | None = None
+        self,
+        x: Float[Array, "time width"],
+        state: tuple[()] | None = None,
+        *,
+        valid: Mask | None = None,
+        reset: Mask | None = None,
+        max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], tuple[()]]:
-        """(time, width) -> (time, width), and the empty state."""
-        check_input("FeedForward", x, self.norm.shape[0])
-        return x + jax.vmap(self.mlp)(rms_norm(x, self.norm)), ()
+        """(time, width) -> (time, width), and the empty state.
+
+        Args:
+            x: tokens.
+            state: empty, or None.
+            valid: (time,) bool, the tokens that are there; the others are passed on as they are.
+            reset: (time,) bool; without effect, as tokens do not meet here.
+            max_documents: without effect.
+
+        Raises:
+            ValueError: x is not one sequence of this width, or a state or mask does not fit.
+        """
+        x = check_input("FeedForward", x, self.norm.shape[0])
+        if state is not None:
+            check_state("FeedForward", state, self.init_state)
+        valid, _ = check_masks("FeedForward", x.shape[0], valid, reset, max_documents)
+        said = jax.vmap(self.mlp)(rms_norm(blank(x, valid), self.norm))
+        return x + blank(said, valid), ()

@@ -38,7 +38,7 @@ def learn_in_context(
         answer, state = generate(model, text[256:257], 40, key, state=state)
 
     and any such cut gives what one pass gives. Calling the model reads without learning; the clocks
-    of the periods rest then.
+    of the periods rest then. There are no masks here: a piece is of one document, without padding.
 
     Args:
         model: `(tokens (time,), state) -> (logits (time, vocabulary), state)` with `init_state()`,

@@ -89,6 +89,8 @@ def check_masks(
             f"{max_documents!r}"
         )
     valid, reset = _checked(name, "valid", time, valid), _checked(name, "reset", time, reset)
+    if not time:
+        return None, None
     if isinstance(valid, np.ndarray) and valid.all():
         valid = None
     if isinstance(reset, np.ndarray):

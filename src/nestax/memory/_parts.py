@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ._masks import Mask, blank, documents, to_front
@@ -223,8 +224,22 @@ def is_count(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
 
 
+def known_number(value: Any) -> float | None:
+    """The real number that a scalar is, of Python, numpy or jax; None if it is none, or traced."""
+    if isinstance(value, Tracer) or np.ndim(value):
+        return None
+    array = np.asarray(value)
+    real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    return float(array) if real else None
+
+
 def check_sizes(name: str, width: int, heads: int, **others: int | None) -> None:
-    """Refuses sizes below one and heads that do not divide the width."""
+    """Refuses sizes that are no whole numbers from one, and heads that do not divide the width."""
+    sizes = {"width": width, "heads": heads, **others}
+    for what, size in sizes.items():
+        whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+        if not whole and not (size is None and what in others):
+            raise ValueError(f"{name}: {what} must be a whole number, got {size!r}")
     if width < 1 or heads < 1 or width % heads:
         raise ValueError(
             f"{name}: heads must divide the width into equal parts of at least one channel, got "
@@ -244,20 +259,25 @@ def check_floating(name: str, *arrays: Array) -> None:
         )
 
 
-def check_input(name: str, x: Any, width: int) -> None:
-    """Refuses all but one sequence of this width, of floating point."""
+def check_input(name: str, x: Any, width: int | None) -> Array:
+    """Refuses all but one sequence of this width (None: of any), of floating point.
+
+    Returns:
+        x as an array of jax.
+    """
     shape = getattr(x, "shape", None)
-    if shape is None or len(shape) != 2 or shape[1] != width:
+    if shape is None or len(shape) != 2 or width not in (None, shape[1]):
         got = f"a {type(x).__name__}" if shape is None else str(shape)
         raise ValueError(
-            f"{name}: one sequence of shape (time, {width}) is expected, got {got}; make lists "
-            "arrays, and for a batch use jax.vmap"
+            f"{name}: one sequence of shape (time, {width or 'width'}) is expected, got {got}; "
+            "make lists arrays, and for a batch use jax.vmap"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"{name}: the sequence must be of floating point, got {x.dtype}; embed tokens, or cast "
             "numbers with astype"
         )
+    return jnp.asarray(x)
 
 
 def check_key(name: str, key: Any) -> None:

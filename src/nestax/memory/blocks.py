@@ -19,8 +19,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._attention import CausalAttention
+from ._continuum_level import check_periods
 from ._feed import FeedForward
-from ._parts import rms_norm
+from ._masks import Mask, blank, check_masks
+from ._parts import check_input, check_key, check_sizes, known_number, rms_norm
 from .continuum import ContinuumMemory
 from .layers import DeltaMemory, LinearAttention, SelfModifyingMemory, TitansMemory
 
@@ -79,6 +81,9 @@ class Block(eqx.Module):
         x: Float[Array, "time width"],
         state: BlockState | None = None,
         *,
+        valid: Mask | None = None,
+        reset: Mask | None = None,
+        max_documents: int | None = None,
         dropout: float = 0.0,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "time width"], BlockState]:
@@ -87,22 +92,50 @@ class Block(eqx.Module):
         Args:
             x: tokens.
             state: what came before; None: nothing.
+            valid: (time,) bool, the tokens that are there; the others do nothing and are passed on
+                as they are. None: all are.
+            reset: (time,) bool, True where a document begins: both parts are in their states at the
+                beginning of a stream. None: nowhere.
+            max_documents: how many documents begin in the piece at most; only for a traced `reset`,
+                see `HopeLM`.
             dropout: probability with which a number that either half adds is left out, less than 1.
             key: for dropout; None: nothing is left out.
 
         Returns:
             (time, width), and the state after the piece.
+
+        Raises:
+            ValueError: x, a state, a mask or a key does not fit.
         """
-        mixer, feed = (None, None) if state is None else state
-        mixed, mixer = self.mixer(rms_norm(x, self.norm), mixer)
+        x = check_input("Block", x, self.norm.shape[0])
+        valid, reset = check_masks("Block", x.shape[0], valid, reset, max_documents)
+        given = {"valid": valid, "reset": reset, "max_documents": max_documents}
+        if valid is None and reset is None:
+            given = {}  # layers of a user's own need not know of masks
+        mixer, feed = (None, None) if state is None else _halves(state)
+        mixed, mixer = self.mixer(rms_norm(blank(x, valid), self.norm), mixer, **given)
         if key is None:
-            x, feed = self.feed(x + mixed, feed)
+            x, feed = self.feed(x + mixed, feed, **given)
             return x, BlockState(mixer, feed)
+        check_key("Block", key)
+        share = known_number(dropout)
+        if share is None or not 0 <= share < 1:
+            raise ValueError(f"Block: dropout must be at least 0 and less than 1, got {dropout!r}")
         first, second = jax.random.split(key)
-        drop = eqx.nn.Dropout(dropout)
+        drop = eqx.nn.Dropout(share)
         x = x + drop(mixed, key=first)
-        fed, feed = self.feed(x, feed)
+        fed, feed = self.feed(x, feed, **given)
         return x + drop(fed - x, key=second), BlockState(mixer, feed)
+
+
+def _halves(state: Any) -> tuple[Any, Any]:
+    """The states of the mixer and of the MLPs."""
+    if not isinstance(state, tuple) or len(state) != 2:
+        raise ValueError(
+            f"Block: state must be a BlockState, got a {type(state).__name__}; pass a state that "
+            "this block returned, or its init_state()"
+        )
+    return state[0], state[1]
 
 
 def make_block(
@@ -138,8 +171,15 @@ def make_block(
     Raises:
         ValueError: an unknown kind or option; see also the layers.
     """
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"block must be one of {', '.join(KINDS)}, got {kind!r}")
+    check_sizes("make_block", width, heads, hidden=hidden)
+    check_key("make_block", key)
+    if not isinstance(continuum, Mapping | None):
+        raise ValueError(
+            "make_block: continuum must be a mapping of options of ContinuumMemory, such as "
+            f'{{"periods": (16, 64)}}, got {continuum!r}'
+        )
     mixer_of, fixed, has_continuum = KINDS[kind]
     if continuum and not has_continuum:
         raise ValueError(
@@ -152,7 +192,8 @@ def make_block(
     mixer = mixer_of(width, heads, **fixed, **options, key=mixer_key)
     mixer = _scaled(mixer, scale)
     chosen = dict(continuum or {})
-    levels = len(tuple(chosen.get("periods", (16, 64)))) if has_continuum else 1
+    periods = check_periods("ContinuumMemory", chosen.get("periods", (16, 64)))
+    levels = len(periods) if has_continuum else 1
     if hidden is None:
         left = 12 * width**2 - count(mixer)
         if has_continuum and chosen.get("objective", "local") == "local":

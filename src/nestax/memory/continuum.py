@@ -12,38 +12,32 @@ labels by path give each level of this memory a clock of that kind too:
 Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (70-74), 3.3, 7.3.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ._continuum_level import (
+    ContinuumState,
+    Masks,
+    add,
+    check_periods,
+    check_rates,
+    cycle_of,
+    read_level,
+    start_of,
+    write_level,
+)
 from ._feed import SwiGLU
-from ._grid import lay_out, take_back
-from ._loop import checkpointed_scan
-from ._parts import check_input, is_count, linear, matrix, rms_norm, wide, widened
+from ._grid import fill
+from ._masks import Mask, check_masks
+from ._parts import check_input, check_key, check_sizes, check_state, is_count, known_number, matrix
 
 _VARIANTS = ("sequential", "nested", "independent")
-
-
-class ContinuumState(NamedTuple):
-    """What is written along a stream; one entry per level.
-
-    Attributes:
-        weights: the levels' weights as they are now, float32 at least.
-        gathered: the sum of the gradients of the present period, like the weights.
-        tick: tokens since the level's period began, int32; in the nested variant since it was last
-            begun anew.
-    """
-
-    weights: tuple[PyTree, ...]
-    gathered: tuple[PyTree, ...]
-    tick: Int[Array, " levels"]
 
 
 class ContinuumMemory(eqx.Module):
@@ -134,13 +128,9 @@ class ContinuumMemory(eqx.Module):
             ValueError: arguments of which one does not fit; it says which.
         """
         name = "ContinuumMemory"
-        periods = tuple(periods)
+        check_key(name, key)
+        periods = check_periods(name, periods)
         count = len(periods)
-        if not count or not all(is_count(period) for period in periods):
-            raise ValueError(
-                f"{name}: periods must be one or more numbers of tokens, each at least 1, got "
-                f"{periods}"
-            )
         for what, value, known in (
             ("variant", variant, _VARIANTS),
             ("accumulate", accumulate, ("mean", "sum")),
@@ -156,26 +146,24 @@ class ContinuumMemory(eqx.Module):
                     f"slower one's period, so periods must differ and divide one another; got "
                     f"{periods}"
                 )
-        if clip is not None and not clip > 0:
-            raise ValueError(f"{name}: clip must be positive, or None for no bound; got {clip}")
-        rates = (rate,) * count if isinstance(rate, (int, float, np.number)) else tuple(rate)
-        if len(rates) != count or not all(0 <= r < math.inf for r in rates):
-            raise ValueError(
-                f"{name}: rate must be one finite number, at least 0, or one for each of the "
-                f"{count} levels, got {rate}"
-            )
+        bound = None if clip is None else known_number(clip)
+        if clip is not None and (bound is None or not bound > 0):
+            raise ValueError(f"{name}: clip must be positive, or None for no bound; got {clip!r}")
+        rates = check_rates(name, rate, count)
         if width is None and (levels is None or objective is not None):
             raise ValueError(f"{name}: without a width, pass levels and objective=None")
         keys = jax.random.split(key, count + 1)
         if levels is None:
             assert width is not None
+            check_sizes(name, width, 1, hidden=hidden)
             hidden = max(1, round(8 * width / 3 / count)) if hidden is None else hidden
-            if width < 1 or hidden < 1:
-                raise ValueError(
-                    f"{name}: sizes must be at least 1, got width={width} and hidden={hidden}"
-                )
             levels = [SwiGLU(width, hidden, scale=scale, key=k) for k in keys[1:]]
             norms = [jnp.ones(width)] * count
+        if not isinstance(levels, Sequence):
+            raise ValueError(
+                f"{name}: levels (of from_mlps: mlps) must be a sequence of MLPs, one for each "
+                f"period, got a {type(levels).__name__}"
+            )
         norms = [None] * len(levels) if norms is None else norms
         if not len(levels) == len(norms) == count:
             raise ValueError(
@@ -190,7 +178,7 @@ class ContinuumMemory(eqx.Module):
                 )
         self.levels, self.norms = tuple(levels), tuple(norms)
         self.rate = jnp.asarray(rates, jnp.result_type(float)) if trained_rate else None
-        self.constant_rate = None if trained_rate else tuple(float(r) for r in rates)
+        self.constant_rate = None if trained_rate else rates
         self.target = None
         if objective == "local":
             assert width is not None
@@ -199,7 +187,7 @@ class ContinuumMemory(eqx.Module):
             )
         self.mix = jnp.full(count, count**-0.5) if variant == "independent" else None
         self.width, self.periods, self.variant = width, periods, variant
-        self.accumulate, self.clip = accumulate, None if clip is None else float(clip)
+        self.accumulate, self.clip = accumulate, bound
 
     @classmethod
     def from_mlps(
@@ -245,31 +233,53 @@ class ContinuumMemory(eqx.Module):
 
     def init_state(self) -> ContinuumState:
         """The state at the beginning of a stream: every level at its start."""
-        weights = tuple(self._start(s) for s in range(len(self.levels)))
+        weights = tuple(start_of(self, s) for s in range(len(self.levels)))
         gathered = jax.tree.map(jnp.zeros_like, weights)
         return ContinuumState(weights, gathered, jnp.zeros(len(self.levels), jnp.int32))
 
     def __call__(
-        self, x: Float[Array, "time width"], state: ContinuumState | None = None
+        self,
+        x: Float[Array, "time width"],
+        state: ContinuumState | None = None,
+        *,
+        valid: Mask | None = None,
+        reset: Mask | None = None,
+        max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], ContinuumState]:
         """One piece of a stream.
 
         Args:
             x: tokens.
             state: what came before; None: nothing.
+            valid: (time,) bool, the tokens that are there. One that is not writes nothing, counts
+                in no period, and is passed on as it is. None: all are.
+            reset: (time,) bool, True where a document begins: all levels are at their starts, and
+                all periods begin. None: nowhere.
+            max_documents: how many documents begin in the piece at most; only for a traced `reset`.
+                None: one at each token, which costs a period for each. If there are more, all is
+                NaN.
 
         Returns:
             The tokens with what the levels add, in the dtype of x; the state after them.
 
         Raises:
-            ValueError: x is not one sequence, or a level maps tokens to another shape.
+            ValueError: x is not one sequence, a state or mask does not fit, or a level maps tokens
+                to another shape.
         """
-        check_input("ContinuumMemory", x, x.shape[-1] if self.width is None else self.width)
+        name = "ContinuumMemory"
+        x = check_input(name, x, self.width)
+        if state is not None:
+            check_state(name, state, self.init_state)
+        valid, reset = check_masks(name, x.shape[0], valid, reset, max_documents)
+        masks = Masks(valid, reset, max_documents)
         known = self.init_state() if state is None else state
-        total, parts = x, []
+        inputs = total = fill(x, valid)
+        parts = []
         for s in range(len(self.levels)):
             offset = None if state is None else known.tick[s]
-            said, *part = self._level(s, total if self.mix is None else x, known, offset)
+            said, *part = read_level(
+                self, s, total if self.mix is None else inputs, known, offset, masks
+            )
             if said.shape != x.shape:
                 raise ValueError(
                     f"ContinuumMemory: what a level says is added to the tokens, {x.shape}; level "
@@ -280,6 +290,8 @@ class ContinuumMemory(eqx.Module):
             total = total + said.astype(x.dtype)
             parts.append(part)
         weights, gathered, ticks = zip(*parts, strict=True)
+        if valid is not None:
+            total = jnp.where(jnp.broadcast_to(jnp.asarray(valid)[:, None], x.shape), total, x)
         return total, ContinuumState(weights, gathered, jnp.stack(ticks))
 
     def gather(
@@ -293,21 +305,29 @@ class ContinuumMemory(eqx.Module):
             tokens: how many. All periods must be multiples of it, and all earlier pieces too.
 
         Raises:
-            ValueError: a period that is no multiple.
+            ValueError: a period that is no multiple, a state of another memory, or gradients of
+                another number of levels.
         """
+        name = "ContinuumMemory.gather"
+        check_state(name, state, self.init_state)
+        if len(gradients) != len(self.levels):
+            raise ValueError(
+                f"{name}: gradients must be those of {len(self.levels)} levels, like "
+                f"state.weights, got {len(gradients)}"
+            )
         parts = []
         for s, period in enumerate(self.periods):
-            if tokens < 1 or period % tokens:
+            if not is_count(tokens) or period % tokens:
                 raise ValueError(
-                    f"ContinuumMemory.gather: gradients of {tokens} tokens do not end where "
+                    f"{name}: gradients of {tokens} tokens do not end where "
                     f"periods of {self.periods} do; pass a divisor of all periods"
                 )
-            gathered = jax.tree.map(_add, state.gathered[s], gradients[s])
+            gathered = jax.tree.map(add, state.gathered[s], gradients[s])
             tick = state.tick[s] + tokens
             due = None if tokens == period else tick % period == 0
-            renew = tick % self._cycle(s) == 0
-            weights, gathered = self._write(s, state.weights[s], gathered, due, renew, period)
-            parts.append((weights, gathered, tick % self._cycle(s)))
+            renew = tick % cycle_of(self, s) == 0
+            weights, gathered = write_level(self, s, state.weights[s], gathered, due, renew, period)
+            parts.append((weights, gathered, tick % cycle_of(self, s)))
         weights, gathered, ticks = zip(*parts, strict=True)
         return ContinuumState(weights, gathered, jnp.stack(ticks))
 
@@ -316,96 +336,20 @@ class ContinuumMemory(eqx.Module):
 
         A mean is over the tokens that there were; a period without any writes nothing. In the
         nested variant all levels but the slowest begin anew, as the periods around them end.
+
+        Raises:
+            ValueError: a state of another memory.
         """
+        check_state("ContinuumMemory.flush", state, self.init_state)
         parts = []
         for s, period in enumerate(self.periods):
             seen = state.tick[s] % period
-            renew = jnp.asarray(self._cycle(s) != period)
+            renew = jnp.asarray(cycle_of(self, s) != period)
             due = seen > 0
             count = jnp.maximum(seen, 1)
-            weights, gathered = self._write(
-                s, state.weights[s], state.gathered[s], due | renew, renew, count
+            weights, gathered = write_level(
+                self, s, state.weights[s], state.gathered[s], due | renew, renew, count
             )
             parts.append((weights, gathered))
         weights, gathered = zip(*parts, strict=True)
         return ContinuumState(weights, gathered, jnp.zeros_like(state.tick))
-
-    def _start(self, s: int) -> PyTree:
-        weights = eqx.filter(self.levels[s], eqx.is_inexact_array)
-        return jax.tree.map(lambda w: w.astype(wide(w.dtype)), weights)
-
-    def _cycle(self, s: int) -> int:
-        """After how many tokens a level is as at the beginning, but for its weights."""
-        slower = [p for p in self.periods if p > self.periods[s]]
-        return min(slower) if self.variant == "nested" and slower else self.periods[s]
-
-    def _level(
-        self, s: int, x: Array, state: ContinuumState, offset: Array | None
-    ) -> tuple[Array, PyTree, PyTree, Array]:
-        """What level s adds to tokens, its weights, what it gathered, and its tick."""
-        static = eqx.filter(self.levels[s], eqx.is_inexact_array, inverse=True)
-        norm, time = self.norms[s], x.shape[0]
-        inputs = widened(x if norm is None else rms_norm(x, norm))
-
-        def said_of(weights: PyTree, inputs: Array) -> Array:
-            return jax.vmap(cast(Any, eqx.combine(weights, static)))(inputs)
-
-        weights, gathered, tick = state.weights[s], state.gathered[s], state.tick[s]
-        if self.target is None or not time:
-            return said_of(weights, inputs), weights, gathered, tick
-        target = widened(self.target[s])
-        period, cycle = self.periods[s], self._cycle(s)
-        within = None if offset is None else offset % period
-        layout = lay_out(inputs, period, within)
-        # The tick at the end of each row, if the row is full; to know where contexts end.
-        row = jnp.arange(len(layout.ends)) + 1 + tick // period
-        renew = row * period % cycle == 0
-
-        def visit(carry: tuple[PyTree, PyTree], row: Any) -> tuple[tuple[PyTree, PyTree], Array]:
-            weights, gathered = carry
-            tokens, valid, due, renew = row
-            valid = jnp.broadcast_to(valid[:, None], tokens.shape)
-            said, pull = jax.vjp(lambda w: said_of(w, tokens), weights)
-            error = (said - linear(target, tokens)) / tokens.shape[1]
-            (gradient,) = pull(jnp.where(valid, error, jnp.zeros_like(error)))
-            gathered = jax.tree.map(_add, gathered, gradient)
-            due = None if layout.full else due
-            return self._write(s, weights, gathered, due, renew, period), said
-
-        rows = (layout.tokens, layout.valid, layout.ends, renew)
-        (weights, gathered), said = checkpointed_scan(visit, (weights, gathered), rows)
-        said = take_back(said, layout, time, period, within)
-        return said, weights, gathered, (tick + time) % cycle
-
-    def _write(
-        self, s: int, weights: PyTree, gathered: PyTree, due: Any, renew: Any, count: Any
-    ) -> tuple[PyTree, PyTree]:
-        """Where due (None: always) one step; or, where a context ends, a new beginning.
-
-        A branch rather than a choice between values: what is not due costs nothing then, and
-        `nestax.level_table` finds the level's frequency.
-        """
-        anew = self._cycle(s) != self.periods[s]
-
-        def move(weights: PyTree, gathered: PyTree) -> tuple[PyTree, PyTree]:
-            gradient = gathered
-            if self.accumulate == "mean":
-                gradient = jax.tree.map(lambda g: g / count, gathered)
-            rate = self.constant_rate[s] if self.rate is None else self.rate[s]  # type: ignore
-            factor = rate
-            if self.clip is not None:
-                leaves = jax.tree.leaves(gradient)
-                square = sum((jnp.sum(jnp.square(g)) for g in leaves), start=jnp.zeros(()))
-                factor = rate * jax.lax.rsqrt(1 + square / self.clip**2)
-            new = jax.tree.map(lambda w, g: (w - factor * g).astype(w.dtype), weights, gradient)
-            if anew:
-                new = jax.tree.map(lambda n, w: jnp.where(renew, w, n), new, self._start(s))
-            return new, jax.tree.map(jnp.zeros_like, gathered)
-
-        if due is None:
-            return move(weights, gathered)
-        return jax.lax.cond(due, move, lambda *rest: rest, weights, gathered)
-
-
-def _add(total: Array, more: Array) -> Array:
-    return total + more.astype(total.dtype)

@@ -14,7 +14,16 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from ._feed import FeedForward
-from ._parts import linear, matrix, rms_norm
+from ._masks import Mask, blank, check_masks, segment_starts
+from ._parts import (
+    check_key,
+    check_sizes,
+    is_count,
+    known_number,
+    linear,
+    matrix,
+    rms_norm,
+)
 from .blocks import KINDS, Block, BlockState, make_block
 from .continuum import ContinuumMemory
 
@@ -90,14 +99,17 @@ class HopeLM(eqx.Module):
             ValueError: sizes below 1, a dropout out of range, an unknown kind or option; see also
                 the layers.
         """
-        if min(vocabulary, width, depth) < 1:
+        if not all(is_count(size) for size in (vocabulary, width, depth)):
             raise ValueError(
-                f"HopeLM: sizes must be at least 1, got vocabulary={vocabulary}, width={width}, "
-                f"depth={depth}"
+                f"HopeLM: sizes must be at least 1 and whole, got vocabulary={vocabulary!r}, "
+                f"width={width!r}, depth={depth!r}"
             )
+        check_sizes("HopeLM", width, heads, hidden=hidden)
+        check_key("HopeLM", key)
         kinds = _kinds(block, depth)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"HopeLM: dropout must be at least 0 and less than 1, got {dropout:g}")
+        left_out = known_number(dropout)
+        if left_out is None or not 0 <= left_out < 1:
+            raise ValueError(f"HopeLM: dropout must be at least 0 and less than 1, got {dropout!r}")
         keys = jax.random.split(key, depth + 2)
         self.embedding = jax.random.normal(keys[0], (vocabulary, width))
         with_memory = [kind for kind, _ in kinds if kind in KINDS and KINDS[kind].continuum]
@@ -111,7 +123,7 @@ class HopeLM(eqx.Module):
         self.blocks = tuple(blocks)
         self.norm = jnp.ones(width)
         self.head = matrix(keys[1], vocabulary, width, 0.1)
-        self.dropout = float(dropout)
+        self.dropout = left_out
 
     def init_state(self) -> tuple[BlockState, ...]:
         """The state at the beginning of a stream."""
@@ -122,34 +134,73 @@ class HopeLM(eqx.Module):
         tokens: Integer[Array, " time"],
         state: tuple[BlockState, ...] | None = None,
         *,
+        valid: Mask | None = None,
+        reset: Mask | None = None,
+        segments: Integer[Array | np.ndarray, " time"] | None = None,
+        max_documents: int | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "time vocabulary"], tuple[BlockState, ...]]:
-        """One piece of a stream.
+        """One piece of a stream, or several documents one after another, or both.
+
+        Every document gets the scores, and the last one the state, that it gets alone. A token that
+        is not valid does nothing; in its place there may be any integer.
 
         Args:
             tokens: integers from 0, below the vocabulary. Of others the scores are NaN where they
                 are traced, and an error where they are known.
             state: what came before; None: nothing.
+            valid: (time,) bool, False for padding, wherever it is. None: all tokens are there.
+            reset: (time,) bool, True where a document begins, before which nothing is known; at a
+                token that is not valid: with the next valid one. None: nowhere.
+            segments: (time,) integers, the id of each token's document, in place of `reset`: see
+                `segment_starts`. A document begins with the first token, so `state` is forgotten.
+            max_documents: how many documents begin in the piece at most. Only for documents that
+                are traced, as in `jax.vmap` or as an argument of a jit: None makes room for one at
+                each token then, which costs a chunk for each. If there are more, scores are NaN.
             key: of a step of training, for dropout; None: nothing is left out.
 
         Returns:
-            Scores of the token after each one, (time, vocabulary), and the state after the piece.
+            Scores of the token after each one, (time, vocabulary), finite and of no meaning where a
+            token is not valid; and the state after the piece.
 
         Raises:
-            ValueError: tokens that are not one sequence, not integers or out of range.
+            ValueError: tokens that are not one sequence, not integers or out of range; masks or a
+                state that do not fit.
         """
-        self.check_tokens(tokens)
-        depth = len(self.blocks)
+        self.check_tokens(tokens, valid)
+        depth, time = len(self.blocks), tokens.shape[0]
+        if segments is not None:
+            if reset is not None:
+                raise ValueError("HopeLM: pass segments or reset, not both")
+            if _shape(segments) != (time,):
+                raise ValueError(
+                    f"HopeLM: segments must be one array of integers of shape ({time},), an id for "
+                    f"each token, got shape {_shape(segments)}; for a batch use jax.vmap"
+                )
+            reset = segment_starts(segments, valid)
+        valid, reset = check_masks("HopeLM", time, valid, reset, max_documents)
+        if state is not None and (not isinstance(state, tuple | list) or len(state) != depth):
+            some = isinstance(state, tuple | list)
+            held = f"{len(state)} of them" if some else f"a {type(state).__name__}"
+            raise ValueError(
+                f"HopeLM: state must be a tuple of {depth} states, one for each block, got {held}; "
+                "pass a state that this model returned, or its init_state()"
+            )
+        if key is not None:
+            check_key("HopeLM", key)
+        masks = {}
+        if valid is not None or reset is not None:
+            masks = {"valid": valid, "reset": reset, "max_documents": max_documents}
         keys = [None] * (depth + 1) if key is None else list(jax.random.split(key, depth + 1))
         drop = eqx.nn.Dropout(self.dropout, inference=key is None)
         # Out of range they would be clamped, or count from the end, and no one would notice.
         rows = self.embedding.at[tokens]
         x = rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        x = drop(x, key=keys[-1])
+        x = drop(blank(x, valid), key=keys[-1])
         states = []
         for index, block in enumerate(self.blocks):
             known = None if state is None else state[index]
-            x, new = block(x, known, dropout=self.dropout, key=keys[index])
+            x, new = block(x, known, **masks, dropout=self.dropout, key=keys[index])
             states.append(new)
         return linear(self.head, rms_norm(x, self.norm)), tuple(states)
 
@@ -160,26 +211,30 @@ class HopeLM(eqx.Module):
             for b, s in zip(self.blocks, state, strict=True)
         )
 
-    def check_tokens(self, tokens: Integer[Array, " time"]) -> None:
+    def check_tokens(self, tokens: Integer[Array, " time"], valid: Mask | None = None) -> None:
         """Refuses tokens that this model cannot read; of traced ones only by shape and dtype.
 
         Args:
             tokens: one sequence of integers from 0, below the vocabulary.
+            valid: (time,) bool; where it is False any integer will do. None: nowhere.
 
         Raises:
-            ValueError: tokens that are not one sequence, not integers or out of range.
+            ValueError: tokens that are not one sequence, not integers or out of range; a mask of
+                another shape or dtype.
         """
         if getattr(tokens, "ndim", None) != 1:
             raise ValueError(
-                f"HopeLM: one array of tokens (time,) is expected, got {np.shape(tokens)} in a "
+                f"HopeLM: one array of tokens (time,) is expected, got {_shape(tokens)} in a "
                 f"{type(tokens).__name__}; make lists arrays, and for a batch use jax.vmap"
             )
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"HopeLM: tokens are integers, got {tokens.dtype}")
-        if isinstance(tokens, Tracer):
+        valid, _ = check_masks("HopeLM", tokens.shape[0], valid, None)
+        if isinstance(tokens, Tracer) or isinstance(valid, Tracer):
             return
         # Of numpy: within a jit even the minimum of an array that is known would be traced.
         known, vocabulary = np.asarray(tokens), self.embedding.shape[0]
+        known = known if valid is None else known[valid]
         outside = known[(known < 0) | (known >= vocabulary)]
         if outside.size:
             raise ValueError(
@@ -188,8 +243,21 @@ class HopeLM(eqx.Module):
             )
 
 
+def _shape(value: Any) -> Any:
+    """The shape of lists and arrays, as far as they have one."""
+    try:
+        return np.shape(value)
+    except ValueError:
+        return "rows of several lengths"
+
+
 def _kinds(block: Any, depth: int) -> list[tuple[str, Mapping[str, Any]]]:
     """The kind of each block, and options of its own."""
+    if not np.iterable(block):
+        raise ValueError(
+            f"HopeLM: block must be one of {', '.join(KINDS)}, or one for each of the {depth} "
+            f"blocks, got {block!r}"
+        )
     named = (block,) * depth if isinstance(block, str) else tuple(block)
     if len(named) != depth:
         raise ValueError(
