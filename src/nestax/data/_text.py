@@ -7,11 +7,13 @@ sentinel mixture models, ICLR 2017).
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ._catalogue import Entry, TextFile
 from ._errors import DataError
+from ._tokenizers import check_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +32,14 @@ class Text:
     train: np.ndarray
     test: np.ndarray
 
-    def decode(self, numbers: np.ndarray) -> str:
-        """The text that numbers stand for."""
-        return "".join(self.characters[number] for number in np.asarray(numbers).tolist())
+    def decode(self, numbers: Any) -> str:
+        """The text that numbers stand for.
+
+        Raises:
+            DataError: a number that stands for nothing, or no sequence of whole numbers.
+        """
+        checked = check_numbers("Text", numbers, len(self.characters))
+        return "".join(self.characters[number] for number in checked)
 
 
 def read(data: bytes, file: TextFile) -> np.ndarray:

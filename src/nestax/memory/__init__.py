@@ -11,7 +11,9 @@ from ._delta import linear_attention as linear_attention
 from ._delta import titans as titans
 from ._feed import FeedForward as FeedForward
 from ._feed import SwiGLU as SwiGLU
+from ._generate import TokenStream as TokenStream
 from ._generate import generate as generate
+from ._generate import stream_tokens as stream_tokens
 from ._in_context import learn_in_context as learn_in_context
 from ._masks import segment_starts as segment_starts
 from ._miras import memora as memora

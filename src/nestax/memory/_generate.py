@@ -1,92 +1,321 @@
-"""Generation from a model that carries a state, as one compiled program."""
+"""Generation from a model that carries a state: as one compiled program, or token by token."""
 
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Int, Integer, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, Integer, Key
 
 from ._parts import is_count
+from ._prompts import check_prompt, check_states, pad_token, row_keys, stop_tokens
+from ._sampling import History, Sampling, make_sampling
 
 
 def generate(
     model: Any,
-    prompt: Integer[Array, " time"],
+    prompt: Integer[Array, "*batch time"],
     steps: int,
-    key: PRNGKeyArray,
+    key: Key[Array, "..."] | None = None,
     temperature: float | Array = 1.0,
     state: Any = None,
-) -> tuple[Int[Array, " steps"], Any]:
-    """Goes on with a stream: reads a prompt in one pass, then draws token after token.
+    *,
+    valid: Bool[Array, "*batch time"] | None = None,
+    stop: int | Iterable[Any] | None = None,
+    pad: int = -1,
+    top_k: int | Array | None = None,
+    top_p: float | Array | None = None,
+    min_p: float | Array | None = None,
+    repetition_penalty: float | Array | None = None,
+    scores: Callable[..., Any] | None = None,
+) -> tuple[Int[Array, "*batch steps"], Any]:
+    """Continues a stream: reads a prompt in one pass, then draws token after token.
 
-    One compilation for each length of prompt and number of steps; the temperature is traced. The
-    state that is returned has seen all but the last token drawn, which begins what comes next:
+    The state that is returned has seen all but the last token drawn, which begins the next piece:
 
         first, state = generate(model, prompt, 20, key)
         second, state = generate(model, first[-1:], 20, other_key, state=state)
 
+    Prompts of different lengths are one array with padding on any side, and `valid` says which
+    tokens are real. Each row gives what its prompt alone gives with its own key:
+
+        tokens, states = generate(model, prompts, 20, key, valid=prompts != pad, stop=end)
+        counts = jnp.sum(tokens >= 0, axis=-1)
+        row, _ = generate(model, prompts[3], 20, jax.random.split(key, len(prompts))[3], ...)
+
+    A drawn stop token is the last token of its row: the state has not seen it and is not written
+    any more, and `pad` fills the rest. The loop ends when all rows have stopped.
+
+    The scores of the next token are changed in this order, which is that of the transformers
+    library: repetition penalty, the function `scores`, temperature, `top_k`, `top_p`, `min_p`.
+    Of equal scores, smaller tokens are kept first, so that `top_k` never keeps more than k.
+
+    There is one compilation for each shape of the prompt, number of steps, set of stop tokens,
+    function `scores`, and set of options that are not None. Other numbers need no compilation.
+
     Args:
         model: `(tokens (time,), state) -> (logits (time, vocabulary), state)`, such as `HopeLM`;
-            for a batch `jax.vmap` over prompts and keys.
-        prompt: at least one token. Known ones are shown to the model's `check_tokens`, if it has
-            that: `HopeLM` refuses those out of range. Of traced ones its scores are NaN, and token
-            0 is drawn from then on.
-        steps: how many to draw, at least 1.
-        key: a typed PRNG key.
+            with a keyword `valid`, (time,), if prompts are padded.
+        prompt: at least one token, (time,) or (batch, time). Known ones are shown to the model's
+            `check_tokens`, if it has that: `HopeLM` refuses those out of range. For traced ones out
+            of range its scores are NaN, and token 0 is drawn from then on.
+        steps: how many tokens to draw, at least 1.
+        key: a typed PRNG key; for a batch one key, which is split, or one for each row, (batch,).
+            None: only with temperature 0, which draws nothing at random.
         temperature: 1 draws from the model's distribution, 0 takes the most probable token.
-        state: what came before the prompt; None: nothing.
+        state: what came before the prompt, for a batch with a leading axis; None: nothing.
+        valid: which tokens of the prompt are real, in the prompt's shape; None: all. A row needs
+            one real token; a traced row without any gives `pad` only.
+        stop: one token or several that end a row; None: nothing does.
+        pad: takes the places after a stop. -1 is no token, so that tokens >= 0 can be counted.
+        top_k: leaves only the k most probable tokens.
+        top_p: then leaves the fewest most probable tokens whose probabilities sum to `top_p`.
+        min_p: then leaves tokens at least `min_p` times as probable as the most probable one.
+        repetition_penalty: divides positive scores of tokens that occur in the prompt or have been
+            drawn, and multiplies negative ones; above 1 these tokens become less probable. Tokens
+            that only `state` has seen do not count.
+        scores: a function (logits (vocabulary,), tokens (time + steps,)) -> logits. Of tokens, the
+            prompt's real tokens come first, then those drawn, then -1; `jnp.sum(tokens >= 0)`
+            counts them. Pass the same function each time: another one is compiled anew.
 
     Returns:
-        The tokens drawn, (steps,), int32, and the state.
+        The tokens drawn, int32 of shape (steps,) or (batch, steps), and the state.
 
     Raises:
-        ValueError: an empty prompt, or tokens that the model does not know; no steps, a negative
-            temperature.
+        ValueError: an empty prompt, or tokens that the model does not know; a key that is no typed
+            key; options out of the ranges above. Options that are traced are not checked.
     """
-    if getattr(prompt, "ndim", None) != 1 or not prompt.shape[0]:
-        raise ValueError(
-            "generate: the prompt must be one array of at least one token, got shape "
-            f"{np.shape(prompt)} in a {type(prompt).__name__}; for a batch use jax.vmap"
-        )
-    check_tokens(model, prompt)
     if not is_count(steps):
-        raise ValueError(f"generate: steps must be a whole number, at least 1, got {steps}")
-    if not isinstance(temperature, Tracer) and not 0 <= float(temperature) < float("inf"):
+        raise ValueError(f"generate: steps must be a whole number, at least 1, got {steps!r}")
+    sampling = make_sampling(
+        "generate", temperature, top_k, top_p, min_p, repetition_penalty, scores
+    )
+    plan = _Plan(sampling, stop_tokens("generate", stop), int(steps), pad_token(pad))
+    check_prompt("generate", model, prompt, valid, batches=True)
+    key = row_keys("generate", key, prompt.shape[:-1], temperature)
+    if prompt.ndim == 2:
+        check_states(state, prompt.shape[0])
+    return _generate(model, plan, prompt, valid, key, state)
+
+
+def stream_tokens(
+    model: Any,
+    prompt: Integer[Array, " time"],
+    steps: int | None = None,
+    key: Key[Array, ""] | None = None,
+    temperature: float | Array = 1.0,
+    state: Any = None,
+    *,
+    valid: Bool[Array, " time"] | None = None,
+    stop: int | Iterable[Any] | None = None,
+    top_k: int | Array | None = None,
+    top_p: float | Array | None = None,
+    min_p: float | Array | None = None,
+    repetition_penalty: float | Array | None = None,
+    scores: Callable[..., Any] | None = None,
+) -> "TokenStream":
+    """Continues a stream like `generate`, and gives each token as soon as it is drawn.
+
+        for token in stream_tokens(model, prompt, 100, key, stop=end):
+            print(tokenizer.decode([token]), end="", flush=True)
+
+    The tokens are those of `generate` with the same arguments. Reading the prompt is compiled for
+    each of its lengths, and one step once, for streams of any length.
+
+    Args:
+        model: see `generate`.
+        prompt: one prompt, (time,).
+        steps: how many tokens to draw at most; None: no limit, which `scores` needs.
+        key: see `generate`.
+        temperature: see `generate`.
+        state: see `generate`.
+        valid: see `generate`.
+        stop: tokens that end the stream; the stop token itself is still given.
+        top_k: see `generate`.
+        top_p: see `generate`.
+        min_p: see `generate`.
+        repetition_penalty: see `generate`.
+        scores: see `generate`.
+
+    Returns:
+        An iterator of ints, whose `state` has seen all but the last token given.
+
+    Raises:
+        ValueError: as `generate`, at once and not at the first token.
+    """
+    name = "stream_tokens"
+    if steps is not None and not is_count(steps):
         raise ValueError(
-            f"generate: the temperature must be a finite number, at least 0, got {temperature}"
+            f"{name}: steps must be a whole number, at least 1, or None, got {steps!r}"
         )
-    heat = jnp.asarray(temperature, jnp.float32)
-    return _generate(model, int(steps), prompt, key, heat, state)
+    if scores is not None and steps is None:
+        raise ValueError(
+            f"{name}: scores is given all tokens in one array of prompt and steps; pass steps="
+        )
+    given = (model, prompt, valid, key, temperature, top_k, top_p, min_p, repetition_penalty, state)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
+        raise ValueError(
+            f"{name}: tokens are given one by one as ints, which jit and vmap cannot do; use "
+            "generate there"
+        )
+    sampling = make_sampling(name, temperature, top_k, top_p, min_p, repetition_penalty, scores)
+    check_prompt(name, model, prompt, valid, batches=False)
+    key = row_keys(name, key, (), temperature)
+    room = 0 if scores is None else int(steps or 0)
+    return TokenStream(
+        model, sampling, stop_tokens(name, stop), steps, room, prompt, valid, key, state
+    )
 
 
-def check_tokens(model: Any, tokens: Array) -> None:
-    """Has a model that knows which tokens there are, such as `HopeLM`, look at them: within its own
-    program it could not, as they are traced there."""
-    if hasattr(model, "check_tokens"):
-        model.check_tokens(tokens)
+class TokenStream(Iterator[int]):
+    """What `stream_tokens` returns: an iterator of tokens, as ints.
+
+    Attributes:
+        state: has seen the prompt and all but the last token given; before the first token it is
+            the state that was passed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        sampling: Sampling,
+        stops: tuple[int, ...],
+        steps: int | None,
+        room: int,
+        prompt: Array,
+        valid: Array | None,
+        key: Array,
+        state: Any,
+    ):
+        """Begins a stream of checked arguments."""
+        self.state = state
+        self._model, self._sampling, self._key, self._stops = model, sampling, key, stops
+        self._steps, self._room = steps, room
+        self._begin = prompt, valid
+        self._drawn = 0
+        self._last: tuple[Array, History] | None = None
+        self._ended = False
+
+    def __next__(self) -> int:
+        """Draws the next token."""
+        if self._ended:
+            raise StopIteration
+        model, sampling, key = self._model, self._sampling, self._key
+        if self._last is None:
+            token, history, state = _first(
+                model, sampling, *self._begin, key, self.state, self._stops, self._room
+            )
+        else:
+            index = jnp.asarray(self._drawn)
+            token, history, state = _next(model, sampling, *self._last, index, key, self.state)
+        number = int(token)
+        self._last, self.state = (token, history), state
+        self._drawn += 1
+        self._ended = number in self._stops or self._drawn == self._steps
+        return number
+
+
+class _Plan(NamedTuple):
+    """What a call of `generate` asks for.
+
+    Attributes:
+        sampling: how a token is drawn.
+        stops: tokens that end a row.
+        steps: how many tokens.
+        pad: the token after a stop.
+    """
+
+    sampling: Sampling
+    stops: tuple[int, ...]
+    steps: int
+    pad: Array
 
 
 @eqx.filter_jit
 def _generate(
-    model: Any, steps: int, prompt: Array, key: Array, heat: Array, state: Any
+    model: Any, plan: _Plan, prompt: Array, valid: Array | None, key: Array, state: Any
 ) -> tuple[Array, Any]:
+    row = functools.partial(_row, model, plan)
+    tokens, state = (jax.vmap(row) if prompt.ndim == 2 else row)(prompt, valid, key, state)
+    if valid is not None:
+        tokens = jnp.where(jnp.any(valid, axis=-1, keepdims=True), tokens, plan.pad)
+    return tokens, state
 
-    def draw(logits: Array, index: Array) -> Array:
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        scaled = logits / jnp.where(heat > 0, heat, 1).astype(logits.dtype)
-        drawn = jax.random.categorical(jax.random.fold_in(key, index), scaled)
-        return jnp.where(heat > 0, drawn, jnp.argmax(logits)).astype(jnp.int32)
 
-    def step(carry: tuple[Array, Any], index: Array) -> tuple[tuple[Array, Any], Array]:
-        token, state = carry
-        logits, state = model(token[None], state)
-        token = draw(logits[-1], index)
-        return (token, state), token
+def _row(
+    model: Any, plan: _Plan, prompt: Array, valid: Array | None, key: Array, state: Any
+) -> tuple[Array, Any]:
+    """One row's tokens and state."""
+    sampling, stops, steps, pad = plan
+    first, history, state = _read(model, sampling, prompt, valid, key, state, stops, steps)
 
-    logits, state = model(prompt, state)
-    first = draw(logits[-1], jnp.asarray(0))
-    (_, state), rest = jax.lax.scan(step, (first, state), jnp.arange(1, steps))
-    return jnp.concatenate([first[None], rest]), state
+    def step(carry: tuple[Array, History, Any], index: Array) -> tuple[Any, Array]:
+        token, history, state = _step(model, sampling, *carry[:2], index, key, carry[2])
+        return (token, history, state), token
+
+    if not stops:
+        (_, _, state), rest = jax.lax.scan(step, (first, history, state), jnp.arange(1, steps))
+        return jnp.concatenate([first[None], rest]), state
+
+    def is_going(carry: tuple[Array, Any, Array]) -> Array:
+        index, (token, _, _), _ = carry
+        return (index < steps) & ~jnp.any(token == jnp.asarray(stops, jnp.int32))
+
+    def go(carry: tuple[Array, Any, Array]) -> tuple[Array, Any, Array]:
+        index, last, tokens = carry
+        last, token = step(last, index)
+        return index + 1, last, tokens.at[index].set(token)
+
+    tokens = jnp.full(steps, pad, jnp.int32).at[0].set(first)
+    start = jnp.asarray(1), (first, history, state), tokens
+    _, (_, _, state), tokens = jax.lax.while_loop(is_going, go, start)
+    return tokens, state
+
+
+def _read(
+    model: Any,
+    sampling: Sampling,
+    prompt: Array,
+    valid: Array | None,
+    key: Array,
+    state: Any,
+    stops: tuple[int, ...],
+    room: int,
+) -> tuple[Array, History, Any]:
+    """Reads the prompt and draws the first token."""
+    if valid is None:
+        logits, state = model(prompt, state)
+        last = logits[-1]
+    else:
+        logits, state = model(prompt, state, valid=valid)
+        last = logits[prompt.shape[0] - 1 - jnp.argmax(valid[::-1])]
+    vocabulary = logits.shape[-1]
+    if stops and stops[-1] >= vocabulary:
+        raise ValueError(
+            "generate and stream_tokens: stop tokens must be below the vocabulary of "
+            f"{vocabulary}, got {stops[-1]}"
+        )
+    history = sampling.begin(prompt, valid, vocabulary, room)
+    token = sampling.draw(last, history, jax.random.fold_in(key, 0))
+    return token, history.add(token), state
+
+
+def _step(
+    model: Any,
+    sampling: Sampling,
+    token: Array,
+    history: History,
+    index: Array,
+    key: Array,
+    state: Any,
+) -> tuple[Array, History, Any]:
+    """Reads one token and draws the next."""
+    logits, state = model(token[None], state)
+    token = sampling.draw(logits[-1], history, jax.random.fold_in(key, index))
+    return token, history.add(token), state
+
+
+_first, _next = eqx.filter_jit(_read), eqx.filter_jit(_step)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from ._generate import check_tokens
 from ._loop import checkpointed_scan
+from ._prompts import check_tokens
 from .continuum import ContinuumMemory, ContinuumState
 
 
