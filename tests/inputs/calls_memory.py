@@ -1,0 +1,388 @@
+"""Sound calls of the rules, scans and layers."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from inputs.judge import Call, arguments
+from inputs.kinds import (
+    INF,
+    NAN,
+    Case,
+    Kind,
+    array,
+    both,
+    choice,
+    count,
+    counts,
+    flag,
+    function,
+    key,
+    mask,
+    number,
+    other,
+    pieces,
+    state,
+    tokens,
+    weights,
+)
+
+from nestax import memory
+
+TIME, KEY, VALUE, WIDTH, VOCABULARY = 3, 4, 2, 8, 7
+_RNG = np.random.default_rng(0)
+
+
+def _normal(*shape: int) -> jax.Array:
+    return jnp.asarray(_RNG.normal(size=shape), jnp.float32)
+
+
+_RATE = number(0)
+_SHARE = number(0, 1)
+_RATES = number(0, tokens=TIME)
+_SHARES = number(0, 1, tokens=TIME)
+_OPTIONAL = {"rates": number(0, tokens=TIME, optional=True)}
+_OPTIONAL["shares"] = number(0, 1, tokens=TIME, optional=True)
+_SIZE = count(1)
+_KINDS: dict[str, Kind] = {
+    "q": array(),
+    "k": array(),
+    "u": array((0,)),
+    "v": array((0,)),
+    "memory": array(),
+    "key": array(),
+    "value": array(),
+    "rate": _RATE,
+    "retain": _SHARE,
+    "momentum": _SHARE,
+    "beta": _RATES,
+    "alpha": _OPTIONAL["shares"],
+    "threshold": number(0, above=True),
+    "objective": choice(functions=True),
+    "rule": choice(),
+    "read": choice(),
+    "implementation": choice(optional=True),
+    "implicit": flag,
+    "skip": flag,
+    "chunk": count(1, optional=True),
+    "clip": number(0, above=True, optional=True),
+    "activation": function(),
+    "valid": mask,
+    "weights": weights,
+    "p": number(1),
+    "window": _SIZE,
+    "width": _SIZE,
+    "heads": _SIZE,
+    "hidden": count(1, optional=True),
+    "scale": number(0),
+    "gated": flag,
+    "negative": flag,
+    "conv": count(0, optional=True),
+    "trained_start": flag,
+    "decay": flag,
+    "key_size": count(1, optional=True),
+    "max_rate": number(0, above=True),
+    "limit": number(0, above=True),
+    "adaptive": other(
+        Case("a string", "k"),
+        Case("unknown", ("k", "seven")),
+        Case("list", ["k", "v", "rate", "retain"], "same", ("k", "v", "rate", "retain")),
+        Case("empty", (), "runs"),
+        Case("None", None),
+        Case("a number", 5),
+    ),
+    "chunk_others": count(1, optional=True),
+    "variant": choice(),
+    "accumulate": choice(),
+    "periods": counts(),
+    "trained_rate": flag,
+    "dropout": number(0, 1, below=True),
+    "vocabulary": _SIZE,
+    "depth": _SIZE,
+    "temperature": number(0),
+    "steps": _SIZE,
+}
+
+
+_WORDS = {
+    "q": "q|k|queries|tokens",
+    "k": "q|k|keys|tokens",
+    "u": "u|values|tokens",
+    "v": "v|values|tokens",
+    "x": "x|sequence|tokens",
+    "weights": "weights|matrices",
+    "state": "state|surprise",
+    "prompt": "prompt|tokens",
+    "inputs": "inputs|errors",
+}
+_OWNERS = {
+    "generate": "generate|HopeLM",
+    "learn_in_context": "learn_in_context|HopeLM",
+    "FeedForward": "FeedForward|SwiGLU",
+    "make_block": "make_block|CausalAttention|ContinuumMemory|SwiGLU",
+    "HopeLM": "HopeLM|make_block|CausalAttention|ContinuumMemory|SwiGLU",
+    "stack_levels": "stack_levels|ContinuumMemory",
+}
+
+
+def _made(
+    name: str,
+    _kinds: dict[str, Kind] | None = None,
+    _run: Callable | None = None,
+    _words: dict[str, str] | None = None,
+    **sound: Any,
+) -> Call:
+    called = getattr(memory, name)
+    values = {**arguments(called), **sound}
+    kinds = {argument: (_kinds or {}).get(argument) or _KINDS[argument] for argument in values}
+    if {"q", "k"} <= set(kinds) and kinds["q"] is _KINDS["q"]:
+        names = [n for n, a in values.items() if getattr(a, "shape", ())[:1] == (TIME,)]
+        kinds[", ".join(names)] = pieces(*names)
+    return Call("memory", name, _run or called, kinds, values, _words or _WORDS, _OWNERS.get(name))
+
+
+def _rules() -> list[Call]:
+    m, k, v = _normal(VALUE, KEY), _normal(KEY), _normal(VALUE)
+    one = {"memory": m, "key": k, "value": v, "rate": 0.3, "retain": 0.9}
+    pair = {"key": k, "value": v, "rate": 0.3, "retain": 0.9, "state": (m, 0.1 * m)}
+    held = {"state": state(optional=False)}
+    omega = memory.omega_state(m, 2)
+    shapes = {"prediction": array(), "value": array()}
+
+    def rule(state: Any, key: Any, value: Any, rate: Any, retain: Any) -> Any:
+        return memory.write(state, key, value, rate, retain)
+
+    def error(make: Callable, **given: Any) -> Any:
+        return make(**given)(v, 2 * v)
+
+    q, keys, values = _normal(TIME, KEY), _normal(TIME, KEY), _normal(TIME, VALUE)
+    scan = _made(
+        "scan_rule", {"rule": function(), "state": state(optional=False), "v": array()},
+        rule=rule, q=q, k=keys, v=values, state=m,
+    )  # fmt: skip
+    scan.kinds |= {"rate": _RATES, "retain": _SHARES}
+    scan.sound |= {"rate": 0.3, "retain": 0.9}
+    two = {"prediction": v, "value": 2 * v}
+    window = number(0)
+    return [
+        *(_made(name, **one) for name in (
+            "write", "hebbian", "delta", "gated_delta", "delta_gradient_descent", "oja",
+        )),
+        _made("memora", **{**one, "memory": jnp.abs(m)}),
+        _made("yaad", threshold=0.5, **one),
+        _made("moneta", {**held, "q": number(2)}, **pair),
+        _made("titans_rule", held, momentum=0.8, **pair),
+        _made("omega", {**held, "rate": window}, **{**pair, "state": omega}),
+        _made("omega_state", memory=m, window=2),
+        _made("implicit_rate", {"key": array((), rank=False)}, rate=0.3, key=k),
+        _made("lp", _run=functools.partial(error, memory.lp), p=3.0),
+        _made("huber", _run=functools.partial(error, memory.huber), threshold=0.5),
+        _made("dot", shapes, **two),
+        _made("l2", shapes, **two),
+        scan,
+    ]  # fmt: skip
+
+
+def _scans() -> list[Call]:
+    q, k, v = _normal(TIME, KEY), 0.5 * _normal(TIME, KEY), _normal(TIME, VALUE)
+    m, valid = _normal(VALUE, KEY), jnp.array([True, False, True])
+    linear = {"rate": _OPTIONAL["rates"], "state": state()}
+    rates = {
+        "erase": _OPTIONAL["rates"], "retain": _OPTIONAL["shares"],
+        "momentum": _OPTIONAL["shares"], "carried": _OPTIONAL["rates"], "state": state(),
+    }  # fmt: skip
+    titans = {"rate": _RATES, "momentum": _SHARES, "retain": _OPTIONAL["shares"], "state": state()}
+    sequence = {"q": q, "k": k, "v": v, "valid": valid, "chunk": 2}
+    general = {
+        "q": q, "k": k, "u": v, "erase": 0.2, "retain": 0.9, "momentum": 0.8, "carried": 0.1,
+        "state": (m, 0.1 * m), "valid": valid,
+    }  # fmt: skip
+    mlp = (_normal(3, KEY), _normal(VALUE, 3))
+    stream = memory.network_state(mlp, momentum=True)
+    network = {
+        "v": array(), "rate": _RATES, "retain": _OPTIONAL["shares"],
+        "momentum": _OPTIONAL["shares"], "state": state(), "chunk": count(1),
+        "implementation": choice(optional=True), "now": weights, "surprise": weights,
+        "anchor": weights,
+    }  # fmt: skip
+    rated = {"rate": 0.2, "retain": 0.9, "momentum": 0.5}
+    tall = dict.fromkeys(rated, number(0, 1, optional=True, tokens=TIME))
+    return [
+        _made("memory_scan", rates, chunk=2, **general),
+        _made("memory_chunk", rates, **general),
+        _made("linear_attention", linear, rate=0.5, alpha=0.9, state=m, **sequence),
+        _made("delta_rule", {"state": state()}, beta=0.5, alpha=0.9, state=m, **sequence),
+        _made(
+            "titans", titans, rate=0.3, momentum=0.8, retain=0.9, state=(m, 0.1 * m), **sequence
+        ),
+        _made("network_scan", network, q=q, k=k, v=v, weights=mlp, chunk=2, clip=5.0, **rated),
+        _made(
+            "network_chunk", {**network, **tall, "rate": _RATES},
+            now=mlp, surprise=mlp, anchor=mlp, q=q, k=k, v=v, valid=valid, clip=5.0,
+            **{name: jnp.full(TIME, rate) for name, rate in rated.items()},
+        ),
+        _made("network_state", {"momentum": flag}, weights=mlp),
+        _made("read_memory", {"x": array((1,), rank=False)}, weights=mlp, x=q),
+        _made(
+            "errors", {"key": array((0, 1), rank=False), "value": array((0, 1), rank=False)},
+            weights=mlp, key=q, value=v, clip=5.0,
+        ),
+    ] + [
+        # the state, as it is only looked at without weights
+        Call(
+            "memory", "network_scan", functools.partial(memory.network_scan, q, k, v, None, **rated),
+            {"state": state(optional=False)}, {"state": stream}, _WORDS,
+        )
+    ]  # fmt: skip
+
+
+_MAKE: dict[str, dict[str, Any]] = {
+    "LinearAttention": {"decay": True},
+    "DeltaMemory": {},
+    "TitansMemory": {},
+    "SelfModifyingMemory": {"momentum": True},
+    "CausalAttention": {"window": 4},
+    "ContinuumMemory": {"periods": (2, 4)},
+    "FeedForward": {},
+    "SwiGLU": {"hidden": 3},
+}
+_OWN: dict[str, dict[str, Kind]] = {
+    "TitansMemory": {"memory": choice(), "momentum": flag, "objective": choice(functions=True)},
+    "SelfModifyingMemory": {
+        "memory": choice(), "momentum": flag, "objective": choice(), "chunk": count(1),
+    },
+    "ContinuumMemory": {
+        "objective": choice(optional=True),
+        "rate": both(
+            number(0),
+            other(
+                Case("one for each", (0.1, 0.1), "same", 0.1),
+                Case("one too many", (0.1, 0.1, 0.1)),
+                Case("one NaN", (0.1, NAN)),
+                Case("one negative", (0.1, -0.1)),
+            ),
+        ),
+        "levels": other(
+            Case("functions", [jnp.tanh, jnp.tanh]), Case("a number", 5), Case("empty", []),
+            Case("numbers", [1, 2]),
+        ),
+        "norms": other(Case("a number", 5), Case("string", "rms")),
+    },
+}  # fmt: skip
+
+
+def _layer(name: str) -> Any:
+    heads = {} if name in ("ContinuumMemory", "FeedForward", "SwiGLU") else {"heads": 2}
+    made = getattr(memory, name)
+    return made(WIDTH, **heads, **_MAKE[name], key=jax.random.key(0))
+
+
+def _model(block: str = "hope", **options: Any) -> Any:
+    return memory.HopeLM(
+        VOCABULARY, WIDTH, 1, 2, block=block, hidden=3, key=jax.random.key(0), **options
+    )
+
+
+def _layers() -> list[Call]:
+    found = []
+    x = _normal(TIME, WIDTH)
+    for name in _MAKE:
+        own = {"key": key(), **_OWN.get(name, {})}
+        heads = {"heads": 2} if "heads" in arguments(getattr(memory, name)) else {}
+        made = {"width": WIDTH, "key": jax.random.key(0), **heads, **_MAKE[name]}
+        found.append(_made(name, own, **made))
+    for name in _MAKE:
+        module = _layer(name)
+        if name == "SwiGLU":
+            found.append(
+                Call("memory", f"{name}.__call__", module, {"x": array((0,))}, {"x": x[0]}, _WORDS)
+            )
+            continue
+        kinds = {"x": array((1,)), "state": state()}
+        if name == "FeedForward":
+            kinds = {"x": array((1,))}
+        kinds["x,"] = pieces("x")
+        values = {"x": x, "state": module.init_state()}
+        found.append(Call("memory", f"{name}.__call__", module, kinds, values, _WORDS))
+    return found
+
+
+def _models() -> list[Call]:
+    x, seed = _normal(TIME, WIDTH), jax.random.key(0)
+    block = memory.make_block(
+        "linear_attention", WIDTH, 2, hidden=3, key=seed
+    )
+    model = _model("linear_attention")
+    learner = _model(
+        "hope_attention", window=4, continuum={"periods": (2,), "objective": None}
+    )
+    prompt = jnp.array([1, 2, 3])
+    text = jnp.array([1, 2, 3, 4, 5])
+    of_model = other(Case("None", None), Case("a number", 5), Case("a string", "hope"))
+    shared = {
+        "key": key(),
+        "continuum": both(
+            other(
+                Case("a number", 5),
+                Case("a string", "periods"),
+                Case("unknown option", {"seven": 7}),
+            )
+        ),
+    }
+    blocks = both(
+        choice(),
+        other(
+            Case("a list", ["hope_attention"], "same", "hope_attention"),
+            Case("with options", [("hope_attention", {})], "same", "hope_attention"),
+            Case("one too many", ["hope_attention"] * 2),
+            Case("a wrong option", [("hope_attention", {"seven": 7})]),
+            Case("a pair of strings", [("hope_attention", "window")]),
+        ),
+    )
+    hope = {
+        "vocabulary": VOCABULARY, "width": WIDTH, "depth": 1, "heads": 2, "hidden": 3,
+        "block": "hope_attention", "key": seed,
+    }  # fmt: skip
+    stack = both(counts(length=1), other(Case("one NaN", (NAN,)), Case("one infinite", (INF,))))
+    return [
+        _made(
+            "make_block", {"kind": choice(), **shared}, kind="hope_attention", width=WIDTH,
+            heads=2, hidden=3, key=seed,
+        ),
+        _made("HopeLM", {"block": blocks, **shared}, _run=memory.HopeLM, **hope),
+        Call(
+            "memory", "Block.__call__", block,
+            {"x": array((1,)), "state": state(), "dropout": number(0, 1, below=True),
+             "key": key(optional=True)},
+            {"x": x, "state": block.init_state(), "dropout": 0.5, "key": seed}, _WORDS,
+        ),
+        Call(
+            "memory", "HopeLM.__call__", model,
+            {"tokens": tokens(VOCABULARY), "tokens,": pieces("tokens"), "state": state(),
+             "key": key(optional=True)},
+            {"tokens": prompt, "state": model.init_state(), "key": seed}, _WORDS,
+        ),
+        _made(
+            "generate",
+            {"model": of_model, "prompt": tokens(VOCABULARY), "key": key(), "state": state()},
+            model=model, prompt=prompt, steps=2, key=seed, state=model.init_state(),
+        ),
+        _made(
+            "learn_in_context",
+            {"model": of_model, "tokens": tokens(VOCABULARY), "state": state()},
+            model=learner, tokens=text, state=learner.init_state(),
+        ),
+        _made(
+            "stack_levels", {"model": of_model, "periods": stack},
+            model=model, periods=(2,),
+        ),
+    ]  # fmt: skip
+
+
+def calls() -> list[Call]:
+    """At least one for every public function, and the calls of modules."""
+    return [*_rules(), *_scans(), *_layers(), *_models()]
