@@ -35,8 +35,51 @@ def test_equals_the_loop_beyond_one_block_and_at_the_largest_k():
 
 def test_equals_the_loop_with_ties():
     rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 30, (80, 1)) + 0.0, rng.integers(0, 30, (80, 1)) + 0.0
+    pairs = np.unique(rng.integers(0, 30, (80, 2)), axis=0) + 0.0
+    a, b = rng.permutation(pairs).T[..., None]
     assert ksg(a, b).x == pytest.approx(reference.ksg(a, b, 3), abs=1e-12)
+
+
+@pytest.mark.parametrize("grid", [0.01, 0.03])
+def test_rounding_a_sample_hardly_changes_it(grid):
+    """Where only what is strictly nearer counts, the values are 0.08 and 0.2 bits too large."""
+    a, b = gaussian(0.8, 60, 0)
+    rounded = [ksg(np.round(a / grid), np.round(b / grid)).x, ksg(a, b).x]
+    assert rounded[0] == pytest.approx(rounded[1], abs=0.025)
+
+
+def test_repeated_rows_are_refused():
+    a, b = gaussian(0.8, 50, 0)
+    with pytest.raises(ValueError, match=r"ksg: 50 row\(s\) of \(a, b\) repeat .* first row 0"):
+        ksg(np.tile(a, 2), np.tile(b, 2))
+    ksg(np.tile(a, 2), np.append(b, -b))  # of one variable alone they may
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e-3, 1e300, 1e-300])
+def test_the_scale_and_place_of_a_unit_change_nothing(scale):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(100, 2)), rng.normal(size=100)
+    b = b + a[:, 0]
+    value = ksg(a, b).x
+    assert ksg(a * [1, scale], b).x == pytest.approx(value, abs=1e-9)
+    assert ksg(a, b * scale).x == pytest.approx(value, abs=1e-9)
+    assert ksg(a, 3 - b).x == pytest.approx(value, abs=1e-9)
+    # Without standardizing, a common scale.
+    value = ksg(a, b, standardize=False).x
+    assert value == pytest.approx(reference.ksg(a, b[:, None], 3, False), abs=1e-12)
+    assert ksg(a * scale, b * scale, standardize=False).x == pytest.approx(value, abs=1e-9)
+
+
+def test_large_integers_keep_their_digits():
+    rng = np.random.default_rng(0)
+    a = rng.permutation(10_000)[:200]
+    b = a + rng.permutation(500)[:200]
+    value = ksg(a, b).x
+    assert ksg(2**60 + a, -(2**62) + b).x == pytest.approx(value, abs=1e-12)
+    far = np.uint64(2**63) + a.astype(np.uint64)
+    assert ksg(far, b).x == pytest.approx(value, abs=1e-12)
+    traced = jax.jit(lambda a, b: ksg(a, b).x)(np.int32(2**30) + a.astype(np.int32), b)
+    assert traced == pytest.approx(value, abs=1e-4)
 
 
 @pytest.mark.parametrize("rho", [0.9, 0.99])

@@ -57,7 +57,7 @@ _KINDS = {
     "epsilon": number(0),
     "ddof": count(0, most=1),
     "bound": number(0, above=True, optional=True),
-    "standardized": flag,
+    "standardize": flag,
     "k": count(1, most=11),
 }
 _WORDS = {"low": "low", "high": "high", "y": "y|labels?"}

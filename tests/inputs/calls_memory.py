@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from inputs.kinds import (
     Case,
     Kind,
     array,
+    bools,
     both,
     choice,
     count,
@@ -25,6 +25,7 @@ from inputs.kinds import (
     mask,
     number,
     other,
+    per_token,
     pieces,
     state,
     tokens,
@@ -61,7 +62,7 @@ _KINDS: dict[str, Kind] = {
     "momentum": _SHARE,
     "beta": _RATES,
     "alpha": _OPTIONAL["shares"],
-    "threshold": number(0, above=True),
+    "threshold": number(0, above=True, endless=True),
     "objective": choice(functions=True),
     "rule": choice(),
     "read": choice(),
@@ -69,7 +70,7 @@ _KINDS: dict[str, Kind] = {
     "implicit": flag,
     "skip": flag,
     "chunk": count(1, optional=True),
-    "clip": number(0, above=True, optional=True),
+    "clip": number(0, above=True, optional=True, endless=True),
     "activation": function(),
     "valid": mask,
     "weights": weights,
@@ -105,7 +106,31 @@ _KINDS: dict[str, Kind] = {
     "depth": _SIZE,
     "temperature": number(0),
     "steps": _SIZE,
-}
+    "reset": bools(TIME),
+    "initial": state(),
+    "towards": weights,
+    "max_documents": count(1, optional=True),
+    "stop": other(
+        Case("a token", 6, "same", None),
+        Case("several", (5, 6), "runs"),
+        Case("numpy", np.array([5, 6]), "runs"),
+        Case("beyond the vocabulary", VOCABULARY),
+        Case("negative", -1),
+        Case("not whole", 2.5),
+        Case("string", "."),
+        Case("object", object()),
+        Case("NaN", NAN),
+    ),
+    "pad": other(
+        Case("not whole", 0.5), Case("None", None), Case("string", "."), Case("object", object()),
+        Case("list", [0]), Case("NaN", NAN),
+    ),
+    "top_k": count(1, optional=True),
+    "top_p": number(0, 1, above=True, optional=True),
+    "min_p": number(0, 1, optional=True),
+    "repetition_penalty": number(0, above=True, optional=True),
+    "scores": function(optional=True),
+}  # fmt: skip
 
 
 _WORDS = {
@@ -210,7 +235,8 @@ def _scans() -> list[Call]:
         "anchor": weights,
     }  # fmt: skip
     rated = {"rate": 0.2, "retain": 0.9, "momentum": 0.5}
-    tall = dict.fromkeys(rated, number(0, 1, optional=True, tokens=TIME))
+    tall = dict.fromkeys(rated, per_token(0, 1, TIME, optional=True))
+    tall["rate"] = per_token(0, INF, TIME)
     return [
         _made("memory_scan", rates, chunk=2, **general),
         _made("memory_chunk", rates, **general),
@@ -221,7 +247,7 @@ def _scans() -> list[Call]:
         ),
         _made("network_scan", network, q=q, k=k, v=v, weights=mlp, chunk=2, clip=5.0, **rated),
         _made(
-            "network_chunk", {**network, **tall, "rate": _RATES},
+            "network_chunk", {**network, **tall},
             now=mlp, surprise=mlp, anchor=mlp, q=q, k=k, v=v, valid=valid, clip=5.0,
             **{name: jnp.full(TIME, rate) for name, rate in rated.items()},
         ),
@@ -231,12 +257,12 @@ def _scans() -> list[Call]:
             "errors", {"key": array((0, 1), rank=False), "value": array((0, 1), rank=False)},
             weights=mlp, key=q, value=v, clip=5.0,
         ),
-    ] + [
         # the state, as it is only looked at without weights
         Call(
-            "memory", "network_scan", functools.partial(memory.network_scan, q, k, v, None, **rated),
+            "memory", "network_scan",
+            functools.partial(memory.network_scan, q, k, v, None, **rated),
             {"state": state(optional=False)}, {"state": stream}, _WORDS,
-        )
+        ),
     ]  # fmt: skip
 
 
@@ -313,13 +339,9 @@ def _layers() -> list[Call]:
 
 def _models() -> list[Call]:
     x, seed = _normal(TIME, WIDTH), jax.random.key(0)
-    block = memory.make_block(
-        "linear_attention", WIDTH, 2, hidden=3, key=seed
-    )
+    block = memory.make_block("linear_attention", WIDTH, 2, hidden=3, key=seed)
     model = _model("linear_attention")
-    learner = _model(
-        "hope_attention", window=4, continuum={"periods": (2,), "objective": None}
-    )
+    learner = _model("hope_attention", window=4, continuum={"periods": (2,), "objective": None})
     prompt = jnp.array([1, 2, 3])
     text = jnp.array([1, 2, 3, 4, 5])
     of_model = other(Case("None", None), Case("a number", 5), Case("a string", "hope"))

@@ -167,6 +167,22 @@ _KINDS = {
     "largest": count(1),
     "mirror": _MIRROR,
     "scale": number(0, above=True),
+    "adam_learning_rate": number(schedule=True, optional=True),
+    "mask": other(
+        Case("a tree", {"w": True, "b": False}, "runs"),
+        Case("a function", lambda p: jax.tree.map(lambda a: a.ndim > 1, p), "runs"),
+        Case("a leaf missing", {"w": True}),
+        Case("strings", {"w": "yes", "b": "no"}),
+        Case("number", 5),
+        Case("string", "w"),
+        Case("object", object()),
+    ),
+    "axes": other(
+        Case("number", 5),
+        Case("string", "out"),
+        Case("object", object()),
+        Case("a function of nothing", lambda: None),
+    ),
 }
 _WORDS = {
     "gradients": "gradients?|updates?",
@@ -182,9 +198,7 @@ def _shapes(tree: Any) -> Any:
     return jax.tree.map(jnp.shape, tree)
 
 
-def _optimizer(
-    name: str, _also: dict | None = None, _bounded: bool = False, **sound: Any
-) -> Call:
+def _optimizer(name: str, _also: dict | None = None, _bounded: bool = False, **sound: Any) -> Call:
     make = getattr(optim, name)
     own = arguments(make)
 
@@ -300,8 +314,8 @@ def calls() -> list[Call]:
         _plain(
             "memory_linear",
             {
-                "weight": array((1,)), "x": array((1,), rank=False), "memory": state(optional=False),
-                "apply": function(),
+                "weight": array((1,)), "x": array((1,), rank=False),
+                "memory": state(optional=False), "apply": function(),
             },
             _run=lambda weight, **given: jax.value_and_grad(
                 lambda w: jnp.sum(optim.memory_linear(w, **given))

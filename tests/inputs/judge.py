@@ -1,7 +1,6 @@
 """Calls of public functions with inputs that are not sound, and what becomes of them."""
 
 import inspect
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -115,9 +114,13 @@ def judge(call: Call, argument: str, case: Case) -> Outcome:
         wanted = [whole[: len(found[0])]]
         found = found[:1]
     else:
-        wanted = call.result(argument, case.means, (argument, case.name))
-    factor = -1 if case.expect == "mirror" else 1
-    return outcome("right") if _equal(found, wanted, case.rtol, factor) else outcome(
+        try:
+            wanted = call.result(argument, case.means, (argument, case.name))
+        except Exception as error:
+            return outcome("fault", f"without a result for the same values: {error!r}")
+    if _equal(found, wanted, case.rtol, -1 if case.expect == "mirror" else 1):
+        return outcome("right")
+    return outcome(
         "fault", f"another result than for the same values: {_brief(found)}, not {_brief(wanted)}"
     )
 

@@ -53,17 +53,23 @@ def number(
     schedule: bool = False,
     complex_: bool = False,
     mirror: bool = False,
+    endless: bool = False,
 ) -> Kind:
     """A real number from `low` to `high`, without the ends where `above` and `below` say so.
 
-    With `tokens` it may also be one number for each of so many tokens.
+    With `tokens` it may also be one number for each of so many tokens; `endless`: infinity means
+    no bound.
     """
 
     def cases(sound: Any) -> Iterator[Case]:
         middle = (low + high) / 2 if math.isfinite(low + high) else max(low, 0.0) + 0.5
         value = middle if sound is None else float(np.ravel(sound)[0])
         yield from _objects(optional)
-        outside = [("NaN", NAN), ("infinite", INF), ("minus infinite", -INF)]
+        outside = [("NaN", NAN), ("minus infinite", -INF)]
+        if endless:
+            yield Case("infinite", INF, "runs")
+        else:
+            outside.append(("infinite", INF))
         if math.isfinite(low):
             outside.append(("below its range", low - 0.5))
         if math.isfinite(high):
@@ -98,6 +104,25 @@ def number(
             yield Case("one token's NaN", jnp.full(tokens, value).at[1].set(NAN))
             if math.isfinite(low):
                 yield Case("one token's below its range", jnp.full(tokens, value).at[1].set(-1.5))
+
+    return cases
+
+
+def per_token(low: float, high: float, tokens: int, *, optional: bool = False) -> Kind:
+    """One number for each token, and nothing else."""
+
+    def cases(sound: Any) -> Iterator[Case]:
+        host = np.asarray(sound)
+        yield from _objects(optional)
+        yield Case("numpy", host, "same", sound)
+        yield Case("list", host.tolist(), "same", sound)
+        yield Case("a number", float(host[0]), "same", sound)
+        yield Case("one token too many", jnp.append(sound, sound[0]))
+        yield Case("one token only", sound[:1])
+        yield Case("complex", sound + 0.5j)
+        outside = [NAN, INF, low - 0.5] + ([high + 0.5] if math.isfinite(high) else [])
+        for bad in outside:
+            yield Case(f"one token's {bad}", sound.at[1].set(bad))
 
     return cases
 
@@ -505,6 +530,11 @@ def samples(*, vector: bool = False) -> Kind:
         yield Case("longdouble", sound.astype(np.longdouble), "same", sound)
 
     return cases
+
+
+def bools(length: int) -> Kind:
+    """One truth value for each token, or None, where none is given so far."""
+    return lambda sound: mask(jnp.ones(length, bool) if sound is None else sound)
 
 
 def other(*cases: Case) -> Kind:

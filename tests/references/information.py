@@ -90,18 +90,29 @@ def gaussian(t, y, std, epsilon=1e-6, ddof=1):
     return bound(t), bound(t) - within
 
 
-def ksg(a, b, k):
-    """Kraskov's first estimator, row by row."""
+def ksg(a, b, k, standardize=True):
+    """Kraskov's first estimator, row by row; of what ties with the k-th one, half is nearer."""
+    if standardize:
+        a, b = (x / np.std(x, axis=0) for x in (a, b))
     n = len(a)
     total = 0.0
     for i in range(n):
         others = [j for j in range(n) if j != i]
         in_a = [max(abs(a[i] - a[j])) for j in others]
         in_b = [max(abs(b[i] - b[j])) for j in others]
-        radius = sorted(max(p, q) for p, q in zip(in_a, in_b, strict=True))[k - 1]
-        total += digamma(sum(d < radius for d in in_a) + 1)
-        total += digamma(sum(d < radius for d in in_b) + 1)
-    return (digamma(k) + digamma(n) - total / n) / math.log(2)
+        in_both = [max(p, q) for p, q in zip(in_a, in_b, strict=True)]
+        radius = sorted(in_both)[k - 1]
+
+        def nearer_and_tied(distances, radius=radius):
+            tied = sum(math.isclose(d, radius, rel_tol=1e-9) for d in distances)
+            return sum(d < radius and not math.isclose(d, radius) for d in distances), tied
+
+        nearer, tied = nearer_and_tied(in_both)
+        total += digamma(nearer + (tied + 1) / 2)
+        for distances in (in_a, in_b):
+            nearer, tied = nearer_and_tied(distances)
+            total -= digamma(nearer + max(tied - 1, 0) / 2 + 1)
+    return (digamma(n) + total / n) / math.log(2)
 
 
 def tanh_entropy(w, bins=30):

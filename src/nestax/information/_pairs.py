@@ -13,12 +13,15 @@ BLOCK = 256
 
 
 def squared_distances(
-    rows: Float[Array, "block units"], t: Float[Array, "n units"]
+    rows: Float[Array, "block units"], t: Float[Array, "n units"], scale: Float[Array, ""]
 ) -> Float[Array, "block n"]:
-    """Squared Euclidean distances, by direct differences: exactly zero for equal rows."""
+    """Squared Euclidean distances times scale^2, by direct differences: zero for equal rows.
+
+    Differences are scaled before they are squared: what overflows then is far away in any case.
+    """
 
     def add(unit: Array, total: Array) -> Array:
-        return total + (rows[:, unit, None] - t[None, :, unit]) ** 2
+        return total + ((rows[:, unit, None] - t[None, :, unit]) * scale) ** 2
 
     return jax.lax.fori_loop(0, t.shape[1], add, jnp.zeros((len(rows), len(t)), t.dtype))
 

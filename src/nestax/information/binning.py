@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from . import _check
+from ._cells import MOST_BINS, keys_and_edges
 from ._counting import (
     changes,
     digitize,
@@ -34,6 +35,8 @@ from ._counting import (
 )
 from ._result import BinnedInformation, assert_consistent
 from .labels import encode, entropy
+
+_RANGE = "Give the range of the activations, or let edges='adaptive' find it."
 
 
 def binned(
@@ -54,7 +57,8 @@ def binned(
     are counted exactly for any number of units and bins. On concrete arrays the counts are
     those of numpy with the same edges in the dtype of `t`, sums are float64, and I(b(T);Y) <=
     min(I(b(T);X), H(Y)) is checked. Inside `jit` and `vmap` the enabled precision is used,
-    values are not checked, and adaptive edges may differ in their last digit.
+    values are not checked, adaptive edges may differ in their last digit, and compilers take denormal
+    numbers for zero in them. Integers are compared as integers, whatever their size.
 
     Plug-in values are biased: with K occupied cells of N rows, I(b(T);Y) of pure noise is about
     (K - 1) (classes - 1) / (2 N ln 2) bits while K is far below N, and reaches H(Y) beyond.
@@ -62,7 +66,7 @@ def binned(
     Args:
         t: activations, of shape (N, units); one row per distinct input.
         y: integer class labels, of shape (N,).
-        bins: number of cells of each unit.
+        bins: number of cells of each unit, from 2 to 2^24.
         low: lower end of the fixed cells.
         high: upper end of the fixed cells.
         edges: "fixed": cells of equal width on [low, high], with interior edges
@@ -85,26 +89,25 @@ def binned(
         ValueError: if a shape, dtype, value or option is wrong; the message says which.
         RuntimeError: if I(b(T);Y) <= min(I(b(T);X), H(Y)) does not hold, which is a bug.
     """
-    _check.one_of(edges, "edges", ("fixed", "adaptive", "quantile"))
-    bins = _check.whole_number(
-        bins, "bins", 2, 2**31 - 1, "One cell holds everything and no information; 30 is usual."
-    )
-    if edges == "fixed" and not (math.isfinite(low) and math.isfinite(high) and low < high):
+    _check.one_of("binned", edges, "edges", ("fixed", "adaptive", "quantile"))
+    bins = _check.whole_number("binned", bins, "bins", 2, MOST_BINS, "30 is usual.")
+    for name, value in (("low", low), ("high", high)) if edges == "fixed" else ():
+        _refuse_traced(name, value)
+        _check.real_number("binned", value, name, _RANGE, "finite low < high")
+    if edges == "fixed" and not low < high:
         raise ValueError(
-            f"low is {low} and high is {high}; expected finite low < high. Give the range of the "
-            "activations, or let edges='adaptive' find it."
+            f"binned: low is {low} and high is {high}; expected finite low < high. {_RANGE}"
         )
     traced = _check.is_traced(t, y)
-    t = _check.activations(t, traced=traced)
+    t = _check.rows("binned", t, traced=traced)
     n, units = t.shape
-    labels = None if y is None else encode(y, n, classes)
+    labels = None if y is None else encode("binned", y, n, classes)
     if strict and edges == "fixed" and not traced:
-        _check.within(np.asarray(t), low, high)
+        _check.within("binned", np.asarray(t), low, high)
 
     kernel = functools.partial(_check.evaluate, _entropies, ranked=edges == "quantile")
     h_t, h_ty, cells, joint_cells = kernel(
-        t,
-        _interior_edges(t, edges, bins, low, high),
+        *keys_and_edges(t, edges, bins, low, high),
         None if labels is None else labels.codes,
         bins=bins,
         # Rounded up so that batches with nearly the same classes share one compilation.
@@ -145,22 +148,17 @@ def _as_leaf(value: Any, traced: bool) -> Any:
     return jnp.asarray(value, jnp.result_type(float)) if traced else value
 
 
-def _interior_edges(t: Any, kind: str, bins: int, low: Any, high: Any) -> Any:
-    if kind == "fixed":
-        return np.linspace(low, high, bins + 1)[1:-1].astype(t.dtype)
-    if kind == "quantile":
-        # floor(bins * rank / 2n) >= k exactly if rank >= ceil(2nk / bins): no overflow, and the
-        # same comparison with edges as for values.
-        n = t.shape[0]
-        return np.array([-(-2 * n * k // bins) for k in range(1, bins)], np.int32)
-    if isinstance(t, np.ndarray):
-        return np.linspace(float(t.min()), float(t.max()), bins + 1)[1:-1].astype(t.dtype)
-    return jnp.linspace(jnp.min(t), jnp.max(t), bins + 1, dtype=t.dtype)[1:-1]
+def _refuse_traced(name: str, value: Any) -> None:
+    if _check.is_traced(value):
+        raise ValueError(
+            f"binned: {name} is traced; expected a plain number. Keep it out of the arguments of "
+            "jit and vmap, or let edges='adaptive' find it."
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("bins", "classes", "ranked"))
 def _entropies(
-    t: Float[Array, "n units"],
+    keys: Float[Array, "n units"] | Int[Array, "n units"],
     edges: Float[Array, " inner"] | Int[Array, " inner"],
     labels: Int[Array, " n"] | None,
     *,
@@ -169,9 +167,10 @@ def _entropies(
     ranked: bool,
 ) -> tuple[Array, Array | None, Array, Array | None]:
     """H(b(T)) and H(b(T), Y) in bits, and the numbers of occupied cells of both."""
-    n = t.shape[0]
-    keys = ordered(t)
-    cells = quantile_cells(keys, edges) if ranked else digitize(keys, ordered(edges))
+    n = keys.shape[0]
+    if jnp.issubdtype(keys.dtype, jnp.floating):
+        keys, edges = ordered(keys), edges if ranked else ordered(edges)
+    cells = quantile_cells(keys, edges) if ranked else digitize(keys, edges)
     words, label_digit = pack(cells, bins, labels, classes)
     words = sort_words(words)
     # The label is the least significant digit, so that one sort serves both entropies.

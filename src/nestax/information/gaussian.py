@@ -61,30 +61,41 @@ def gaussian_upper_bound(
         N / (N - ddof) the largest variance; infinite if values exceed the bound.
 
     Raises:
-        ValueError: if a shape, dtype or value is wrong; the message says which.
+        ValueError: if a shape, dtype or value is wrong, or several units spread over more than
+            1e12 times the noise; the message says which.
     """
-    std = _check.positive(noise_std, "noise_std", "Without noise the bound is infinite.")
+    name = "gaussian_upper_bound"
+    std = _check.positive(name, noise_std, "noise_std", "Without noise the bound is infinite.")
     if bound is not None:
-        bound = float(_check.positive(bound, "bound", "Give the largest |t|, or None."))
-    if not (math.isfinite(epsilon) and epsilon >= 0):
+        bound = float(_check.positive(name, bound, "bound", "Give the largest |t|, or None."))
+    epsilon = _check.real_number(name, epsilon, "epsilon", "The published value is 1e-6.")
+    if not _check.is_traced(epsilon) and not epsilon >= 0:
         raise ValueError(
-            f"epsilon is {epsilon}; expected a finite number of at least 0. The published value "
-            "is 1e-6."
+            f"{name}: epsilon is {epsilon}; expected a finite number of at least 0. The published "
+            "value is 1e-6."
         )
-    ddof = _check.whole_number(ddof, "ddof", 0, 1, "1 divides by N - 1, 0 by N.")
-    traced = _check.is_traced(t, y, std)
-    t = _check.activations(t, traced=traced)
+    ddof = _check.whole_number(name, ddof, "ddof", 0, 1, "1 divides by N - 1, 0 by N.")
+    traced = _check.is_traced(t, y, std, epsilon)
+    given = _check.rows(name, t, traced=traced)
+    reach = jnp.maximum(jnp.max(given), -(jnp.min(given) + 0.0)) if traced else _reach(given)
+    t = _check.activations(name, given, traced=traced)
     n = t.shape[0]
-    labels = None if y is None else encode(y, n, classes, dense=True)
+    labels = None if y is None else encode(name, y, n, classes, dense=True)
+    known = not _check.is_traced(std, epsilon)
+    noise = np.hypot(std, np.sqrt(epsilon)) if known else jnp.hypot(std, jnp.sqrt(epsilon))
+    by_values = not traced and _spread(t, noise)
+    if traced and known:
+        _check.within_range(name, noise, "noise_std and epsilon", "the noise")
     x, within, ceiling = _check.evaluate(
         _bounds,
         t,
         None if labels is None else labels.codes,
-        std,
-        np.float64(epsilon),
+        noise,
+        reach,
         np.float64(math.inf if bound is None else bound),
         classes=None if labels is None else labels.count,
         ddof=ddof,
+        by_values=by_values,
     )
     if labels is None:
         return GaussianInformation(x, None, ceiling, None)
@@ -93,37 +104,70 @@ def gaussian_upper_bound(
     return GaussianInformation(x, x - within, ceiling, label_ceiling)
 
 
-@functools.partial(jax.jit, static_argnames=("classes", "ddof"))
+def _reach(t: Any) -> np.float64:
+    """The largest magnitude, also of the least integer of a type, which has no opposite there."""
+    return np.float64(max(float(t.max()), -float(t.min())))
+
+
+def _spread(t: Any, noise: Any) -> bool:
+    """Whether the spread of t is so far above the noise that squares lose the noise in rounding.
+
+    Raises:
+        ValueError: if singular values lose it as well.
+    """
+    half = t.astype(np.float64) / 2
+    with np.errstate(over="ignore"):
+        ratio = float(np.max(half.max(axis=0) - half.min(axis=0)) / noise * 2)
+    if t.shape[1] > 1 and ratio > 1e12:
+        raise ValueError(
+            f"gaussian_upper_bound: t spreads over {ratio:.3g} times the standard deviation of the "
+            "noise, beside which combinations of units without any spread cannot be told from "
+            "noise; expected at most 1e12. Take standardize(t), or a larger noise_std."
+        )
+    return ratio > 1e5
+
+
+@functools.partial(jax.jit, static_argnames=("classes", "ddof", "by_values"))
 def _bounds(
     t: Float[Array, "n units"],
     labels: Int[Array, " n"] | None,
-    std: Float[Array, ""],
-    epsilon: Float[Array, ""],
+    noise: Float[Array, ""],
+    reach: Float[Array, ""] | Int[Array, ""],
     bound: Float[Array, ""],
     *,
     classes: int | None,
     ddof: int,
+    by_values: bool,
 ) -> tuple[Array, Array | None, Array]:
     """The bound, its mean within classes, and its ceiling, in bits."""
     dtype = jnp.result_type(float)
     t = t.astype(dtype)
     n, units = t.shape
-    variance = std.astype(dtype) ** 2 + epsilon.astype(dtype)
+    noise, bound, reach = (a.astype(dtype) for a in (noise, bound, reach))
+    t = t - t[:1]  # so that rows of one large value have a mean without rounding
 
     def information(weights: Float[Array, " n"]) -> Float[Array, ""]:
         members = jnp.sum(weights)
         mean = weights @ t / jnp.maximum(members, 1)
-        centred = (t - mean[None, :]) * weights[:, None]
-        covariance = centred.T @ centred / jnp.maximum(members - ddof, 1)
         # Dividing by the noise first subtracts the second logarithm without cancellation, and
         # all eigenvalues are at least 1.
-        factor = jnp.linalg.cholesky(jnp.eye(units, dtype=dtype) + covariance / variance)
+        centred = (t - mean[None, :]) * weights[:, None] / noise
+        root = jnp.sqrt(jnp.maximum(members - ddof, 1).astype(dtype))
+        if by_values:  # no squares, in which 1 would be lost
+            if units == 1:
+                largest = jnp.maximum(jnp.max(jnp.abs(centred)), 1)
+                values = largest * jnp.linalg.norm(centred / largest, axis=0) / root
+            else:
+                values = jnp.linalg.svd(centred / root, compute_uv=False)
+            return jnp.sum(jnp.log2(jnp.hypot(values, jnp.ones_like(values))))
+        covariance = centred.T @ centred / root**2
+        factor = jnp.linalg.cholesky(jnp.eye(units, dtype=dtype) + covariance)
         return jnp.sum(jnp.log2(jnp.diagonal(factor)))
 
     x = information(jnp.ones(n, dtype))
-    largest = bound.astype(dtype) ** 2 * n / (n - ddof)
-    ceiling = 0.5 * units * jnp.log2(1 + largest / variance)
-    ceiling = jnp.where(jnp.max(jnp.abs(t)) <= bound, ceiling, jnp.inf)
+    largest = bound / noise * (n / (n - ddof)) ** 0.5
+    ceiling = units * jnp.log2(jnp.hypot(largest, jnp.ones_like(largest)))
+    ceiling = jnp.where(reach <= bound, ceiling, jnp.inf)
     if labels is None or classes is None:
         return x, None, ceiling
 

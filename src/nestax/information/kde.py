@@ -58,14 +58,16 @@ def kde_bounds(
         ValueError: if a shape, dtype or value is wrong; the message says which.
         RuntimeError: if I(M;Y) <= min(I(M;X), H(Y)) does not hold, which is a bug.
     """
-    variance = _check.positive(
-        noise_variance, "noise_variance", "Without noise I(T;X) is log2 N whatever T is."
-    )
+    why = "Without noise I(T;X) is log2 N whatever T is."
+    variance = _check.positive("kde_bounds", noise_variance, "noise_variance", why)
     traced = _check.is_traced(t, y, variance)
-    t = _check.activations(t, traced=traced)
+    t = _check.activations("kde_bounds", t, traced=traced)
     n = t.shape[0]
-    labels = None if y is None else encode(y, n, classes)
-    x, within = _check.evaluate(_entropies, t, None if labels is None else labels.codes, variance)
+    labels = None if y is None else encode("kde_bounds", y, n, classes)
+    std = variance**0.5
+    if traced and not _check.is_traced(std):
+        _check.within_range("kde_bounds", std, "noise_variance", "the noise")
+    x, within = _check.evaluate(_entropies, t, None if labels is None else labels.codes, std)
     ceiling = _check.constant(math.log2(n), traced)
     if labels is None:
         return KDEInformation(x[0], x[1], None, None, ceiling, None)
@@ -80,17 +82,17 @@ def kde_bounds(
 
 @jax.jit
 def _entropies(
-    t: Float[Array, "n units"], labels: Int[Array, " n"] | None, variance: Float[Array, ""]
+    t: Float[Array, "n units"], labels: Int[Array, " n"] | None, std: Float[Array, ""]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array] | None]:
     """Lower and upper bound on H(M) - H(noise), and on its mean within classes, in bits."""
     dtype = jnp.result_type(float)
     t = t.astype(dtype)
-    variance = variance.astype(dtype)
+    precision = 1 / std.astype(dtype)
 
     def sums(rows: Array, own: Array | None) -> Any:
         # Each sum holds the row itself, whose term is exactly 1, so that the logarithms need no
         # shift. The kernel of the upper bound is the fourth power of that of the lower one.
-        lower = jnp.exp(squared_distances(rows, t) / (-8 * variance))
+        lower = jnp.exp(squared_distances(rows, t, precision) / -8)
         upper = jnp.square(jnp.square(lower))
         total = (jnp.sum(lower, axis=1), jnp.sum(upper, axis=1))
         if own is None or labels is None:
