@@ -27,6 +27,7 @@ from inputs.kinds import (
     other,
     per_token,
     pieces,
+    segments,
     state,
     tokens,
     weights,
@@ -107,6 +108,7 @@ _KINDS: dict[str, Kind] = {
     "temperature": number(0),
     "steps": _SIZE,
     "reset": bools(TIME),
+    "segments": segments(TIME),
     "initial": state(),
     "towards": weights,
     "max_documents": count(1, optional=True),
@@ -142,7 +144,7 @@ _WORDS = {
     "weights": "weights|matrices",
     "state": "state|surprise",
     "prompt": "prompt|tokens",
-    "inputs": "inputs|errors",
+    "segments": "segments|valid",
 }
 _OWNERS = {
     "generate": "generate|HopeLM",
@@ -158,16 +160,27 @@ def _made(
     name: str,
     _kinds: dict[str, Kind] | None = None,
     _run: Callable | None = None,
-    _words: dict[str, str] | None = None,
     **sound: Any,
 ) -> Call:
     called = getattr(memory, name)
-    values = {**arguments(called), **sound}
-    kinds = {argument: (_kinds or {}).get(argument) or _KINDS[argument] for argument in values}
-    if {"q", "k"} <= set(kinds) and kinds["q"] is _KINDS["q"]:
-        names = [n for n, a in values.items() if getattr(a, "shape", ())[:1] == (TIME,)]
-        kinds[", ".join(names)] = pieces(*names)
-    return Call("memory", name, _run or called, kinds, values, _words or _WORDS, _OWNERS.get(name))
+    return _call(name, _run or called, {**arguments(called), **sound}, _kinds or {})
+
+
+def _called(name: str, module: Any, _kinds: dict[str, Kind] | None = None, **sound: Any) -> Call:
+    values = {**arguments(type(module).__call__), **sound}
+    return _call(f"{name}.__call__", module, values, _kinds or {})
+
+
+def _call(name: str, run: Callable, values: dict[str, Any], own: dict[str, Kind]) -> Call:
+    if "initial" in values:
+        values["initial"] = values["state"]
+    if "towards" in values:
+        values["towards"] = values.get("weights", values.get("now"))
+    kinds = {argument: own.get(argument) or _KINDS[argument] for argument in values}
+    each = [n for n, a in values.items() if getattr(a, "shape", ())[:1] == (TIME,)]
+    if {"q", "x", "tokens"} & set(each):
+        kinds[", ".join([*each, ""])] = pieces(*each)
+    return Call("memory", name, run, kinds, values, _WORDS, _OWNERS.get(name.split(".")[0]))
 
 
 def _rules() -> list[Call]:
@@ -324,16 +337,12 @@ def _layers() -> list[Call]:
     for name in _MAKE:
         module = _layer(name)
         if name == "SwiGLU":
-            found.append(
-                Call("memory", f"{name}.__call__", module, {"x": array((0,))}, {"x": x[0]}, _WORDS)
-            )
+            found.append(_called(name, module, {"x": array((0,))}, x=x[0]))
             continue
-        kinds = {"x": array((1,)), "state": state()}
+        own = {"x": array((1,)), "state": state()}
         if name == "FeedForward":
-            kinds = {"x": array((1,))}
-        kinds["x,"] = pieces("x")
-        values = {"x": x, "state": module.init_state()}
-        found.append(Call("memory", f"{name}.__call__", module, kinds, values, _WORDS))
+            own["state"] = other()
+        found.append(_called(name, module, own, x=x, state=module.init_state()))
     return found
 
 
@@ -376,17 +385,15 @@ def _models() -> list[Call]:
             heads=2, hidden=3, key=seed,
         ),
         _made("HopeLM", {"block": blocks, **shared}, _run=memory.HopeLM, **hope),
-        Call(
-            "memory", "Block.__call__", block,
-            {"x": array((1,)), "state": state(), "dropout": number(0, 1, below=True),
-             "key": key(optional=True)},
-            {"x": x, "state": block.init_state(), "dropout": 0.5, "key": seed}, _WORDS,
+        _called(
+            "Block", block,
+            {"x": array((1,)), "state": state(), "key": key(optional=True)},
+            x=x, state=block.init_state(), dropout=0.5, key=seed,
         ),
-        Call(
-            "memory", "HopeLM.__call__", model,
-            {"tokens": tokens(VOCABULARY), "tokens,": pieces("tokens"), "state": state(),
-             "key": key(optional=True)},
-            {"tokens": prompt, "state": model.init_state(), "key": seed}, _WORDS,
+        _called(
+            "HopeLM", model,
+            {"tokens": tokens(VOCABULARY), "state": state(), "key": key(optional=True)},
+            tokens=prompt, state=model.init_state(), key=seed,
         ),
         _made(
             "generate",

@@ -537,6 +537,24 @@ def bools(length: int) -> Kind:
     return lambda sound: mask(jnp.ones(length, bool) if sound is None else sound)
 
 
+def segments(length: int) -> Kind:
+    """The number of each token's document, or None."""
+
+    def cases(sound: Any) -> Iterator[Case]:
+        numbers = jnp.arange(length) // 2
+        yield from _objects(True)
+        yield Case("numpy", np.asarray(numbers), "same", numbers)
+        yield Case("list", np.asarray(numbers).tolist(), "same", numbers)
+        yield Case("counted from elsewhere", numbers + 7, "same", numbers)
+        yield Case("floats", numbers + 0.5)
+        yield Case("strings", np.asarray(numbers).astype(str))
+        yield Case("a number", 3)
+        yield Case("too long", jnp.append(numbers, 9))
+        yield Case("an axis more", numbers[None])
+
+    return cases
+
+
 def other(*cases: Case) -> Kind:
     """Inputs for this argument alone."""
     return lambda sound: iter(cases)

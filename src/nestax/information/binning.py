@@ -57,8 +57,8 @@ def binned(
     are counted exactly for any number of units and bins. On concrete arrays the counts are
     those of numpy with the same edges in the dtype of `t`, sums are float64, and I(b(T);Y) <=
     min(I(b(T);X), H(Y)) is checked. Inside `jit` and `vmap` the enabled precision is used,
-    values are not checked, adaptive edges may differ in their last digit, and compilers take denormal
-    numbers for zero in them. Integers are compared as integers, whatever their size.
+    values are not checked, adaptive edges may differ in their last digit, and compilers take
+    denormal numbers for zero in them. Integers are compared as integers, whatever their size.
 
     Plug-in values are biased: with K occupied cells of N rows, I(b(T);Y) of pure noise is about
     (K - 1) (classes - 1) / (2 N ln 2) bits while K is far below N, and reaches H(Y) beyond.
