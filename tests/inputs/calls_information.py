@@ -10,7 +10,7 @@ from inputs.kinds import (
     choice,
     count,
     flag,
-    integers_,
+    labels,
     number,
     other,
     samples,
@@ -44,7 +44,7 @@ _KINDS = {
     "t": samples(),
     "a": samples(vector=True),
     "b": samples(vector=True),
-    "y": integers_(),
+    "y": labels(),
     "classes": _CLASSES,
     "bins": both(count(2), other(Case("2**31 - 1", 2**31 - 1), Case("2**62", 2**62))),
     "low": both(number(), other(Case("above high", 2.0), Case("equal to high", 1.5))),
@@ -72,12 +72,12 @@ def _call(name: str, _also: Any = None, **sound: Any) -> Call:
 
 def calls() -> list[Call]:
     """One for every public function."""
-    labelled = {"y": Y, "classes": 3}
+    labelled: dict[str, Any] = {"y": Y, "classes": 3}
     return [
         _call("binned", t=T, low=-1.5, high=1.5, bins=3, **labelled),
         _call("gaussian_upper_bound", t=T, **labelled),
         _call("kde_bounds", t=T, **labelled),
         _call("ksg", {"b": samples(vector=True)}, a=T, b=B),
-        _call("label_entropy", **labelled),
+        _call("label_entropy", {"y": labels(tied=False)}, **labelled),
         _call("standardize", t=T),
     ]

@@ -22,7 +22,6 @@ from inputs.kinds import (
     flag,
     function,
     key,
-    mask,
     number,
     other,
     per_token,
@@ -73,7 +72,7 @@ _KINDS: dict[str, Kind] = {
     "chunk": count(1, optional=True),
     "clip": number(0, above=True, optional=True, endless=True),
     "activation": function(),
-    "valid": mask,
+    "valid": bools(TIME),
     "weights": weights,
     "p": number(1),
     "window": _SIZE,
@@ -145,13 +144,19 @@ _WORDS = {
     "state": "state|surprise",
     "prompt": "prompt|tokens",
     "segments": "segments|valid",
+    "periods": "periods?",
 }
+_LAYERS = (
+    "CausalAttention|ContinuumMemory|DeltaMemory|FeedForward|LinearAttention|SelfModifyingMemory|"
+    "SwiGLU|TitansMemory"
+)
 _OWNERS = {
-    "generate": "generate|HopeLM",
-    "learn_in_context": "learn_in_context|HopeLM",
+    "generate": f"generate|HopeLM|{_LAYERS}",
+    "learn_in_context": f"learn_in_context|HopeLM|{_LAYERS}",
     "FeedForward": "FeedForward|SwiGLU",
-    "make_block": "make_block|CausalAttention|ContinuumMemory|SwiGLU",
-    "HopeLM": "HopeLM|make_block|CausalAttention|ContinuumMemory|SwiGLU",
+    "Block": f"Block|{_LAYERS}",
+    "make_block": f"make_block|{_LAYERS}",
+    "HopeLM": f"HopeLM|make_block|{_LAYERS}",
     "stack_levels": "stack_levels|ContinuumMemory",
 }
 
@@ -172,6 +177,8 @@ def _called(name: str, module: Any, _kinds: dict[str, Kind] | None = None, **sou
 
 
 def _call(name: str, run: Callable, values: dict[str, Any], own: dict[str, Kind]) -> Call:
+    if "reset" in values and "initial" in values:
+        values["reset"] = jnp.array([False, False, True])
     if "initial" in values:
         values["initial"] = values["state"]
     if "towards" in values:
@@ -342,7 +349,7 @@ def _layers() -> list[Call]:
         own = {"x": array((1,)), "state": state()}
         if name == "FeedForward":
             own["state"] = other()
-        found.append(_called(name, module, own, x=x, state=module.init_state()))
+        found.append(_called(name, module, own, x=x, state=module(x)[1]))
     return found
 
 
@@ -388,22 +395,22 @@ def _models() -> list[Call]:
         _called(
             "Block", block,
             {"x": array((1,)), "state": state(), "key": key(optional=True)},
-            x=x, state=block.init_state(), dropout=0.5, key=seed,
+            x=x, state=block(x)[1], dropout=0.5, key=seed,
         ),
         _called(
             "HopeLM", model,
             {"tokens": tokens(VOCABULARY), "state": state(), "key": key(optional=True)},
-            tokens=prompt, state=model.init_state(), key=seed,
+            tokens=prompt, state=model(prompt)[1], key=seed,
         ),
         _made(
             "generate",
             {"model": of_model, "prompt": tokens(VOCABULARY), "key": key(), "state": state()},
-            model=model, prompt=prompt, steps=2, key=seed, state=model.init_state(),
+            model=model, prompt=prompt, steps=2, key=seed, state=model(prompt)[1],
         ),
         _made(
             "learn_in_context",
             {"model": of_model, "tokens": tokens(VOCABULARY), "state": state()},
-            model=learner, tokens=text, state=learner.init_state(),
+            model=learner, tokens=text, state=learner(prompt)[1],
         ),
         _made(
             "stack_levels", {"model": of_model, "periods": stack},

@@ -181,13 +181,13 @@ _KINDS = {
         Case("number", 5),
         Case("string", "out"),
         Case("object", object()),
-        Case("a function of nothing", lambda: None),
     ),
 }
 _WORDS = {
     "gradients": "gradients?|updates?",
     "params": "params|parameters?",
-    "optimizer": "optimizers?",
+    "optimizer": "optimizers?|rate",
+    "x": "x|inputs",
     "labels": "labels?",
     "periods": "periods?",
     "inputs": "inputs|errors",
@@ -207,13 +207,15 @@ def _optimizer(name: str, _also: dict | None = None, _bounded: bool = False, **s
         held = tx.init(params)
         if gradients is GRADIENTS and _shapes(params) != _shapes(PARAMS):
             gradients = jax.tree.map(jnp.ones_like, params)
-        _, held = tx.update(gradients, held, params)
-        updates, held = tx.update(gradients, held, params)
+        for _ in range(2 if name == "multi_timescale" else 1):
+            updates, held = tx.update(gradients, held, params)
         return updates
 
     kinds = {argument: _KINDS[argument] for argument in own} | (_also or {})
     kinds |= {"params": parameters, "gradients": gradients(bounded=_bounded)}
     values = {**own, "params": PARAMS, "gradients": GRADIENTS, "learning_rate": 0.1, **sound}
+    if "mask" in own:
+        values["weight_decay"] = 0.1
     return Call("optim", name, run, kinds, {k: values[k] for k in kinds}, _WORDS)
 
 
@@ -222,6 +224,11 @@ def _plain(name: str, _also: dict | None = None, _run: Any = None, **sound: Any)
     values = {**arguments(called), **sound}
     kinds = {argument: (_also or {}).get(argument) or _KINDS[argument] for argument in values}
     return Call("optim", name, _run or called, kinds, values, _WORDS)
+
+
+def _held(weight: Any) -> Any:
+    """As something that can be differentiated by."""
+    return jnp.asarray(weight, jnp.promote_types(jnp.asarray(weight).dtype, jnp.bfloat16))
 
 
 def _applied(memory: Any, x: Any) -> Any:
@@ -238,17 +245,26 @@ def calls() -> list[Call]:
 
     def delta_layers(model: Any, **given: Any) -> Any:
         changed = optim.delta_layers(model, **given)
-        return jax.grad(lambda weight: jnp.sum(eqx.tree_at(lambda m: m.weight, changed, weight)(
-            jnp.ones(2))))(changed.weight)  # fmt: skip
+        if not hasattr(changed, "weight"):
+            return changed
+
+        def loss(weight: Any) -> Any:
+            return jnp.sum(eqx.tree_at(lambda m: m.weight, changed, weight)(jnp.ones(2)))
+
+        return jax.grad(loss)(changed.weight)
 
     def delta_linear(weight: Any, **given: Any) -> Any:
-        return jax.value_and_grad(lambda w: jnp.sum(optim.delta_linear(w, **given)))(weight)
+        value = optim.delta_linear(weight, **given)
+        return value, jax.grad(lambda w: jnp.sum(optim.delta_linear(w, **given)))(_held(weight))
+
+    def memory_linear(weight: Any, **given: Any) -> Any:
+        value = optim.memory_linear(weight, **given)
+        return value, jax.grad(lambda w: jnp.sum(optim.memory_linear(w, **given)))(_held(weight))
 
     model = other(
-        Case("None", None),
-        Case("a number", 5),
-        Case("a string", "model"),
-        Case("without such layers", {"w": jnp.ones(2)}),
+        Case("a number", 5, "runs"),
+        Case("a string", "model", "runs"),
+        Case("without such layers", {"w": jnp.ones(2)}, "runs"),
     )
     where = other(
         Case("the model itself", lambda m: m, "same", None),
@@ -298,7 +314,10 @@ def calls() -> list[Call]:
         _optimizer("multi_timescale", optimizer=optax.sgd(0.1), periods={"w": 2, "": 1}),
         _optimizer("muon", averaged),
         _optimizer("normalized_descent"),
-        _optimizer("preconditioned_momentum", {"preconditioner": choice(functions=True)}),
+        _optimizer(
+            "preconditioned_momentum",
+            {"eps": number(0, optional=True), "preconditioner": choice(functions=True)},
+        ),
         _optimizer("sign_descent", None, True),
         _plain(
             "delta_gradient",
@@ -317,12 +336,10 @@ def calls() -> list[Call]:
                 "weight": array((1,)), "x": array((1,), rank=False),
                 "memory": state(optional=False), "apply": function(),
             },
-            _run=lambda weight, **given: jax.value_and_grad(
-                lambda w: jnp.sum(optim.memory_linear(w, **given))
-            )(weight),
+            _run=memory_linear,
             weight=weight, memory=_normal(3, 2), apply=_applied, x=x,
         ),
-        _plain("newton_schulz", {"matrix": array(())}, matrix=weight),
+        _plain("newton_schulz", {"matrix": array((), complex_=True)}, matrix=weight),
         _plain(
             "influence",
             {"tx": tx_kind, "gradients": stream_kind, "params": params_kind},

@@ -176,18 +176,3 @@ def is_function(value: Any) -> bool:
     if isinstance(value, type):
         return not issubclass(value, tuple) and not hasattr(value, "at_ceiling")
     return callable(value) and hasattr(value, "__code__")
-
-
-def summary(outcomes: list[Outcome]) -> str:
-    """The documentation's table: a row for each argument of each function."""
-    rows = ["| function | argument | right | refused |", "| --- | --- | --- | --- |"]
-    groups: dict[tuple[str, str], list[Outcome]] = {}
-    for one in outcomes:
-        groups.setdefault((one.call, one.argument), []).append(one)
-    for (call, argument), group in groups.items():
-        cells = []
-        for verdict in ("right", "refused"):
-            names = [one.case for one in group if one.verdict == verdict]
-            cells.append(f"{len(names)}: {'; '.join(names)}" if names else "0")
-        rows.append(f"| `{call}` | `{argument}` | {' | '.join(cells)} |")
-    return "\n".join(rows)

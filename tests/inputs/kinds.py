@@ -427,7 +427,8 @@ def gradients(*, bounded: bool = False) -> Kind:
 
 def parameters(sound: Any) -> Iterator[Case]:
     """What an optimizer is initialized with; gradients are made like them."""
-    yield from _objects(False)
+    yield from _objects(True)
+    yield Case("None", None, "runs")
     yield from _tree(sound)
     yield Case("complex", jax.tree.map(lambda p: p + 0.5j, sound), "runs")
     yield Case("a number", 5.5, "runs")
@@ -461,8 +462,8 @@ def _tree(sound: Any) -> Iterator[Case]:
     yield Case("masked", {**sound, "b": hidden})
 
 
-def integers_(least: int = 0) -> Kind:
-    """Class labels, one for each row."""
+def labels(*, tied: bool = True) -> Kind:
+    """Class labels; `tied`: as many as there are rows."""
 
     def cases(sound: Any) -> Iterator[Case]:
         host = np.asarray(sound)
@@ -480,7 +481,8 @@ def integers_(least: int = 0) -> Kind:
         yield Case("masked", np.ma.masked_array(host, host == host[0]))
         yield Case("an axis more", host[None])
         yield Case("one-hot", np.eye(5, dtype=int)[host % 5])
-        yield Case("one too many", np.append(host, 0))
+        if tied:
+            yield Case("one too many", np.append(host, 0))
         yield Case("one", host[:1])
         yield Case("empty", host[:0])
         yield Case("a number", 1)
