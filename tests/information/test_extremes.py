@@ -56,6 +56,13 @@ def test_shifted_integers_keep_their_digits(edges):
     assert near == pytest.approx(value.x, abs=1e-5)
 
 
+def test_strict_ends_of_large_integers_are_exact():
+    t = np.array([[2**60], [2**60 + 1]])
+    binned(t, low=2.0**60, high=2**60 + 1, strict=True)
+    with pytest.raises(ValueError, match=r"t holds 1 value\(s\) outside .* row 1, unit 0"):
+        binned(t, low=0.5, high=2.0**60, strict=True)
+
+
 def test_cells_of_integers_inside_wider_ends():
     t = np.array([[-128], [0], [127], [3]], np.int8)
     for low, high in ((-1000, 1000), (-1000.5, 200.25), (0.5, 2.0)):

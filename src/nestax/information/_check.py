@@ -178,7 +178,10 @@ def within(function: str, t: np.ndarray, low: float | int, high: float | int) ->
     Raises:
         ValueError: if there is one.
     """
-    outside = (t < low) | (t > high)
+    ends = low, high
+    if t.dtype.kind in "iu":  # numpy would compare large ones with a float as floats
+        ends = math.ceil(low), math.floor(high)
+    outside = (t < ends[0]) | (t > ends[1])
     if outside.any():
         row, unit = np.argwhere(outside)[0]
         raise ValueError(
