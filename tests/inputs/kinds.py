@@ -224,7 +224,7 @@ def numbers(low: float = -INF, high: float = INF, *, empty: bool = False) -> Kin
     return cases
 
 
-def _floats(sound: Any, complex_: bool) -> Iterator[Case]:
+def _floats(sound: Any, complex_: bool, vanishing: tuple[float, ...]) -> Iterator[Case]:
     """The same numbers held otherwise, and other ones in the same shape."""
     host = np.asarray(sound)
     yield Case("numpy float32", host, "same", sound)
@@ -245,10 +245,11 @@ def _floats(sound: Any, complex_: bool) -> Iterator[Case]:
     mask.flat[0] = True
     yield Case("masked", np.ma.masked_array(host, mask))
     for name, bad in (("NaN", NAN), ("infinite", INF), ("minus infinite", -INF)):
-        yield Case(f"one {name}", sound.at[(0,) * sound.ndim].set(bad), "spread")
+        expect = "runs" if any(bad is v or bad == v for v in vanishing) else "spread"
+        yield Case(f"one {name}", sound.at[(0,) * sound.ndim].set(bad), expect)
         spoiled = host.copy()
         spoiled.flat[0] = bad
-        yield Case(f"one {name}, numpy", spoiled, "spread")
+        yield Case(f"one {name}, numpy", spoiled, expect)
 
 
 def _shapes(sound: Any, tied: tuple[int, ...], rank: bool) -> Iterator[Case]:
@@ -272,13 +273,18 @@ def array(
     rank: bool = True,
     optional: bool = False,
     complex_: bool = False,
+    vanishing: tuple[float, ...] = (),
 ) -> Kind:
-    """A floating-point array; `tied`: the axes whose length is given by something else."""
+    """A floating-point array.
+
+    `tied`: the axes whose length is given by something else; `rank`: whether their number is fixed;
+    `vanishing`: numbers which the result need not show, as 1 / x does not show infinity.
+    """
 
     def cases(sound: Any) -> Iterator[Case]:
         yield from _objects(optional)
         yield Case("dict", {"a": sound})
-        yield from _floats(sound, complex_)
+        yield from _floats(sound, complex_, vanishing)
         yield from _shapes(sound, range(sound.ndim) if tied is None else tied, rank)
 
     return cases
@@ -356,8 +362,8 @@ def _damaged(tree: Any, change: Callable[[Any], Any], floats: bool = True) -> An
     return jax.tree.unflatten(structure, leaves)
 
 
-def state(*, optional: bool = True) -> Kind:
-    """What a call before returned: a tree of arrays."""
+def state(*, optional: bool = True, read: bool = True) -> Kind:
+    """What a call before returned: a tree of arrays; `read`: whether the first is looked at."""
 
     def cases(sound: Any) -> Iterator[Case]:
         yield from _objects(optional)
@@ -372,7 +378,8 @@ def state(*, optional: bool = True) -> Kind:
         yield Case("complex", _damaged(sound, lambda a: a + 0.5j))
         yield Case("strings", _damaged(sound, lambda a: np.full(a.shape, "seven")))
         first = lambda a: a.at[(0,) * a.ndim].set(NAN)  # noqa: E731
-        yield Case("one NaN", _damaged(sound, first), "spread")
+        if read:
+            yield Case("one NaN", _damaged(sound, first), "spread")
         yield Case("numpy", jax.tree.map(np.asarray, sound), "same", sound)
         if isinstance(sound, tuple):
             yield Case("a part missing", tuple(sound)[:-1])
@@ -382,9 +389,13 @@ def state(*, optional: bool = True) -> Kind:
     return cases
 
 
-def weights(sound: Any) -> Iterator[Case]:
+def weights(*, optional: bool = False) -> Kind:
     """The matrices of an MLP, first applied first."""
-    yield from _objects(False)
+    return lambda sound: _weights(sound, optional)
+
+
+def _weights(sound: Any, optional: bool) -> Iterator[Case]:
+    yield from _objects(optional)
     yield Case("empty", ())
     yield Case("one matrix, not in a tuple", sound[0])
     yield Case("list", list(sound), "same", sound)
@@ -392,9 +403,10 @@ def weights(sound: Any) -> Iterator[Case]:
     yield Case("the first too wide", (jnp.pad(sound[0], ((0, 0), (0, 1))), *sound[1:]))
     yield Case("the last too tall", (*sound[:-1], jnp.pad(sound[-1], ((0, 1), (0, 0)))))
     yield Case("a vector", (*sound[:-1], sound[-1][0]))
-    yield Case("integers", jax.tree.map(lambda w: w.astype(jnp.int32), sound))
+    whole = jax.tree.map(lambda w: jnp.round(3 * w).astype(jnp.int32), sound)
+    yield Case("integers", whole, "same", jax.tree.map(lambda w: w.astype(jnp.float32), whole))
     yield Case("complex", jax.tree.map(lambda w: w + 0.5j, sound))
-    yield Case("None", (None, *sound[1:]))
+    yield Case("one None", (None, *sound[1:]))
     yield Case("one NaN", (sound[0].at[0, 0].set(NAN), *sound[1:]), "spread")
 
 
