@@ -243,12 +243,19 @@ def _scans() -> list[Call]:
         "momentum": _OPTIONAL["shares"], "carried": _OPTIONAL["rates"], "state": state(),
     }  # fmt: skip
     titans = {"rate": _RATES, "momentum": _SHARES, "retain": _OPTIONAL["shares"], "state": state()}
-    sequence = {"q": q, "k": k, "v": v, "valid": valid, "chunk": 2}
+    sequence = {
+        "q": q,
+        "k": k,
+        "v": v,
+        "valid": valid,
+        "chunk": 2,
+        "implementation": "recurrent",
+    }
     general = {
         "q": q, "k": k, "u": v, "erase": 0.2, "retain": 0.9, "momentum": 0.8, "carried": 0.1,
         "state": (m, 0.1 * m), "valid": valid,
     }  # fmt: skip
-    mlp = (_normal(3, KEY), _normal(VALUE, 3))
+    mlp = (_normal(VALUE, KEY), _normal(VALUE, VALUE))
     stream = memory.network_state(mlp, momentum=True)
     network = {
         "v": array(), "rate": _RATES, "retain": _OPTIONAL["shares"],
@@ -261,14 +268,14 @@ def _scans() -> list[Call]:
     tall = dict.fromkeys(rated, per_token(0, 1, TIME, optional=True))
     tall["rate"] = per_token(0, INF, TIME)
     return [
-        _made("memory_scan", rates, chunk=2, **general),
+        _made("memory_scan", rates, chunk=2, implementation="recurrent", **general),
         _made("memory_chunk", rates, **general),
         _made("linear_attention", linear, rate=0.5, alpha=0.9, state=m, **sequence),
         _made("delta_rule", {"state": state()}, beta=0.5, alpha=0.9, state=m, **sequence),
         _made(
             "titans", titans, rate=0.3, momentum=0.8, retain=0.9, state=(m, 0.1 * m), **sequence
         ),
-        _made("network_scan", network, q=q, k=k, v=v, weights=mlp, chunk=2, clip=5.0, **rated),
+        _made("network_scan", network, q=q, k=k, v=v, weights=mlp, chunk=TIME, clip=5.0, **rated),
         _made(
             "network_chunk", {**network, **tall},
             now=mlp, surprise=mlp, anchor=mlp, q=q, k=k, v=v, valid=valid, clip=5.0,
@@ -283,7 +290,7 @@ def _scans() -> list[Call]:
         # the state, as it is only looked at without weights
         Call(
             "memory", "network_scan",
-            functools.partial(memory.network_scan, q, k, v, None, **rated),
+            functools.partial(memory.network_scan, q, k, v, None, chunk=TIME, clip=5.0, **rated),
             {"state": state(optional=False)}, {"state": stream}, _WORDS,
         ),
     ]  # fmt: skip
@@ -324,10 +331,21 @@ _OWN: dict[str, dict[str, Kind]] = {
 }  # fmt: skip
 
 
+# Of as few operations as there can be: each is compiled for each shape and dtype.
+_CALLED: dict[str, dict[str, Any]] = {
+    "LinearAttention": {"conv": 2},
+    "DeltaMemory": {"conv": 2},
+    "TitansMemory": {"conv": 2},
+    "SelfModifyingMemory": {"conv": 2, "adaptive": (), "momentum": False, "chunk": 2},
+    "ContinuumMemory": {"periods": (2,)},
+}
+
+
 def _layer(name: str) -> Any:
     heads = {} if name in ("ContinuumMemory", "FeedForward", "SwiGLU") else {"heads": 2}
     made = getattr(memory, name)
-    return made(WIDTH, **heads, **_MAKE[name], key=jax.random.key(0))
+    options = {**_MAKE[name], **_CALLED.get(name, {})}
+    return made(WIDTH, **heads, **options, key=jax.random.key(0))
 
 
 def _model(block: str = "hope", **options: Any) -> Any:
@@ -358,8 +376,8 @@ def _layers() -> list[Call]:
 
 def _models() -> list[Call]:
     x, seed = _normal(TIME, WIDTH), jax.random.key(0)
-    block = memory.make_block("linear_attention", WIDTH, 2, hidden=3, key=seed)
-    model = _model("linear_attention")
+    block = memory.make_block("linear_attention", WIDTH, 2, hidden=3, conv=2, key=seed)
+    model = _model("linear_attention", conv=2)
     learner = _model("hope_attention", window=4, continuum={"periods": (2,), "objective": None})
     prompt = jnp.array([1, 2, 3])
     text = jnp.array([1, 2, 3, 4, 5])

@@ -1,5 +1,6 @@
 """The documentation's table of inputs, computed: `python tests/inputs/table.py` remakes it."""
 
+import functools
 import importlib
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ The tables are computed; `python tests/inputs/table.py` remakes this page.
 """
 
 
+@functools.cache
 def calls(package):
     """The sound calls of a package's functions."""
     return importlib.import_module(f"inputs.calls_{package}").calls()

@@ -37,14 +37,25 @@ def test_every_public_function_is_called(package):
             assert set(judge.arguments(function.__call__)) <= varied
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_inputs_give_the_right_result_or_an_error_that_names_the_argument(package):
-    outcomes = judge.judge_all(table.calls(package))
+@pytest.mark.parametrize("part", ["information", "optim", "memory, functions", "memory, models"])
+def test_inputs_give_the_right_result_or_an_error_that_names_the_argument(part):
+    package = part.split(",")[0]
+    calls = table.calls(package)
+    names = {f"`{package}.{call.name}`" for call in calls}
+    if part != package:  # in two parts, for two workers
+        models = ("make_block", "generate", "learn_in_context", "stack_levels")
+        model = [call.name[0].isupper() or call.name in models for call in calls]
+        calls = [c for c, m in zip(calls, model, strict=True) if m == part.endswith("models")]
+    outcomes = judge.judge_all(calls)
     faults = [one for one in outcomes if one.verdict == "fault"]
     assert not faults, "\n".join(
         f"{one.call}({one.argument} = {one.case}): {one.said:.200}" for one in faults
     )
-    assert table.of(outcomes) == table.recorded(package), (
+    rows = {row for row in table.recorded(package) if row.split()[1].startswith("`")}
+    mine = {f"`{package}.{call.name}`" for call in calls}
+    found = set(table.of(outcomes)[2:])
+    known = {row for row in rows if row.split()[1] in mine or row.split()[1] not in names}
+    assert known == found, (
         "docs/inputs.md is out of date; remake it by `python tests/inputs/table.py`"
     )
 
