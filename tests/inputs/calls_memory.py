@@ -34,7 +34,7 @@ from inputs.kinds import (
 
 from nestax import memory
 
-TIME, KEY, VALUE, WIDTH, VOCABULARY = 3, 4, 2, 8, 7
+TIME, KEY, VALUE, WIDTH, VOCABULARY = 4, 3, 2, 8, 7
 _RNG = np.random.default_rng(0)
 
 
@@ -178,7 +178,7 @@ def _called(name: str, module: Any, _kinds: dict[str, Kind] | None = None, **sou
 
 def _call(name: str, run: Callable, values: dict[str, Any], own: dict[str, Kind]) -> Call:
     if "reset" in values and "initial" in values:
-        values["reset"] = jnp.array([False, False, True])
+        values["reset"] = jnp.array([False, False, False, True])
     if "initial" in values:
         values["initial"] = values["state"]
     if "towards" in values:
@@ -236,7 +236,7 @@ def _rules() -> list[Call]:
 
 def _scans() -> list[Call]:
     q, k, v = _normal(TIME, KEY), 0.5 * _normal(TIME, KEY), _normal(TIME, VALUE)
-    m, valid = _normal(VALUE, KEY), jnp.array([True, False, True])
+    m, valid = _normal(VALUE, KEY), jnp.array([True, True, False, True])
     linear = {"rate": _OPTIONAL["rates"], "state": state()}
     rates = {
         "erase": _OPTIONAL["rates"], "retain": _OPTIONAL["shares"],
@@ -379,7 +379,7 @@ def _models() -> list[Call]:
     block = memory.make_block("linear_attention", WIDTH, 2, hidden=3, conv=2, key=seed)
     model = _model("linear_attention", conv=2)
     learner = _model("hope_attention", window=4, continuum={"periods": (2,), "objective": None})
-    prompt = jnp.array([1, 2, 3])
+    prompt = jnp.array([1, 2, 3, 4])
     text = jnp.array([1, 2, 3, 4, 5])
     of_model = other(Case("None", None), Case("a number", 5), Case("a string", "hope"))
     shared = {
@@ -425,7 +425,8 @@ def _models() -> list[Call]:
         ),
         _made(
             "generate",
-            {"model": of_model, "prompt": tokens(VOCABULARY), "key": key(), "state": state()},
+            {"model": of_model, "prompt": tokens(VOCABULARY), "key": key(),
+             "state": state(read=False)},
             model=model, prompt=prompt, steps=2, key=seed, state=model(prompt)[1],
         ),
         _made(
