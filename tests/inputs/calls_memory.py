@@ -431,7 +431,7 @@ def _models() -> list[Call]:
         ),
         _made(
             "learn_in_context",
-            {"model": of_model, "tokens": tokens(VOCABULARY), "state": state()},
+            {"model": of_model, "tokens": tokens(VOCABULARY), "state": state(read=False)},
             model=learner, tokens=text, state=learner(prompt)[1],
         ),
         _made(
