@@ -7,12 +7,12 @@ from ._field import Field as Field
 from ._info import LevelInfo as LevelInfo
 from ._level import Level as Level
 from ._nest import Nest as Nest
-from ._nest import State as State
 from ._peers import Peers as Peers
 from ._run import DivergenceError as DivergenceError
 from ._single_loop import f2sa as f2sa
 from ._single_loop import saba as saba
 from ._single_loop import soba as soba
+from ._state import State as State
 from ._stream import Stream as Stream
 from ._stream import StreamEnded as StreamEnded
 from ._table import LevelTable as LevelTable

@@ -11,7 +11,8 @@ from jax.core import Tracer
 from ._values import Parts
 
 if TYPE_CHECKING:
-    from ._nest import Nest, State
+    from ._nest import Nest
+    from ._state import State
 
 _REPAIR = "begin with nest.init(values, key) and take over what fits by state.replace(values={...})"
 

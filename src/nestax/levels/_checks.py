@@ -19,7 +19,8 @@ from ._updates import kinds
 from ._values import Parts
 
 if TYPE_CHECKING:
-    from ._nest import Nest, State
+    from ._nest import Nest
+    from ._state import State
 
 
 def mesh(given: Any, copies: int | None) -> None:
@@ -68,15 +69,6 @@ def tasks(given: Any, task: Any, copies: int | None) -> None:
                 f"{where} has a leading axis of {leaf.shape[0]}, but there are {copies} copies, "
                 f"each of which needs a task; stack {copies} tasks or give copies={leaf.shape[0]}"
             )
-
-
-def raw_key(key: Any) -> jax.Array:
-    example = jax.random.key_data(jax.random.key(0))
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.key_data(key)
-    if not isinstance(key, jax.Array) or (key.shape, key.dtype) != (example.shape, example.dtype):
-        raise ValueError(f"init takes a key, such as jax.random.key(0); got {shown(key)}")
-    return jnp.array(key)
 
 
 def task(given: Any, draws: bool) -> None:

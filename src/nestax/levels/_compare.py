@@ -18,7 +18,8 @@ from ._calls import shown
 from ._declaration import POINT, TRAJECTORY, flow_of, flow_repair
 from ._executed import executed, with_flow
 from ._level import Level
-from ._nest import Nest, State, taken_state
+from ._nest import Nest
+from ._state import State, taken_state
 from ._stream import Stream
 from ._text import html_table, text_table
 

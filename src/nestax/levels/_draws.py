@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._calls import plain
+from ._calls import plain, shown
 from ._copy_number import with_copy
 
 _TASK = zlib.crc32(b"task")
@@ -53,6 +53,20 @@ def start_key(key: jax.Array, name: str, tick: Any, copy: Any) -> jax.Array:
 def task_key(key: jax.Array, tick: Any, copy: Any) -> jax.Array:
     """The key of the task drawn for the episode that begins at `tick`."""
     return _fold(key, _TASK, tick, copy)
+
+
+def raw_key(who: str, key: Any) -> jax.Array:
+    """A key as raw data, in an array of its own.
+
+    Raises:
+        ValueError: it is no key.
+    """
+    example = jax.random.key_data(jax.random.key(0))
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    if not isinstance(key, jax.Array) or (key.shape, key.dtype) != (example.shape, example.dtype):
+        raise ValueError(f"{who} takes a key, such as jax.random.key(0); got {shown(key)}")
+    return jnp.array(key)
 
 
 def definition(context: Any) -> int:

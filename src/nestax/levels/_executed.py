@@ -20,7 +20,8 @@ from ._program import Program
 from ._values import Parts
 
 if TYPE_CHECKING:
-    from ._nest import Nest, State
+    from ._nest import Nest
+    from ._state import State
 
 MOST_TICKS = 20_000  # that inner levels are given to settle
 

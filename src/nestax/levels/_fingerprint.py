@@ -22,7 +22,8 @@ from ._level import Level
 from ._stream import Stream
 
 if TYPE_CHECKING:
-    from ._nest import Nest, State
+    from ._nest import Nest
+    from ._state import State
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 _TRACED = ("name", "objective", "optimizer", "context", "start")  # or compared as they are

@@ -19,7 +19,8 @@ from ._declaration import TRAJECTORY, flow_of
 from ._level import Level
 
 if TYPE_CHECKING:
-    from ._nest import Nest, State
+    from ._nest import Nest
+    from ._state import State
 
 Piece = Callable[["State", int], tuple["State", Any, np.ndarray]]
 """`(state, steps) -> (state, infos, lost)`: some steps of the chunk done again."""

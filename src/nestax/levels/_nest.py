@@ -1,7 +1,6 @@
 """A nest: levels over a task, compiled to one step function."""
 
 import copy as _copy
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ..flows import check_arrays
-from . import _belongs, _checks, _run, _show
+from . import _belongs, _checks, _draws, _run, _show
 from ._calls import shown
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, read_groups
@@ -20,139 +19,12 @@ from ._info import LevelInfo
 from ._level import Level
 from ._peers import Order, Peers
 from ._program import Program
+from ._state import State, taken_state
 from ._table import LevelTable, level_table
 from ._updates import begun
-from ._values import Parts, Values, alike, joined, parted, whole
+from ._values import Parts
 
 Info = dict[str, LevelInfo]
-
-
-@jax.tree_util.register_pytree_with_keys_class
-@dataclasses.dataclass(frozen=True)
-class State:
-    """Everything a nest carries, one pytree of arrays: save its leaves and the run goes on bit for
-    bit.
-
-    Attributes:
-        parts: level name -> its value taken apart; read `values` instead.
-        optimizers: level name -> the state of its optimizer.
-        tick: ticks done, int32.
-        key: the nest's key, raw (uint32).
-        held: the present task taken apart; read `task` instead.
-    """
-
-    parts: Any  # annotated no further: transformations fill pytrees with what they like
-    optimizers: Any
-    tick: Any
-    key: Any
-    held: Any
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """Level name -> its value, as its owner gave it; arrays of copied levels have a leading
-        axis. To be read only: `replace` gives a state of other values."""
-        return Values(whole(self.parts))
-
-    @property
-    def task(self) -> Any:
-        """The present task; one for each copy, along a leading axis, if copies have tasks of
-        their own."""
-        return self.held.whole()
-
-    def replace(
-        self,
-        *,
-        values: Any = None,
-        optimizers: Any = None,
-        tick: Any = None,
-        key: Any = None,
-        task: Any = None,
-    ) -> "State":
-        """This state with some of its parts replaced; everything else is kept, so are the optimizer
-        states of levels whose values are replaced.
-
-        A level with a start whose episode begins at the next tick is started, whatever its value.
-
-        Args:
-            values: level name -> value, of the same structure, shapes and dtypes as the present
-                one, with the leading axis of a copied level. Python numbers are accepted.
-            optimizers: level name -> state of its optimizer.
-            tick: ticks done, a multiple of the nest's `ticks_per_step`. 0 begins all episodes.
-            key: the nest's key, such as `jax.random.key(1)`: other batches, starts and tasks.
-            task: the task, as `task` has it.
-
-        Raises:
-            ValueError: a level that the state does not have, or a part that does not fit in place
-                of the present one, by level and path.
-        """
-        parts, states = dict(self.parts), dict(self.optimizers)
-        for name, value in _by_level(self, "values", values).items():
-            parts[name] = parts[name].like(value, f"level {name!r}: value")
-        for name, state in _by_level(self, "optimizers", optimizers).items():
-            states[name] = Parts.of(states[name], copy=False)
-            states[name] = states[name].like(state, f"level {name!r}: optimizer state").whole()
-        if tick is not None:
-            if isinstance(tick, (int, np.integer)):
-                if isinstance(tick, bool) or tick < 0:
-                    raise ValueError(f"tick is a number of ticks, at least 0, got {tick!r}")
-                tick = int(tick)
-            tick = alike(self.tick, tick, "tick")
-        return State(
-            parts,
-            states,
-            self.tick if tick is None else tick,
-            self.key if key is None else _checks.raw_key(key),
-            self.held if task is None else self.held.like(task, "task"),
-        )
-
-    def __repr__(self) -> str:
-        return _show.state(self)
-
-    def _repr_html_(self) -> str:
-        return _show.state_html(self)
-
-    def tree_flatten_with_keys(self):
-        children, static = self.tree_flatten()
-        keys = map(jax.tree_util.GetAttrKey, ("values", "optimizers", "tick", "key", "task"))
-        return tuple(zip(keys, children, strict=True)), static
-
-    def tree_flatten(self):
-        # Leaves have the paths of their owners' values, in `values` and in `task`.
-        values, kinds = joined(self.parts)
-        held, kind = joined({"task": self.held})
-        return (values, self.optimizers, self.tick, self.key, held["task"]), (kinds, kind)
-
-    @classmethod
-    def tree_unflatten(cls, static, children):
-        (values, optimizers, tick, key, task), (kinds, kind) = children, static
-        held = parted({"task": task}, kind)["task"]
-        return cls(parted(values, kinds), optimizers, tick, key, held)
-
-
-def _by_level(state: State, what: str, given: Any) -> dict[str, Any]:
-    """What `State.replace` is given for some levels, by names that the state has."""
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
-        raise ValueError(
-            f"{what} is a dict of level name -> replacement, got {type(given).__name__}"
-        )
-    for name in given:
-        if name not in state.parts:
-            there = ", ".join(map(repr, state.parts))
-            raise ValueError(f"{what}: no level is called {name!r}; there are {there}")
-    return given
-
-
-def taken_state(given: Any, method: str) -> None:
-    """Refuses what is no state, with the name of the method that it was given to."""
-    if isinstance(given, State):
-        return
-    unpack = isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], State)
-    raise ValueError(
-        f"{method} takes a state as init, step and run return it, got "
-        + ("the pair (state, info); unpack it: state, info = ..." if unpack else shown(given))
-    )
 
 
 class Nest:
@@ -280,7 +152,7 @@ class Nest:
                 that changes structure, shape or dtype; an implicit flow whose gradient is zero or
                 whose solver does not fit. By level and path.
         """
-        raw = _checks.raw_key(key)
+        raw = _draws.raw_key("init", key)
         _checks.names(self.declaration, values)
         levels = self._program.levels
         parts = {n: self._program.taken_apart(levels[n], value) for n, value in values.items()}

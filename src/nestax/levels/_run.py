@@ -20,8 +20,9 @@ from ._declaration import flow_of
 from ._stream import StreamEnded, check, levels_named, read
 
 if TYPE_CHECKING:
-    from ._nest import Info, Nest, State
+    from ._nest import Info, Nest
     from ._program import Program
+    from ._state import State
 
 _BUFFER = 2**24  # bytes of reports, and of host data, that one call of the program holds
 _LONGEST = 1024  # steps in one call

@@ -11,7 +11,7 @@ from ._signatures import is_transformation
 from ._text import html_table, shortened, text_table
 
 if TYPE_CHECKING:
-    from ._nest import State
+    from ._state import State
 
 _MOST = 20  # lines of a table
 _WIDE = 40  # characters of a cell

@@ -23,7 +23,8 @@ from ._field import Field
 from ._level import Level
 
 if TYPE_CHECKING:
-    from ._nest import Nest, State
+    from ._nest import Nest
+    from ._state import State
 
 UPDATE = 'condition="update"'
 

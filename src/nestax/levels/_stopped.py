@@ -22,7 +22,8 @@ from ._field import Field
 from ._level import Level
 
 if TYPE_CHECKING:
-    from ._nest import Nest, State
+    from ._nest import Nest
+    from ._state import State
 
 _TOLERANCE = 1e-3  # of the whole derivative, as rounding in single precision leaves less
 
