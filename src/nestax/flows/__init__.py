@@ -9,11 +9,12 @@ solver.
 from ._best_response import best_response as best_response
 from ._check import GradientCheck as GradientCheck
 from ._check import check_gradient as check_gradient
+from ._finite_difference import FiniteDifference as FiniteDifference
 from ._finite_difference import finite_difference_gradient as finite_difference_gradient
 from ._finite_difference import virtual_step as virtual_step
+from ._flow import Direct as Direct
+from ._flow import Flow as Flow
 from ._implicit import Diagnostics as Diagnostics
-from ._implicit import Direct as Direct
-from ._implicit import FiniteDifference as FiniteDifference
 from ._implicit import Implicit as Implicit
 from ._implicit import hypergradient as hypergradient
 from ._implicit import implicit_gradient as implicit_gradient

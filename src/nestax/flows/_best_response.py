@@ -7,37 +7,20 @@ differentiation" (2020): from a stationary point, K unrolled steps of gradient d
 K-term Neumann series, and K -> infinity is the implicit function theorem.
 """
 
-import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
 from . import _vectors as vectors
-from ._finite_difference import FiniteDifference
-from ._hoist import (
-    has_reverse_only_rule,
-    hoist,
-    is_inexact,
-    is_pushing_forward,
-    partition,
-    pushing_forward,
-)
-from ._implicit import Direct, Implicit, implicit_root
-from ._lean import is_zero, lean_gradient
-from ._safe_update import quiet, rejects, safe_update
-from ._scan import unrolled
-from ._unroll import Forward, Unroll
+from ._flow import Flow
+from ._hoist import partition
+from ._inner import Inner
+from ._unroll import Unroll
 from ._weights import check_arrays, trained_leaves
-from .fixed_point import Motion, difference, memory_of, merge, moved_by, remembering
-from .jaxprs import dependence, equations
-
-Flow = Unroll | Forward | Implicit | FiniteDifference | Direct
 
 
 class ResponseInfo(NamedTuple):
@@ -128,12 +111,7 @@ def best_response(
             made = optimizer if _is_transformation(optimizer) else optimizer(slow_of(values))
             return optax.with_extra_args_support(made)
 
-        if isinstance(flow, Unroll):
-            end = _unrolled_response(loss, transformation, steps, flow)(values, point)
-        elif isinstance(flow, Forward):
-            end = _forward_response(loss, transformation, steps)(values, point)
-        else:
-            end = _point_response(loss, transformation, steps, flow)(values, point)
+        end = flow.response(Inner(loss, transformation, steps))(values, point)
         if not diagnostics:
             return fast_of(end)
         frozen = jax.lax.stop_gradient((end, values))
@@ -141,308 +119,6 @@ def best_response(
         return fast_of(end), ResponseInfo(value, vectors.norm(gradient))
 
     return response
-
-
-def _run(
-    loss: Callable,
-    transformation: Callable,
-    values: PyTree,
-    carry: PyTree,
-    steps: int,
-    checkpoint: int | None,
-    first_order: bool = False,
-    differentiated: bool = True,
-) -> PyTree:
-    """`steps` updates of the carry (point, optimizer state).
-
-    Derivatives with respect to slow values are sums over the steps: those of half precision are
-    summed in float32, for which every step casts the wide values down by itself.
-    """
-    wide = jax.tree.map(vectors.widen, values)
-    half = any(
-        a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (values, wide)), strict=True)
-    )
-    dtypes = jax.tree.map(lambda leaf: leaf.dtype, values)
-    made = None if half else transformation(values)
-
-    def given(wide: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), wide, dtypes)
-
-    def with_aux(point: PyTree, wide: PyTree, _: tuple) -> tuple[Array, tuple]:
-        return loss(point, given(wide)), ()
-
-    def update(wide: PyTree, gradient: PyTree, state: PyTree, point: PyTree, value: Array) -> tuple:
-        rule = transformation(given(wide)) if made is None else made
-        return rule.update(
-            gradient,
-            state,
-            point,
-            value=value,
-            grad=gradient,
-            value_fn=lambda point: loss(point, given(wide)),
-        )
-
-    # What stores everything may also be pushed forward, which the rules for rejection cannot.
-    rejecting = differentiated and checkpoint is not False and not is_pushing_forward()
-    rejecting = rejecting and rejects(update, wide, carry[0], carry[1], carry[0], 0.0)
-
-    def make_body(lean: bool) -> Callable:
-        plain = jax.value_and_grad(with_aux, has_aux=True)
-        take = lean_gradient(with_aux) if lean else plain
-        take = quiet(take) if rejecting else take
-
-        def body(carry: PyTree, _: None) -> tuple[PyTree, None]:
-            point, state = carry
-            (value, _aux), gradient = take(point, wide, ())
-            gradient = jax.lax.stop_gradient(gradient) if first_order else gradient
-            step = functools.partial(update, wide)
-            if differentiated:
-                step = functools.partial(safe_update, step, rejecting=rejecting)
-            updates, state = step(gradient, state, point, value)
-            return (optax.apply_updates(point, updates), state), None
-
-        return body
-
-    return unrolled(make_body, carry, None, steps, checkpoint)[0]
-
-
-def _unrolled_response(
-    loss: Callable, transformation: Callable, steps: int, flow: Unroll
-) -> Callable[[PyTree, PyTree], PyTree]:
-    last = steps if flow.last is None else flow.last
-
-    def respond(values: PyTree, point: PyTree) -> PyTree:
-        carry = (point, transformation(values).init(point))
-        _check_differentiable(loss, transformation(values), values, carry)
-        if last < steps:
-            frozen, carry = jax.lax.stop_gradient((values, carry))
-            carry = _run(loss, transformation, frozen, carry, steps - last, False, False, False)
-            carry = jax.lax.stop_gradient(carry)
-        options = (flow.checkpoint, flow.first_order)
-        return _run(loss, transformation, values, carry, last, *options)[0]
-
-    return respond
-
-
-def _check_differentiable(loss: Callable, rule: Any, values: PyTree, carry: tuple) -> None:
-    """Refuses updates whose derivative is not that of the program."""
-
-    def update(point: PyTree, state: PyTree) -> Any:
-        gradient = jax.tree.map(jnp.zeros_like, point)
-        value_fn = lambda point, **_: loss(point, values)  # noqa: E731
-        extras = {"value": jnp.zeros(()), "grad": gradient, "value_fn": value_fn}
-        return rule.update(gradient, state, point, **extras)
-
-    own = {e.primitive.name for e in equations(jax.make_jaxpr(loss)(carry[0], values))}
-    names = {e.primitive.name for e in equations(jax.make_jaxpr(update)(*carry))} - own
-    repair = "optax.lbfgs(learning_rate, linesearch=None, scale_init_precond=False)"
-    if "while" in names and not is_pushing_forward():
-        raise ValueError(
-            "best_response: Unroll() cannot differentiate the optimizer, whose update is a loop of "
-            f"unknown length, as in a line search; use one without, such as {repair}, or the flow "
-            "Forward() or Implicit(CG(20))"
-        )
-    kinds = {type(part).__name__ for part in jax.tree.leaves(carry[1], is_leaf=_is_lbfgs)}
-    if "stop_gradient" in names and "ScaleByLBFGSState" in kinds:
-        raise ValueError(
-            "best_response: optax.lbfgs hides the scale of its first step from derivatives, which "
-            f"would be off; use {repair}"
-        )
-
-
-def _is_lbfgs(part: Any) -> bool:
-    return type(part).__name__ == "ScaleByLBFGSState"
-
-
-def _forward_response(
-    loss: Callable, transformation: Callable, steps: int
-) -> Callable[[PyTree, PyTree], PyTree]:
-    in_reverse = _unrolled_response(loss, transformation, steps, Unroll())
-
-    def respond(values: PyTree, point: PyTree) -> PyTree:
-        with pushing_forward():
-            pure, constants, jaxpr = hoist(in_reverse, values, point)
-        if has_reverse_only_rule(jaxpr):
-            return in_reverse(values, point)
-        moving = (values, point, constants)
-        leaves, treedef = jax.tree.flatten(moving)
-
-        @jax.custom_jvp
-        def end(*leaves: Any) -> PyTree:
-            values, point, constants = treedef.unflatten(leaves)
-            return pure(constants, values, point)
-
-        def push(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-            """The whole Jacobian first, so that transposing the product stores nothing else."""
-            moved = [
-                i
-                for i, (leaf, tangent) in enumerate(zip(primals, tangents, strict=True))
-                if is_inexact(leaf) and not is_zero(tangent)
-            ]
-            flat, unravel = jax.flatten_util.ravel_pytree([primals[i] for i in moved])
-            direction, _ = jax.flatten_util.ravel_pytree([tangents[i] for i in moved])
-
-            def of_moved(flat: Array) -> PyTree:
-                leaves = list(primals)
-                for i, leaf in zip(moved, unravel(flat), strict=True):
-                    leaves[i] = leaf
-                values, point, constants = treedef.unflatten(leaves)
-                return pure(constants, values, point)
-
-            def column(unit: Array) -> tuple[PyTree, PyTree]:
-                return jax.jvp(of_moved, (flat,), (unit,))
-
-            basis = jnp.eye(flat.size, dtype=flat.dtype)
-            value, jacobian = jax.vmap(column, out_axes=(None, 0))(basis)
-            return value, jax.tree.map(
-                lambda rows: jnp.tensordot(direction, rows, 1).astype(rows.dtype), jacobian
-            )
-
-        end.defjvp(push, symbolic_zeros=True)
-        return end(*leaves)
-
-    return respond
-
-
-def _point_response(
-    loss: Callable, transformation: Callable, steps: int, flow: Flow
-) -> Callable[[PyTree, PyTree], PyTree]:
-    def respond(values: PyTree, point: PyTree) -> PyTree:
-        pure, constants, jaxpr = hoist(loss, point, values)
-        if not isinstance(flow, Direct) and jax.tree.leaves(values):
-            first = len(constants_of := jaxpr.invars) - len(jax.tree.leaves(values))
-            used = {id(v) for equation in jaxpr.eqns for v in equation.invars}
-            if not any(id(v) in used for v in constants_of[first:]):
-                raise ValueError(
-                    f"best_response: the derivative by {flow} would be zero, since slow does not "
-                    "occur in the objective; if it acts through the start or the optimizer, "
-                    "differentiate the trajectory: flow=Unroll()"
-                )
-        frozen, begin, still = jax.lax.stop_gradient((values, point, constants))
-
-        def frozen_loss(point: PyTree, values: PyTree) -> Array:
-            return pure(still, point, values)
-
-        rule = transformation(frozen)
-        carry = (begin, rule.init(begin))
-        end, state = _run(frozen_loss, transformation, frozen, carry, steps, False, False, False)
-        end, state = jax.lax.stop_gradient((end, state))
-        moving = [leaf for leaf in constants if is_inexact(leaf)]
-        if isinstance(flow, Direct) or not jax.tree.leaves((values, moving)):
-            return end
-        tried = _tried(transformation, frozen, begin)
-        if tried is not None and tried.drifts:
-            _warn_of_drift(flow)
-        fixed = [leaf for leaf in constants if not is_inexact(leaf)]
-
-        def of(point: PyTree, slow: tuple, fixed: list) -> Array:
-            values, moving = slow
-            moves, stays = iter(moving), iter(fixed)
-            leaves = [next(moves) if is_inexact(leaf) else next(stays) for leaf in constants]
-            return pure(leaves, point, values)
-
-        def update(point: PyTree, state: Any, slow: tuple, fixed: list) -> tuple[PyTree, Any]:
-            value, gradient = jax.value_and_grad(of)(point, slow, fixed)
-            return transformation(slow[0]).update(
-                gradient,
-                state,
-                point,
-                value=value,
-                grad=gradient,
-                value_fn=lambda point: of(point, slow, fixed),
-            )
-
-        # Leaves that the optimizer cannot move are constants.
-        found = dependence(lambda *args: update(*args)[0], end, state, (values, moving), fixed)
-        free = [bool(needs) for needs in found]
-        if tried is not None and any(tried.moves):
-            free = [a and b for a, b in zip(free, tried.moves, strict=True)]
-        moves = jax.tree.structure(end).unflatten(free)
-
-        def restricted(tree: PyTree) -> PyTree:
-            return jax.tree.map(lambda leaf, free: leaf if free else None, tree, moves)
-
-        def filled(free: PyTree) -> PyTree:
-            return merge(free, end)
-
-        movable = restricted(end)
-        if isinstance(flow, FiniteDifference):
-            root = _difference_root(lambda free, *rest: of(filled(free), *rest), flow)
-            return filled(root(movable, (values, moving), fixed))
-        assert isinstance(flow, Implicit)
-        if flow.condition == "update":
-
-            def change(unknowns: tuple, slow: tuple, fixed: list) -> tuple[PyTree, list]:
-                free, memory = unknowns
-                updates, after = update(filled(free), remembering(state, memory), slow, fixed)
-                moved = jax.tree.map(jnp.negative, restricted(updates))
-                return moved, difference(memory, memory_of(after))
-
-            unknowns = (movable, memory_of(state))
-            free, _ = implicit_root(change, flow.solver)(unknowns, (values, moving), fixed)
-            return filled(free)
-
-        def gradient(free: PyTree, slow: tuple, fixed: list) -> PyTree:
-            return jax.grad(lambda free: of(filled(free), slow, fixed))(free)
-
-        free = implicit_root(gradient, flow.solver)(movable, (values, moving), fixed)
-        return filled(free)
-
-    return respond
-
-
-def _tried(transformation: Callable, values: PyTree, point: PyTree) -> Motion | None:
-    """How the optimizer moves weights; None if it depends on traced values."""
-    try:
-        return moved_by(transformation(values), point)
-    except (jax.errors.ConcretizationTypeError, jax.errors.UnexpectedTracerError):
-        return None
-
-
-def _warn_of_drift(flow: Flow) -> None:
-    if isinstance(flow, Implicit) and flow.condition == "objective":
-        warnings.warn(
-            "best_response: Implicit takes the weights to settle where the objective is "
-            "stationary, but the optimizer moves them where its gradient is zero (weight decay, a "
-            "projection or noise inside the optimizer); put that term into the objective, or use "
-            'Implicit(GMRES(), condition="update"), which differentiates the fixed point of the '
-            "update",
-            stacklevel=4,
-        )
-
-
-def _difference_root(objective: Callable, flow: FiniteDifference) -> Callable:
-    """Identity on `fast` whose pullback to `slow` is the central difference of DARTS."""
-    of_slow = jax.grad(objective, argnums=1)
-
-    @jax.custom_vjp
-    def root(fast: PyTree, slow: PyTree, fixed: PyTree) -> PyTree:
-        return fast
-
-    def forward(fast: PyTree, slow: PyTree, fixed: PyTree) -> tuple:
-        # Through the rule once more, so that higher derivatives see the point move too.
-        fast = root(fast, slow, fixed)
-        return fast, (fast, slow, fixed)
-
-    def backward(kept: tuple, v: PyTree) -> tuple:
-        fast, slow, fixed = kept
-        norm = vectors.norm(v)
-        # A zero cotangent pulls back to zero whatever the width of the difference.
-        width = flow.scale / jnp.where(norm > 0, norm, 1)
-
-        def at(sign: int) -> PyTree:
-            moved = jax.tree.map(lambda w, v: w + (sign * width).astype(w.dtype) * v, fast, v)
-            return of_slow(moved, slow, fixed)
-
-        pulled = jax.tree.map(
-            lambda above, below: (-flow.rate * (above - below) / (2 * width)).astype(above.dtype),
-            at(1),
-            at(-1),
-        )
-        return jax.tree.map(jnp.zeros_like, fast), pulled, None
-
-    root.defvjp(forward, backward)
-    return root
 
 
 def _is_transformation(optimizer: Any) -> bool:
@@ -473,12 +149,12 @@ def _check(optimizer: Any, steps: Any, flow: Any) -> None:
             "best_response: the flow must be Unroll, OneStep, Forward, Implicit, FiniteDifference "
             f"or Direct, or None for Unroll(), got {flow!r}"
         )
-    if isinstance(flow, Unroll) and flow.last is not None and flow.last > steps:
+    if flow.last is not None and flow.last > steps:
         raise ValueError(
-            f"best_response: Unroll(last={flow.last}) asks for more than the {steps} steps taken; "
+            f"best_response: {flow!r} asks for more than the {steps} steps taken; "
             "lower last or leave it out"
         )
-    if isinstance(flow, Implicit) and flow.context is not None:
+    if flow.context is not None:
         raise ValueError(
             "best_response: Implicit's context belongs to nests; here the objective chooses its "
             "own data, so leave context out"

@@ -3,20 +3,81 @@
 Source: Liu, Simonyan and Yang, "DARTS" (2019), equations (7) and (8).
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from . import _vectors as vectors
+from ._flow import Flow
 from ._hoist import is_inexact
-from ._implicit import Diagnostics, FiniteDifference, check_scalar
+from ._implicit import DIVERGED, Diagnostics, check_scalar
+from ._inner import Inner
 from ._linear import close
+from ._point_response import point_response
+from ._solvers import Identity, check_number
 
 
-def virtual_step(inner: Callable, flow: FiniteDifference) -> Callable:
+@dataclasses.dataclass(frozen=True, repr=False)
+class FiniteDifference(Flow):
+    """DARTS of second order: the inner level is one step of gradient descent away.
+
+    With w' = w - rate d_w L_in(w) and v = d_w' L_out(w'),
+
+        d L_out(w', slow) / d slow = d_slow L_out
+            - rate (d_slow L_in(w + e v) - d_slow L_in(w - e v)) / (2 e),   e = scale / |v|,
+
+    which takes two more gradients and no second derivative. Without the rounding and the error of
+    the difference it is `Implicit(Identity(rate))` at w'.
+
+    Attributes:
+        rate: xi of the virtual step, best the inner level's own; 0 is DARTS of first order.
+        scale: length of the difference's step in weight space, |e v|.
+
+    Source: Liu, Simonyan and Yang, "DARTS" (2019), equations (7) and (8).
+    """
+
+    differences: ClassVar[bool] = True
+    rate: float | int = 1.0
+    scale: float | int = 0.01
+
+    def __post_init__(self) -> None:
+        check_number("FiniteDifference", "rate", self.rate, least=0)
+        check_number("FiniteDifference", "scale", self.scale, least=0)
+        if self.scale == 0:
+            raise ValueError("FiniteDifference: scale must be positive, 0.01 in the paper; got 0")
+
+    @property
+    def linear(self) -> Identity:
+        """The solver that this flow stands for where an inner level is an implicit function."""
+        return Identity(self.rate)
+
+    def response(self, inner: Inner) -> Callable[[PyTree, PyTree], PyTree]:
+        """See `Flow.response`."""
+        return point_response(self, inner)
+
+    def root(self, condition: Callable, inner: Callable, stays: bool = False) -> Callable:
+        """See `Implicit.root`; the value is where the virtual step leads, unless it stays."""
+        del condition
+        return virtual_step(inner, self, stays)
+
+    def value_and_gradient(
+        self, loss: Callable, condition: Callable, inner: Callable, slow: PyTree, fast: PyTree
+    ) -> tuple[tuple[Array, Any], PyTree, Diagnostics]:
+        """See `Implicit.value_and_gradient`."""
+        del condition
+        return finite_difference_gradient(loss, inner, self, slow, fast)
+
+    def doubt(self, report: Any) -> str | None:
+        """See `Flow.doubt`."""
+        return DIVERGED if np.any(report.diverged) else None
+
+
+def virtual_step(inner: Callable, flow: FiniteDifference, stays: bool = False) -> Callable:
     """The map (fast, slow, data=None) -> fast - rate d_fast inner, with the derivative of DARTS.
 
     That with respect to `slow` is the central difference, with respect to `fast` zero: the point
@@ -26,10 +87,12 @@ def virtual_step(inner: Callable, flow: FiniteDifference) -> Callable:
     Args:
         inner: (fast, slow, data) -> scalar.
         flow: rate and scale.
+        stays: whether the value is `fast` itself: it is where a step led, and higher derivatives
+            count that it moves with `slow`.
     """
 
     def step(fast: PyTree, slow: PyTree, data: Any = None) -> PyTree:
-        return _Step(inner, flow, fast, slow, data).fast()
+        return _Step(inner, flow, fast, slow, data, stays).fast()
 
     return step
 
@@ -86,9 +149,15 @@ class _Step:
     """An inner objective in real coordinates, and the virtual step on it."""
 
     def __init__(
-        self, inner: Callable, flow: FiniteDifference, fast: PyTree, slow: PyTree, data: Any
+        self,
+        inner: Callable,
+        flow: FiniteDifference,
+        fast: PyTree,
+        slow: PyTree,
+        data: Any,
+        stays: bool = False,
     ):
-        self.flow = flow
+        self.flow, self.stays = flow, stays
         self.point, self.join_fast = vectors.split(fast)
         self.slow, self.join_slow = vectors.split(slow)
         self.data = jax.tree.map(lambda a: jax.lax.stop_gradient(a) if is_inexact(a) else a, data)
@@ -107,21 +176,24 @@ class _Step:
     def fast(self, slow: list | None = None) -> PyTree:
         """Where the step leads; `slow` in place of the present one, for its derivative."""
         slow = self.slow if slow is None else slow
-        rule = _step_rule(self.objective, self.flow)
+        rule = _step_rule(self.objective, self.flow, self.stays)
         return self.join_fast(rule(self.point, (slow, self.hoisted), self.constants))
 
 
-def _step_rule(objective: Callable, flow: FiniteDifference) -> Callable:
+def _step_rule(objective: Callable, flow: FiniteDifference, stays: bool) -> Callable:
     def gradient(argument: int, point: list, parameters: tuple, constants: list) -> Any:
         return jax.grad(lambda *args: objective(*args)[0], argument)(point, parameters, constants)
 
     @jax.custom_vjp
     def step(point: list, parameters: tuple, constants: list) -> list:
+        if stays:
+            return point
         slope = gradient(0, point, parameters, constants)
         return [a - flow.rate * b for a, b in zip(point, slope, strict=True)]
 
     def forward(point: list, parameters: tuple, constants: list) -> tuple[list, tuple]:
-        return step(point, parameters, constants), (point, parameters, constants)
+        moved = step(point, parameters, constants)
+        return moved, (moved if stays else point, parameters, constants)
 
     def backward(kept: tuple, cotangent: Any) -> tuple:
         point, parameters, constants = kept

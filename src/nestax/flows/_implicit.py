@@ -14,13 +14,19 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from . import _vectors as vectors
-from ._brief import Brief
+from ._flow import Flow
 from ._hoist import is_inexact
+from ._inner import Inner
 from ._linear import System, close, solve_rule
-from ._solvers import Identity, Solver, check_number, check_solver
+from ._point_response import point_response
+from ._solvers import Solver, check_number, check_solver
+
+DIVERGED = "its solver diverged; choose a lower rate, more damping or another solver"
+_MOVING = 1e-4  # relative change of weights above which they are at no fixed point
 
 
 class Diagnostics(NamedTuple):
@@ -33,12 +39,7 @@ class Diagnostics(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Direct(Brief):
-    """Partial derivative. Inner levels are treated as constants."""
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Implicit(Brief):
+class Implicit(Flow):
     """Implicit derivative of the inner levels, linearized at their present values.
 
     Leaves that an inner optimizer cannot move (`optax.set_to_zero` for a part of the leaves) are
@@ -87,39 +88,80 @@ class Implicit(Brief):
         if self.tolerance is not None:
             check_number("Implicit", "tolerance", self.tolerance, least=0)
 
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class FiniteDifference(Brief):
-    """DARTS of second order: the inner level is one step of gradient descent away.
-
-    With w' = w - rate d_w L_in(w) and v = d_w' L_out(w'),
-
-        d L_out(w', slow) / d slow = d_slow L_out
-            - rate (d_slow L_in(w + e v) - d_slow L_in(w - e v)) / (2 e),   e = scale / |v|,
-
-    which takes two more gradients and no second derivative. Without the rounding and the error of
-    the difference it is `Implicit(Identity(rate))` at w'.
-
-    Attributes:
-        rate: xi of the virtual step, best the inner level's own; 0 is DARTS of first order.
-        scale: length of the difference's step in weight space, |e v|.
-
-    Source: Liu, Simonyan and Yang, "DARTS" (2019), equations (7) and (8).
-    """
-
-    rate: float | int = 1.0
-    scale: float | int = 0.01
-
-    def __post_init__(self) -> None:
-        check_number("FiniteDifference", "rate", self.rate, least=0)
-        check_number("FiniteDifference", "scale", self.scale, least=0)
-        if self.scale == 0:
-            raise ValueError("FiniteDifference: scale must be positive, 0.01 in the paper; got 0")
+    @property
+    def by_update(self) -> bool:
+        """See `Flow`."""
+        return self.condition == "update"
 
     @property
-    def linear(self) -> Identity:
-        """The solver that this flow stands for where an inner level is an implicit function."""
-        return Identity(self.rate)
+    def linear(self) -> Solver:
+        """The solver of the linear system."""
+        return self.solver
+
+    def response(self, inner: Inner) -> Callable[[PyTree, PyTree], PyTree]:
+        """See `Flow.response`."""
+        return point_response(self, inner)
+
+    def root(self, condition: Callable, inner: Callable, stays: bool = False) -> Callable:
+        """The levels inside as a function (fast, slow, data) -> fast of what lies outside.
+
+        Args:
+            condition: what vanishes where they have settled, (fast, slow, data).
+            inner: the sum of their objectives, (fast, slow, data).
+            stays: whether its value is `fast` itself, as it always is here.
+        """
+        del inner, stays
+        return implicit_root(condition, self.solver)
+
+    def value_and_gradient(
+        self, loss: Callable, condition: Callable, inner: Callable, slow: PyTree, fast: PyTree
+    ) -> tuple[tuple[Array, Any], PyTree, Diagnostics]:
+        """The total derivative of loss(fast, slow, None) -> (scalar, aux) at the present point.
+
+        Args:
+            loss: as for `implicit_gradient`.
+            condition: what vanishes where the levels inside have settled, (fast, slow, data).
+            inner: the sum of their objectives, (fast, slow, data).
+            slow: the level's own value.
+            fast: the levels inside.
+        """
+        del inner
+        return implicit_gradient(loss, condition, self.solver, slow, fast, settled=False)
+
+    def doubt(self, report: Any) -> str | None:
+        """See `Flow.doubt`."""
+        worst = {
+            name: float(np.max(getattr(report, name)))
+            for name in ("inner_gradient", "residual", "at_rest", "moving")
+        }
+        residual, limit = worst["residual"], self.tolerance
+        if worst["at_rest"] > 0.1:
+            return (
+                "the optimizer of the levels inside leaves weights where they are although the "
+                "gradient of their objective is not zero (a projection, a mask, or gradients "
+                'gathered over several steps); use Implicit(GMRES(), condition="update"), which '
+                'differentiates the fixed point of the update, or gather with accumulate="mean"'
+            )
+        if np.any(report.diverged) and (limit is None or not residual <= limit):
+            return DIVERGED
+        if limit is not None and worst["inner_gradient"] > limit:
+            return (
+                f"the gradient of the levels inside has norm {worst['inner_gradient']:.2g}, above "
+                f"{limit:g}; give them more steps or a better rate, or raise the flow's tolerance"
+            )
+        judged = limit is not None or not self.solver.truncated
+        if judged and residual > (0.1 if limit is None else limit):
+            return (
+                f"its linear system is solved to a relative residual of {residual:.2g} only; give "
+                "the solver more steps, or raise the flow's tolerance"
+            )
+        if limit is None and worst["moving"] > _MOVING:
+            return (
+                f"the next update would still change the weights inside by {worst['moving']:.1g} "
+                "of their norm, so they are not at its fixed point; give them more steps or a "
+                "rate that decays, or set the flow's tolerance"
+            )
+        return None
 
 
 def implicit_root(stationarity: Callable, solver: Solver) -> Callable:

@@ -1,7 +1,7 @@
 """Iterative solvers: conjugate gradients, minimal residuals and the Neumann series."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.flatten_util
@@ -122,6 +122,7 @@ class Neumann(Solver):
     differentiation" (2020), algorithm 3, whose result lacks the factor `rate` in some versions.
     """
 
+    truncated: ClassVar[bool] = True
     terms: int = 20
     rate: float | int | str = "auto"
 

@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.flatten_util
@@ -40,7 +40,13 @@ class Attempt(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Solver(Brief, abc.ABC):
-    """Approximates the solution x of A x = b from products with A alone."""
+    """Approximates the solution x of A x = b from products with A alone.
+
+    Attributes:
+        truncated: whether it stops early by design, so that a residual is no cause for doubt.
+    """
+
+    truncated: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -131,6 +137,7 @@ class Identity(Solver):
     changes too where there is a direct term.
     """
 
+    truncated: ClassVar[bool] = True
     scale: float | int = 1.0
 
     def __post_init__(self) -> None:

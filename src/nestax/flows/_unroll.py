@@ -2,22 +2,22 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import PyTree
 
-from ._brief import Brief
-from ._hoist import has_reverse_only_rule, hoist, pushing_forward
-from ._scan import check_checkpoint, check_count
+from ._flow import Flow
+from ._forward import pushed_forward
+from ._inner import Inner
+from ._scan import check_checkpoint, check_count, unrolled
 
 Losses = Callable[[tuple], tuple[tuple, Any]]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Unroll(Brief):
+class Unroll(Flow):
     """Reverse mode through the steps as they were executed.
 
     Where an optimizer takes the root of exactly zero, as Adam and clipping by norm do at a gradient
@@ -42,6 +42,8 @@ class Unroll(Brief):
     `first_order`.
     """
 
+    follows: ClassVar[bool] = True
+    reverse: ClassVar[bool] = True
     last: int | None = None
     checkpoint: int | None = None
     first_order: bool = False
@@ -52,6 +54,23 @@ class Unroll(Brief):
         if self.last is not None:
             check_count("Unroll", "last", self.last, "None to differentiate all steps")
         check_checkpoint(self.checkpoint)
+
+    def loop(self, make_body: Callable[[bool], Callable], carry: Any, length: int) -> Any:
+        """See `Flow.loop`: checkpointed."""
+        return unrolled(make_body, carry, None, length, self.checkpoint)
+
+    def response(self, inner: Inner) -> Callable[[PyTree, PyTree], PyTree]:
+        """See `Flow.response`."""
+        last = inner.steps if self.last is None else self.last
+
+        def respond(values: PyTree, point: PyTree) -> PyTree:
+            carry = (point, inner.transformation(values).init(point))
+            inner.check_differentiable(values, carry)
+            if last < inner.steps:
+                carry = inner.frozen(inner.loss, values, carry, inner.steps - last)
+            return inner.run(values, carry, last, self.checkpoint, self.first_order)[0]
+
+        return respond
 
     def value_and_gradients(self, losses: Losses, values: tuple) -> tuple[tuple, tuple, Any]:
         """One forward pass, and one backward pass for each distinct loss.
@@ -97,7 +116,7 @@ def OneStep(checkpoint: int | None = None) -> Unroll:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Forward(Brief):
+class Forward(Flow):
     """Forward mode: the derivative of the state is carried along with the state.
 
     Memory does not grow with the number of steps but is (numbers in the values) x (size of the
@@ -106,29 +125,20 @@ class Forward(Brief):
     `jax.custom_vjp`), nests fall back to reverse mode, whose result is the same.
     """
 
+    follows: ClassVar[bool] = True
+
+    def response(self, inner: Inner) -> Callable[[PyTree, PyTree], PyTree]:
+        """See `Flow.response`."""
+        return pushed_forward(Unroll().response(inner))
+
     def value_and_gradients(self, losses: Losses, values: tuple) -> tuple[tuple, tuple, Any]:
-        """As `Unroll.value_and_gradients`, by one jvp for each number in the values, vmapped."""
-        with pushing_forward():
-            pure, constants, jaxpr = hoist(losses, values)
-        if has_reverse_only_rule(jaxpr):
-            return Unroll(checkpoint=None).value_and_gradients(losses, values)
-        flat, unravel = jax.flatten_util.ravel_pytree(values)
+        """As `Unroll.value_and_gradients`, from derivatives that are carried along."""
 
-        def push(direction: Array) -> tuple[tuple, tuple, Any]:
-            def outputs(flat: Array) -> tuple[tuple, Any]:
-                outputs, aux = pure(constants, unravel(flat))
-                _check_losses(outputs, values)
-                return outputs, aux
+        def still(values: tuple) -> tuple[tuple, Any]:
+            outputs, aux = losses(values)
+            return outputs, jax.lax.stop_gradient(aux)
 
-            return jax.jvp(outputs, (flat,), (direction,), has_aux=True)
-
-        basis = jnp.eye(flat.size, dtype=flat.dtype)
-        outputs, tangents, aux = jax.vmap(push, out_axes=(None, 0, None))(basis)
-        # Row j is the derivative in the j-th number; each loss is asked for its own value's only.
-        gradients = tuple(
-            unravel(tangent.astype(flat.dtype))[i] for i, tangent in enumerate(tangents)
-        )
-        return outputs, gradients, aux
+        return Unroll().value_and_gradients(pushed_forward(still), values)
 
 
 def _check_losses(outputs: tuple, values: tuple) -> None:

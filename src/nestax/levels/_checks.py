@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ..flows import Direct
 from . import _frozen, _soundness, _stopped
 from ._calls import is_data, no_level, shown
 from ._carry import View
-from ._declaration import TRAJECTORY, Declaration, flow_of
+from ._declaration import Declaration, flow_of
 from ._level import Level
 from ._signatures import check_arguments
 from ._updates import kinds
@@ -245,18 +244,18 @@ def _differentiable(
     update whose derivative is not that of the program."""
     flow, inside = flow_of(level), nest.declaration.inside(level)
     hidden = [one.name for one in inside if seen[one.name].hidden]
-    if hidden and isinstance(flow, TRAJECTORY):
+    if hidden and flow.follows:
         raise ValueError(
             f"level {level.name!r}: its flow {type(flow).__name__} differentiates the updates of "
             f"{hidden[0]!r}, and optax.lbfgs hides the scale of its first step from derivatives, "
             f"which would be off; give {hidden[0]!r} optax.lbfgs(..., linesearch=None, "
             "scale_init_precond=False)"
         )
-    by_update = isinstance(flow, TRAJECTORY) or getattr(flow, "condition", None) == "update"
+    by_update = flow.follows or flow.by_update
     followed = [
         o.name for o in inside if seen[o.name].objective or (seen[o.name].update and by_update)
     ]
-    if isinstance(flow, Direct):
+    if flow.partial:
         followed = []
     if not followed and not seen[level.name].objective:
         return

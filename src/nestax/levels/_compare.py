@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..flows import Dense, Direct, GradientCheck, Implicit, Unroll
+from ..flows import Dense, Flow, GradientCheck, Implicit, Unroll
 from ..flows import check_gradient as check_function
 from . import _belongs, _checks, _draws
 from ._calls import shown
-from ._declaration import POINT, TRAJECTORY, flow_of, flow_repair
+from ._declaration import flow_of, flow_repair
 from ._executed import executed, with_flow
 from ._level import Level
 from ._nest import Nest
@@ -136,9 +136,9 @@ def compare_flows(
     _belongs.moment(nest, state)
     target = next(one for one in nest.declaration.levels if one.name == name)
     if exact is None:
-        condition: Any = getattr(flow_of(target), "condition", "objective")
+        condition: Any = "update" if flow_of(target).by_update else "objective"
         implicit = Implicit(Dense(), condition=condition)
-        exact = Unroll() if isinstance(flow_of(target), TRAJECTORY) else implicit
+        exact = Unroll() if flow_of(target).follows else implicit
     keys = [_draws.start_key(state.key, "compare", i, 0) for i in range(draws)]
     states = [dataclasses.replace(state, key=jax.random.key_data(key)) for key in keys]
     truth, check = _exact_gradients(nest, name, exact, states)
@@ -176,7 +176,7 @@ def compare_flows(
 
 def _level(nest: Nest, level: str | None) -> str:
     if level is None:
-        following = [x for x in nest.declaration.levels if not isinstance(flow_of(x), Direct)]
+        following = [x for x in nest.declaration.levels if not flow_of(x).partial]
         if not following:
             raise ValueError(
                 "no level of this nest has a flow; name the level to compare flows for"
@@ -190,7 +190,7 @@ def _named(flows: Any) -> dict[str, Any]:
     """Flows by what the table calls them."""
     if isinstance(flows, str) or not isinstance(flows, Iterable):
         repair = "[nx.Unroll(), nx.Implicit(nx.CG(20))]"
-        if isinstance(flows, (*TRAJECTORY, *POINT)):
+        if isinstance(flows, Flow):
             repair = f"in a list: [{flows!r}]"
         raise ValueError(
             f"compare_flows(nest, state, flows, level): flows is a list of flows or a dict name -> "

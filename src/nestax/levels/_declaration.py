@@ -5,15 +5,14 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from ..flows import Direct, FiniteDifference, Forward, Implicit, OneStep, Solver, Unroll
+from ..flows import Direct, FiniteDifference, Flow, Forward, Implicit, OneStep, Solver, Unroll
 from ._calls import shown
 from ._field import Field
 from ._level import Level
 from ._peers import Peers, check_order
 from ._stream import Stream
 
-TRAJECTORY = (Unroll, Forward)
-POINT = (Direct, Implicit, FiniteDifference)
+MAKERS = (Direct, Unroll, Forward, Implicit, FiniteDifference, OneStep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Declaration:
         """The outermost group before `below` in which some level has a flow: what lies before it is
         eliminated by that flow. 0 if there is none."""
         for index in range(below - 1, -1, -1):
-            if any(not isinstance(flow_of(level), Direct) for level in self.groups[index]):
+            if any(not flow_of(level).partial for level in self.groups[index]):
                 return index
         return 0
 
@@ -108,7 +107,7 @@ class Declaration:
     def eliminator(self, group: int) -> Level | None:
         """The level of a group whose flow eliminates what lies before it."""
         for level in self.groups[group]:
-            if not isinstance(flow_of(level), Direct) and group > 0:
+            if not flow_of(level).partial and group > 0:
                 return level
         return None
 
@@ -199,19 +198,19 @@ def _check(nest: Declaration) -> None:
 def _check_flow(nest: Declaration, level: Level) -> None:
     flow, inside, label = flow_of(level), nest.inside(level), f"level {level.name!r}"
     kind = type(flow).__name__
-    if not isinstance(flow, (*TRAJECTORY, *POINT)):
+    if not isinstance(flow, Flow):
         raise ValueError(
             f"{label}: the flow is one such as Unroll() or Implicit(CG(20)), got "
             f"{shown(flow)}{flow_repair(flow)}"
         )
-    if isinstance(flow, Direct):
+    if flow.partial:
         return
     if not inside:
         raise ValueError(
             f"{label} has the flow {kind} and no level inside it; list inner levels before it, or "
             "leave the flow out"
         )
-    if isinstance(flow, TRAJECTORY):
+    if flow.follows:
         for other in inside:
             if other.every > level.every:
                 raise ValueError(
@@ -235,8 +234,8 @@ def _check_flow(nest: Declaration, level: Level) -> None:
             f"Forward; "
             f"{kind} looks at one point, leave accumulate out"
         )
-    for other in () if isinstance(flow, TRAJECTORY) else nest.eliminated(level):
-        context = getattr(flow, "context", None) or other.context
+    for other in () if flow.follows else nest.eliminated(level):
+        context = flow.context or other.context
         gone = other.accumulate and level.every < other.every
         if gone and isinstance(context, Stream):
             raise ValueError(
@@ -245,16 +244,16 @@ def _check_flow(nest: Declaration, level: Level) -> None:
                 f"(every={other.every}) or a longer one, or {other.name!r} a context that is a "
                 "function (task, key) -> batch"
             )
-    if isinstance(flow, FiniteDifference):
+    if flow.differences:
         for other in nest.eliminated(level):
             if isinstance(other.objective, Field):
                 raise ValueError(
-                    f"{label}: FiniteDifference needs inner objectives, and {other.name!r} is "
+                    f"{label}: {kind} needs inner objectives, and {other.name!r} is "
                     "given by its Field; use Implicit(Dense()) or Unroll()"
                 )
-            if not isinstance(flow_of(other), Direct):
+            if not flow_of(other).partial:
                 raise ValueError(
-                    f"{label}: FiniteDifference needs plain inner objectives, and "
+                    f"{label}: {kind} needs plain inner objectives, and "
                     f"{other.name!r} has "
                     f"the flow {type(flow_of(other)).__name__}; use Implicit"
                 )
@@ -262,11 +261,10 @@ def _check_flow(nest: Declaration, level: Level) -> None:
 
 def flow_repair(flow: Any) -> str:
     """How something that is no flow becomes one, where that can be told: "; call it: Unroll()"."""
-    makers = (*TRAJECTORY, *POINT, OneStep)
     if isinstance(flow, str):
-        names = {maker.__name__.casefold(): maker for maker in makers}
+        names = {maker.__name__.casefold(): maker for maker in MAKERS}
         flow = names.get(flow.casefold().replace("_", ""))
-    if any(flow is maker for maker in makers):
+    if any(flow is maker for maker in MAKERS):
         return f"; call it: {flow.__name__}({'CG(20)' if flow is Implicit else ''})"
     if isinstance(flow, Solver) or (isinstance(flow, type) and issubclass(flow, Solver)):
         solver = shown(flow) if isinstance(flow, Solver) else f"{flow.__name__}()"

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..flows import Direct, Unroll
+from ..flows import Unroll
 from ._carry import Carry, Mode, View
-from ._declaration import TRAJECTORY, flow_of
+from ._declaration import flow_of
 from ._level import Level
 from ._program import Program
 from ._values import Parts
@@ -45,7 +45,7 @@ def executed(nest: "Nest", name: str, state: "State", feed: Any = None) -> Calla
     """
     level = nest._program.levels[name]
     flow, feed = flow_of(level), feed or {}
-    if isinstance(flow, Direct):
+    if flow.partial:
 
         def displaced(by: Any) -> Any:
             program = _Displaced(nest.declaration, nest.mesh, False)
@@ -53,12 +53,10 @@ def executed(nest: "Nest", name: str, state: "State", feed: Any = None) -> Calla
             return _loss(nest, program, level, state, feed)
 
         return displaced
-    if isinstance(flow, TRAJECTORY):
+    if flow.follows:
 
         def run(by: Any) -> Any:
-            last = getattr(flow, "last", None)
-            first_order = getattr(flow, "first_order", False)
-            probe = _Probe(last=last, checkpoint=False, first_order=first_order, by=by)
+            probe = _Probe(flow.last, checkpoint=False, first_order=flow.first_order, by=by)
             other = with_flow(nest, name, probe)
             return _loss(other, other._program, level, state, feed)
 

@@ -98,7 +98,7 @@ def _program(nest: "Nest", state: "State") -> dict[str, str]:
                 found[f"the {what} of level {level.name!r}"] = digest.of(
                     jax.make_jaxpr(function)(state)
                 )
-        for context in (level.context, getattr(flow_of(level), "context", None)):
+        for context in (level.context, flow_of(level).context):
             if isinstance(context, Stream):
                 number = _draws.definition(context.batch)
                 found[f"the stream of level {level.name!r}"] = str(number)
@@ -155,7 +155,7 @@ def _pieces(nest: "Nest", level: Level, feed: Any) -> dict[str, Callable | None]
     def start(state: "State") -> Any:
         return program.fresh(level, carry(state), view)
 
-    other = getattr(flow_of(level), "context", None)
+    other = flow_of(level).context
     return {
         "objective": objective,
         "optimizer": optimizer,

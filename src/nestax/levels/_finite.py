@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..flows import Direct
-from ._declaration import TRAJECTORY, flow_of
+from ._declaration import flow_of
 from ._level import Level
 
 if TYPE_CHECKING:
@@ -232,7 +231,7 @@ def _lost(flags: np.ndarray) -> tuple[int, str]:
 def _repair(level: Level, what: str) -> str:
     if what == "loss":
         return "lower its learning rate or that of a level it depends on"
-    if what == "gradient" and isinstance(flow_of(level), TRAJECTORY):
+    if what == "gradient" and flow_of(level).follows:
         return (
             "its loss is finite, but the updates inside it are differentiated too, and Adam's "
             "square root has no derivative at a gradient of 0: give the inner optimizer "
@@ -240,7 +239,7 @@ def _repair(level: Level, what: str) -> str:
             "objectives"
         )
     if what == "gradient":
-        solve = "" if isinstance(flow_of(level), Direct) else ", or choose another solver"
+        solve = "" if flow_of(level).partial else ", or choose another solver"
         return (
             "its loss is finite: look for a square root, a norm or a division at 0 in the "
             f"objectives, and add a small number there{solve}"

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..flows import Direct, is_function
+from ..flows import is_function
 from ._calls import shown
 from ._field import Field
 from ._signatures import check_arguments, check_optimizer
@@ -104,7 +104,7 @@ class Level:
             )
         objective: Any = self.objective
         if isinstance(objective, Field):
-            if not isinstance(self.flow, (Direct, type(None))):
+            if self.flow is not None and not getattr(self.flow, "partial", False):
                 refuse(
                     f"a flow such as {type(self.flow).__name__} computes the gradient of a loss, "
                     "and the level is given by its Field; leave the flow out, or give a loss"

@@ -14,19 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..flows import (
-    Direct,
-    FiniteDifference,
-    Unroll,
-    finite_difference_gradient,
-    implicit_gradient,
-    implicit_root,
-    virtual_step,
-)
+from ..flows import Unroll
 from ..flows._vectors import norm
 from ..flows.fixed_point import difference, memory_of, merge, remembering
 from ._carry import Carry, Mode, View
-from ._declaration import TRAJECTORY, Declaration, flow_of, weights_of
+from ._declaration import Declaration, flow_of, weights_of
 from ._field import Field
 from ._level import Level
 from ._values import Parts
@@ -49,15 +41,15 @@ def rerun(nest: Declaration) -> set[str]:
     """Names of the levels whose last period some outer point flow runs again."""
     names = set()
     for level in nest.levels:
-        if isinstance(flow_of(level), (Direct, *TRAJECTORY)):
+        if flow_of(level).partial or flow_of(level).follows:
             continue
         group = nest.group(level)
         while group > 0:
             group = nest.flow_group(group)
             inner = nest.eliminator(group)
-            if inner is not None and isinstance(flow_of(inner), TRAJECTORY):
+            if inner is not None and flow_of(inner).follows:
                 peers = nest.groups[group]
-                names |= {one.name for one in peers if isinstance(flow_of(one), TRAJECTORY)}
+                names |= {one.name for one in peers if flow_of(one).follows}
                 break
     return names
 
@@ -115,7 +107,7 @@ class _Point:
         """What a point flow of this level solves for: where the levels inside are now."""
         eliminated = self.nest.eliminated(level)
         memories = {}
-        if getattr(flow_of(level), "condition", None) == "update":
+        if flow_of(level).by_update:
             memories = {one.name: memory_of(self.carry.optimizers[one.name]) for one in eliminated}
         values = self.current(eliminated)
         values = {one.name: self.movable(one, values[one.name]) for one in eliminated}
@@ -131,7 +123,7 @@ class _Point:
         inner = self.nest.eliminator(group) if group else None
         if inner is None:
             return free
-        if isinstance(flow_of(inner), TRAJECTORY):
+        if flow_of(inner).follows:
             reached = self.again(inner, free)[0]
             lower = self.nest.inside(inner)
             # Whole: a start may have made what is not trained of outer values.
@@ -143,15 +135,10 @@ class _Point:
     def response(self, level: Level, free: Trained) -> Unknowns:
         """The levels that a point flow eliminates as a function of the rest."""
         flow, fast = flow_of(level), self.unknowns(level)
-        if isinstance(flow, FiniteDifference):
-            step = virtual_step(
-                lambda fast, slow, _: self.inner(level, {**slow, **fast.values}), flow
-            )
-            return step(fast, free)
-        root = implicit_root(
-            lambda fast, slow, _: self.stationarity(level, fast, slow), flow.solver
-        )
-        return root(fast, free)
+        return flow.root(
+            lambda fast, slow, _: self.stationarity(level, fast, slow),
+            lambda fast, slow, _: self.inner(level, {**slow, **fast.values}),
+        )(fast, free)
 
     def again(
         self, level: Level, free: Trained, own: Parts | None = None
@@ -174,12 +161,12 @@ class _Point:
         # What lies outside has its values from `free`.
         pending = tuple(name for name in pending if name in inner)
         if own is not None:
-            length, last = program.iterations(k), getattr(flow, "last", None)
+            length, last = program.iterations(k), flow.last
             if last is not None and last < length:
                 swaps = ((length - last, level.name, own),)
             else:
                 carry = carry._replace(values={**carry.values, level.name: own})
-        mode = Mode(flow, first_order=getattr(flow, "first_order", False))
+        mode = Mode(flow, first_order=flow.first_order)
         carry, _ = program.until(k, q, carry, pending, self.view, mode, swaps)
         return carry, program._followed(level, carry, self.view)[0]
 
@@ -190,7 +177,7 @@ class _Point:
         them; `free` holds the groups from `boundary` on."""
         flow, name = flow_of(level), level.name
         own = self.parts({name: free[name]})[name].trained
-        if isinstance(flow, Direct):
+        if flow.partial:
             values = self.filled(boundary, free)
             if isinstance(level.objective, Field):
                 return self.over_period(level, lambda point: point.field(level, values, context))
@@ -200,7 +187,7 @@ class _Point:
 
             gradient, losses = jax.grad(partial, has_aux=True)(own)
             return losses, gradient
-        if isinstance(flow, TRAJECTORY):
+        if flow.follows:
             variable = self.parts({name: own})[name]
 
             def followed(one: Any) -> tuple[jax.Array, Any]:
@@ -253,7 +240,7 @@ class _Point:
         or what their updates would change."""
         boundary = self.nest.flow_group(self.nest.group(level))
         flow, free = flow_of(level), {**slow, **fast.values}
-        override = getattr(flow, "context", None)
+        override = flow.context
         values, memories = {}, {}
         for one in self.nest.eliminated(level):
             losses, gradient = self.own_gradient(one, boundary, free, override or one.context)
@@ -295,16 +282,13 @@ class _Point:
         def inner(fast: Unknowns, own: Any, _: Any) -> jax.Array:
             return self.inner(level, {**slow, name: own, **fast.values})
 
-        if isinstance(flow, FiniteDifference):
-            found = finite_difference_gradient(loss, inner, flow, slow[name], fast)
-        else:
-            found = implicit_gradient(loss, condition, flow.solver, slow[name], fast, settled=False)
+        found = flow.value_and_gradient(loss, condition, inner, slow[name], fast)
         (_, (losses, user)), gradient, diagnostics = found
         return losses, user, gradient, diagnostics._asdict()
 
     def inner(self, level: Level, free: Trained) -> jax.Array:
         """The sum of the objectives of the levels that this one eliminates."""
-        override = getattr(flow_of(level), "context", None)
+        override = flow_of(level).context
         inner = self.nest.eliminated(level)
         found = [self.gathered_loss(one, free, override or one.context)[0] for one in inner]
         return sum(found)  # type: ignore
@@ -321,7 +305,7 @@ class _Point:
     def moving(self, level: Level, slow: Trained) -> jax.Array:
         """By how much, relative to their norm, the next update would change the inner weights,
         where they are taken to be at a fixed point of it; -1 elsewhere."""
-        if getattr(flow_of(level), "condition", None) != "update":
+        if not flow_of(level).by_update:
             return -jnp.ones(())
         unknowns = self.unknowns(level)
         changed = self.stationarity(level, unknowns, slow).values
@@ -336,11 +320,11 @@ class _Point:
             for one in self.nest.eliminated(level)
             if self.program.may_rest(one, self.carry, self.view)
         ]
-        if getattr(flow, "condition", None) != "objective" or not inner:
+        if flow.by_update or flow.differences or not inner:
             return -jnp.ones(())
         boundary = self.nest.flow_group(self.nest.group(level))
         free = {**slow, **self.unknowns(level).values}
-        override = getattr(flow, "context", None)
+        override = flow.context
         still, everything, moved = [], [], jnp.zeros((), bool)
         for one in inner:
             losses, gradient = self.own_gradient(one, boundary, free, override or one.context)
@@ -359,9 +343,3 @@ class _Point:
         settled = length <= jnp.finfo(length.dtype).eps ** 0.5
         length = jnp.where(settled | ~moved, jnp.inf, length)
         return jax.lax.stop_gradient(norm(still) / length)
-
-
-def solver_of(level: Level) -> Any:
-    """The linear solver that stands for a point flow where its inner levels are a function."""
-    flow = flow_of(level)
-    return flow.linear if isinstance(flow, FiniteDifference) else flow.solver

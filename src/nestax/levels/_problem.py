@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..flows import Direct, lean_gradient, trained_leaves
+from ..flows import lean_gradient, trained_leaves
 from ..flows._safe_update import quiet, rejects, safe_update
 from ..flows.jaxprs import dependence, has_cases
 from . import _draws
 from ._calls import arrays_only, call_with_values, loss_of, noted
 from ._carry import Carry, Mode, View
-from ._declaration import TRAJECTORY, Declaration, flow_of
+from ._declaration import Declaration, flow_of
 from ._field import Field, half_squared_norm, like_value
 from ._level import Level
 from ._signatures import is_transformation, repaired
@@ -55,7 +55,7 @@ class Problem:
         """Every level's contexts; several of them may be the same."""
         given = []
         for level in self.nest.levels:
-            given += [level.context, getattr(flow_of(level), "context", None)]
+            given += [level.context, flow_of(level).context]
         return [context for context in given if context is not None]
 
     # Views.
@@ -88,7 +88,7 @@ class Problem:
 
     def _gathered_axes(self, name: str) -> tuple:
         level = self.levels[name]
-        return (0,) if isinstance(flow_of(level), TRAJECTORY) else (0, self.axes()[name])
+        return (0,) if flow_of(level).follows else (0, self.axes()[name])
 
     def single(self, carry: Carry, view: View) -> Carry:
         """The carry of the first copy, to be looked at without copies."""
@@ -128,7 +128,7 @@ class Problem:
         return tuple(
             level.name
             for level in self.nest.levels
-            if level.context is context or getattr(flow_of(level), "context", None) is context
+            if level.context is context or flow_of(level).context is context
         )
 
     def stride(self, context: Stream) -> int:
@@ -136,10 +136,10 @@ class Problem:
         periods = []
         for level in self.nest.levels:
             flow = flow_of(level)
-            used = level.context is context or getattr(flow, "context", None) is context
+            used = level.context is context or flow.context is context
             if used:
                 periods.append(1 if level.accumulate else level.every)
-            if not isinstance(flow, (Direct, *TRAJECTORY)) and any(
+            if not (flow.partial or flow.follows) and any(
                 one.context is context for one in self.nest.inside(level)
             ):
                 periods.append(level.every)
@@ -437,7 +437,7 @@ def searchable(level: Level) -> None:
             "none; use an optimizer that needs the gradient only"
         )
     repair = "use one without a line search, such as optax.lbfgs(learning_rate, linesearch=None)"
-    if not isinstance(flow, Direct):
+    if not flow.partial:
         raise ValueError(
             f"{label}: its optimizer evaluates the objective at other values, where the levels "
             f"inside would have to respond as under {type(flow).__name__}, and do not; {repair}"

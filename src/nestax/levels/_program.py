@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..flows import Direct, Unroll, unrolled
+from ..flows import Direct
 from . import _point
 from ._carry import Carry, Found, Mode, View
-from ._declaration import TRAJECTORY, Declaration, flow_of
+from ._declaration import Declaration, flow_of
 from ._episodes import Episodes
 from ._info import LevelInfo
 from ._level import Level
@@ -75,7 +75,7 @@ class Program(Episodes):
     def _empty(self, level: Level, carry: Carry, view: View) -> Any:
         shape = (view.copies,) if view.copies is not None else ()
         loss = jnp.zeros(shape, self._loss_dtype(level, carry, view))
-        if isinstance(flow_of(level), TRAJECTORY):
+        if flow_of(level).follows:
             return (loss,)
         gradient = jax.tree.map(jnp.zeros_like, carry.values[level.name].trained)
         return loss, jax.tree.map(widened, gradient)
@@ -106,10 +106,8 @@ class Program(Episodes):
         inner = {n for n in self.rerun if self.levels[n].every < self.periods[k]}
         before = {**carry.before, **{n: self.kept(carry) for n in inner}}
         moving = self.moving(carry._replace(before=before, tick=carry.tick - 1))
-        if isinstance(mode.under, Unroll):
-            moving, infos = unrolled(make_body, moving, None, length, mode.under.checkpoint)
-        else:
-            moving, infos = jax.lax.scan(make_body(False), moving, None, length)
+        loop = Direct().loop if mode.under is None else mode.under.loop
+        moving, infos = loop(make_body, moving, length)
         carry = self.restored(moving, carry)
         return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), infos)
 
@@ -146,7 +144,7 @@ class Program(Episodes):
         if q == 0:
             return self.looped(k, self.restart(pending, carry, view), view, mode, swaps)
         peers = self.due[k][q - 1]
-        followers = [level for level in peers if isinstance(flow_of(level), TRAJECTORY)]
+        followers = [level for level in peers if flow_of(level).follows]
         arguments = (k, q, carry, pending, view, mode, swaps)
         if self.nest.alternating(peers[0]) and len(peers) > 1:
             point, infos = self.until(k, q - 1, *arguments[2:])
@@ -216,9 +214,9 @@ class Program(Episodes):
         carry = self.restart(outer, carry, view)
         pending = tuple(n for n in pending if n not in outer)
         length = self.iterations(k)
-        keep = length if getattr(flow, "last", None) is None else min(flow.last, length)
-        forward = mode.forward or not isinstance(flow, Unroll)
-        first_order = mode.first_order or getattr(flow, "first_order", False)
+        keep = length if flow.last is None else min(flow.last, length)
+        forward = mode.forward or not flow.reverse
+        first_order = mode.first_order or flow.first_order
         inner = Mode(flow, mode.lean and not forward, forward, first_order)
 
         variables = {level.name: carry.values[level.name].wide() for level in followers}
@@ -287,7 +285,7 @@ class Program(Episodes):
         for level in levels:
             if level.name not in gathered:
                 continue  # this part of the program runs without the level's period
-            if isinstance(flow_of(level), TRAJECTORY):
+            if flow_of(level).follows:
                 batch, axis = self.batch(level.context, carry, view)
                 new: tuple = (self.losses(level, carry.values, batch, axis, view)[0],)
             else:
@@ -302,7 +300,7 @@ class Program(Episodes):
 
     def gradient(self, level: Level, carry: Carry, view: View, mode: Mode) -> Found:
         """What a level with a point flow hands to its optimizer at this point."""
-        if not isinstance(flow_of(level), Direct):
+        if not flow_of(level).partial:
             return Found(*_point.gradient(self, level, carry, view, mode))
         if level.accumulate and level.every > 1:
             count = level.every if level.accumulate == "mean" else 1

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..flows import FiniteDifference, Identity, Implicit, Neumann
 from . import _belongs, _finite
 from ._calls import arrays_only, call, shown
 from ._declaration import flow_of
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 _BUFFER = 2**24  # bytes of reports, and of host data, that one call of the program holds
 _LONGEST = 1024  # steps in one call
-_MOVING = 1e-4  # relative change of weights above which they are at no fixed point
 _PIECE_SECONDS = 0.5  # between two reports to a watcher
 
 
@@ -332,44 +330,12 @@ def _trust(nest: "Nest", infos: Any) -> None:
     """Warns, once for each level, where a point flow's gradient should not be trusted."""
     for level in nest.declaration.levels:
         info, flow = infos[level.name], flow_of(level)
-        point_flow = isinstance(flow, (Implicit, FiniteDifference))
-        if not point_flow or level.name in nest._warned or not info.residual.size:
+        looks = not (flow.partial or flow.follows)
+        if not looks or level.name in nest._warned or not info.residual.size:
             continue
-        wrong = _doubt(flow, info)
+        wrong = flow.doubt(info)
         if wrong is not None:
             nest._warned.add(level.name)
             warnings.warn(
                 f"level {level.name!r}: its implicit gradient is off, {wrong}", stacklevel=5
             )
-
-
-def _doubt(flow: Any, info: Any) -> str | None:
-    gradient, residual = float(np.max(info.inner_gradient)), float(np.max(info.residual))
-    if float(np.max(info.at_rest)) > 0.1:
-        return (
-            "the optimizer of the levels inside leaves weights where they are although the "
-            "gradient of their objective is not zero (a projection, a mask, or gradients gathered "
-            'over several steps); use Implicit(GMRES(), condition="update"), which differentiates '
-            'the fixed point of the update, or gather with accumulate="mean"'
-        )
-    limit = getattr(flow, "tolerance", None)
-    if np.any(info.diverged) and (limit is None or not residual <= limit):
-        return "its solver diverged; choose a lower rate, more damping or another solver"
-    if limit is not None and gradient > limit:
-        return (
-            f"the gradient of the levels inside has norm {gradient:.2g}, above {limit:g}; "
-            "give them more steps or a better rate, or raise the flow's tolerance"
-        )
-    meant = isinstance(flow, Implicit) and not isinstance(flow.solver, (Neumann, Identity))
-    if (limit is not None or meant) and residual > (0.1 if limit is None else limit):
-        return (
-            f"its linear system is solved to a relative residual of {residual:.2g} only; give "
-            "the solver more steps, or raise the flow's tolerance"
-        )
-    if limit is None and (moving := float(np.max(info.moving))) > _MOVING:
-        return (
-            f"the next update would still change the weights inside by {moving:.1g} of their norm, "
-            "so they are not at its fixed point; give them more steps or a rate that decays, or "
-            "set the flow's tolerance"
-        )
-    return None

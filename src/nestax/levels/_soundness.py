@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..flows import Direct
 from ..flows.fixed_point import Motion, motion, widened
 from ..flows.jaxprs import dependence
 from . import _executed, _point
 from ._carry import Carry, View
-from ._declaration import TRAJECTORY, flow_of
+from ._declaration import flow_of
 from ._field import Field
 from ._level import Level
 
@@ -38,7 +37,7 @@ def check(nest: "Nest", begun: "State") -> None:
     """
     feed = nest._example(begun)
     for level in nest.declaration.levels:
-        if isinstance(flow_of(level), (Direct, *TRAJECTORY)):
+        if flow_of(level).partial or flow_of(level).follows:
             _reached(nest, level, begun, feed)
         else:
             _settled(nest, level, begun, feed)
@@ -50,30 +49,26 @@ def _reached(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     if not nest._program.follows(level, carry, view, False):
         return  # held, or moved by a search: nobody follows its gradient
     if _depends(nest, level, begun, feed):
-        if not isinstance(flow_of(level), Direct):
+        if not flow_of(level).partial:
             _through_inner(nest, level, begun, feed)
         return
     flow, label = flow_of(level), f"level {level.name!r}: its gradient would always be zero"
-    if isinstance(flow, Direct) and nest.declaration.inside(level):
+    if flow.partial and nest.declaration.inside(level):
         raise ValueError(
             f"{label}. Its objective does not contain its value, and Direct() treats the inner "
             "levels as constants; let the gradient pass through them with flow=Unroll(), or "
             "flow=Unroll(first_order=True), or Implicit(...) if their objectives contain it"
         )
-    if isinstance(flow, Direct):
+    if flow.partial:
         raise ValueError(
             f"{label}. Its objective does not contain its value, values[{level.name!r}], on a "
             "path that a derivative follows"
         )
-    cut = (
-        [
-            f"{field}={value!r}"
-            for field, value in (("last", flow.last), ("first_order", flow.first_order))
-            if value
-        ]
-        if hasattr(flow, "last")
-        else []
-    )
+    cut = [
+        f"{field}={value!r}"
+        for field, value in (("last", flow.last), ("first_order", flow.first_order))
+        if value
+    ]
     if cut:
         raise ValueError(
             f"{label}. Its value occurs neither in its objective nor on the path that "
@@ -137,10 +132,10 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     Judged from products with random vectors at a random point near the values, where nothing that
     depends on anything is exactly zero.
     """
-    program, solver, flow = nest._program, _point.solver_of(level), flow_of(level)
+    program, solver, flow = nest._program, flow_of(level).linear, flow_of(level)
     inner = nest.declaration.eliminated(level)
     names = " and ".join(repr(one.name) for one in inner)
-    by_update = getattr(flow, "condition", None) == "update"
+    by_update = flow.by_update
     view = View(None, 0) if nest.copies is not None else View()
     carry = nest._carry(begun, feed)
     tried = {one.name: _tried(nest, one, begun) for one in inner}

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ..flows import Direct
 from ..flows._hoist import has_reverse_only_rule
 from ..flows._rewrite import any_equation, evaluate
 from ._carry import View
-from ._declaration import TRAJECTORY, flow_of
+from ._declaration import flow_of
 from ._field import Field
 from ._level import Level
 
@@ -36,7 +35,7 @@ def check(nest: "Nest", begun: "State") -> None:
     """
     for outer in nest.declaration.levels:
         flow = flow_of(outer)
-        for level in () if isinstance(flow, Direct) else nest.declaration.inside(outer):
+        for level in () if flow.partial else nest.declaration.inside(outer):
             if not _hides(nest, level, outer, begun):
                 continue
             repair = (
@@ -51,7 +50,7 @@ def check(nest: "Nest", begun: "State") -> None:
                 f"{type(flow).__name__} of {outer.name!r} how its updates depend on the values "
                 f"that move, and the gradient of {outer.name!r} misses that part; {repair}"
             )
-            if not isinstance(flow, TRAJECTORY):
+            if not flow.follows:
                 raise ValueError(message)
             if (key := f"{level.name}: stop_gradient") not in nest._warned:
                 nest._warned.add(key)
