@@ -20,10 +20,14 @@ from . import levels as levels
 from . import models as models
 from . import optim as optim
 from .flows import CG as CG
+from .flows import ES as ES
 from .flows import GMRES as GMRES
+from .flows import NRES as NRES
+from .flows import PES as PES
 from .flows import Dense as Dense
 from .flows import Direct as Direct
 from .flows import FiniteDifference as FiniteDifference
+from .flows import Flow as Flow
 from .flows import Forward as Forward
 from .flows import Identity as Identity
 from .flows import Implicit as Implicit

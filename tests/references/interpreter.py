@@ -11,10 +11,12 @@ the levels inside it are
 
 Of a value only what the level trains is ever a variable. What `keep` returns of the rest is a
 constant.
-A level given by its `Field` has that vector for its gradient.
+A level given by its `Field` has that vector for its gradient. Under evolution strategies each copy
+lives through the period with a value of its own, and the gradient is reckoned from the losses.
 """
 
 import inspect
+import zlib
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -38,6 +40,8 @@ class World:
     last: dict = field(default_factory=dict)  # that of the last complete period, and its end
     free: dict = field(default_factory=dict)  # values to differentiate by, and from which tick on
     updates: dict = field(default_factory=dict)  # every (tick, losses, gradients) so far
+    trials: dict = field(default_factory=dict)  # (own value, weights) while perturbed ones are lived
+    flows: dict = field(default_factory=dict)  # per pair: what the flow remembers, None at first
 
     def having(self, part, level, content):
         return replace(self, **{part: {**getattr(self, part), level.name: content}})
@@ -57,6 +61,7 @@ class Interpreter:
         self.horizons = {
             x.name: x.horizon or min(self.periods_outside(x)) for x in self.levels if x.start
         }
+        self.pairs = any(is_evolution(x) for x in self.levels)
         self.phases = [self.phase(c) for c in range(self.copies)]
         contexts = [c for x in self.levels for c in (x.context, getattr(x.flow, "context", None))]
         self.contexts = []
@@ -74,7 +79,19 @@ class Interpreter:
         longest = max(self.horizons.values())
         level = [x for x in self.levels if self.horizons.get(x.name) == longest][-1]
         restart = min(self.periods_outside(level), default=level.every)
-        return copy * (longest // restart) // self.copies * restart
+        count = self.number(self.copies)
+        return self.number(copy) * (longest // restart) // count * restart
+
+    def number(self, copy):
+        """Copies 2i and 2i + 1 share all draws under evolution strategies."""
+        return copy // 2 if self.pairs else copy
+
+    def draw_key(self, *numbers):
+        """R4: a draw depends on what it is for, the tick and the copy."""
+        key = jax.random.wrap_key_data(self.key)
+        for number in numbers:
+            key = jax.random.fold_in(key, number)
+        return key
 
     def width(self, level):
         return self.copies if self.home[level.name] < self.shared_from else 1
@@ -82,7 +99,7 @@ class Interpreter:
     def seen(self, world, copy):
         """The user's view of a copy: name -> value."""
         known = [x for x in self.levels if x.name in world.values]
-        return {x.name: world.values[x.name][copy if self.width(x) > 1 else 0] for x in known}
+        return {x.name: world.values[x.name][copy % len(world.values[x.name])] for x in known}
 
     def transformation(self, level, world, copy):
         made = level.optimizer
@@ -114,7 +131,8 @@ class Interpreter:
         longest = max(self.horizons.values(), default=1)
         if callable(self.nest.task):
             new = [always or (t + phase) % longest == 0 for phase in self.phases]
-            draws = [self.nest.task(_draws.task_key(self.key, t, c)) for c in range(self.copies)]
+            numbers = [self.number(c) for c in range(self.copies)]
+            draws = [self.nest.task(self.draw_key(zlib.crc32(b"task"), t, n)) for n in numbers]
             tasks = [
                 draw if n else old for n, draw, old in zip(new, draws, world.task, strict=True)
             ]
@@ -127,6 +145,8 @@ class Interpreter:
             for level in self.groups[k]:
                 if is_trajectory(level) and t % level.every == 0:
                     world = world.having("marks", level, world)
+                if is_evolution(level) and t % level.every == 0 and not always:
+                    world = self.perturb(world, level, t)
         return world
 
     def start(self, world, level, t, copy):
@@ -134,8 +154,8 @@ class Interpreter:
         outside = [x.name for x in self.levels if self.home[x.name] > here]
         outside += [x.name for x in self.groups[here] if not x.start]
         known = {name: x for name, x in self.seen(world, copy).items() if name in outside}
-        key = _draws.start_key(self.key, level.name, t, copy)
-        value = called(level.start, copy, known, world.task[copy], key)
+        key = self.draw_key(zlib.crc32(f"start {level.name}".encode()), t, self.number(copy))
+        value = called(level.start, self.number(copy), known, world.task[copy], key)
         values = list(world.values.get(level.name, [None] * self.width(level)))
         values[copy] = value
         world = world.having("values", level, values)
@@ -186,7 +206,8 @@ class Interpreter:
     def gather(self, world, point, level, t, inside):
         """Adds the losses of one tick to the level's sum and, under a point flow, the gradients."""
         share = self.share(level, t)
-        new = [self.losses(point, level, t)] if level is inside else self.gradient(point, level, t)
+        only_losses = level is inside or is_evolution(level)
+        new = [self.losses(point, level, t)] if only_losses else self.gradient(point, level, t)
         new = jax.tree.map(lambda x: share * x, list(new))
         if level.name in world.gathered:
             new = jax.tree.map(jnp.add, world.gathered[level.name], new)
@@ -194,6 +215,8 @@ class Interpreter:
 
     def move(self, world, peers, t):
         """R2: all from one point, or one after another."""
+        for level in [x for x in peers if is_evolution(x)]:
+            world = self.estimate(world, level, t)
         together = peers and self.nest.orders[self.home[peers[0].name]] == "simultaneous"
         for game in [peers] if together else [[x] for x in peers]:
             point = world
@@ -202,7 +225,9 @@ class Interpreter:
         return world
 
     def update(self, world, point, level, t):
-        if gathers(level) and not is_trajectory(level):
+        if is_evolution(level):
+            losses, gradients = world.trials[level.name]
+        elif gathers(level) and not is_trajectory(level):
             losses, gradients = point.gathered[level.name]
             left = {name: x for name, x in world.gathered.items() if name != level.name}
             world = replace(world, gathered=left)
@@ -242,6 +267,54 @@ class Interpreter:
                 values[c] = merge(trainable(level, values[c]), kept)
         return world.having("values", level, values).having("optimizers", level, states)
 
+    # Evolution strategies: copies 2i and 2i + 1 are a pair
+
+    def perturb(self, world, level, t):
+        """Gives each copy a value of its own to live through the period with."""
+        (value,), kind = world.values[level.name], type(level.flow).__name__
+        longest = max(self.horizons.values())
+        leaves, structure = jax.tree.flatten(trainable(level, value))
+        key = self.draw_key(zlib.crc32(f"flow {level.name}".encode()), t)
+        keys = jax.random.split(key, len(leaves))
+        noise = [
+            level.flow.sigma * jax.random.normal(k, (self.copies // 2, *x.shape), x.dtype)
+            for k, x in zip(keys, leaves, strict=True)
+        ]
+        values, weights, memories = [], [], []
+        for i in range(self.copies // 2):
+            fresh = structure.unflatten([x[i] for x in noise])
+            memory = world.flows.get(level.name, [None] * self.copies)[i]
+            if memory is None or (t + self.phases[2 * i]) % longest == 0:
+                memory = None
+            reused = kind == "NRES" and memory is not None
+            epsilon = memory if reused else fresh
+            summed = kind == "PES" and memory is not None
+            weight = jax.tree.map(jnp.add, memory, fresh) if summed else epsilon
+            for sign in (1, -1):
+                moved = jax.tree.map(lambda x, e, s=sign: x + s * e, trainable(level, value), epsilon)
+                values.append(merge(moved, value))
+            weights.append(weight)
+            memories.append(weight)
+        world = world.having("trials", level, (value, weights)).having("flows", level, memories)
+        return world.having("values", level, values)
+
+    def estimate(self, world, level, t):
+        """The end of the period: the level's own value again, and what the losses say of it."""
+        value, weights = world.trials[level.name]
+        if gathers(level):
+            (losses,) = world.gathered[level.name]
+            left = {name: x for name, x in world.gathered.items() if name != level.name}
+            world = replace(world, gathered=left)
+        else:
+            losses = self.losses(world, level, t)
+        total = jax.tree.map(jnp.zeros_like, weights[0])
+        for i, weight in enumerate(weights):
+            slope = (losses[2 * i] - losses[2 * i + 1]) / (2 * level.flow.sigma**2)
+            total = jax.tree.map(lambda x, w, s=slope: x + s * w, total, weight)
+        gradient = jax.tree.map(lambda x: x / len(weights), total)
+        world = world.having("trials", level, ([sum(losses) / len(losses)], [gradient]))
+        return world.having("values", level, [value])
+
     # Objectives and their gradients (R4-R6, R8)
 
     def batch(self, world, context, t, copy):
@@ -249,8 +322,9 @@ class Interpreter:
             return world.task[copy]
         alike = [c for c in self.contexts if _draws.definition(c) == _draws.definition(context)]
         number = [one_context(context, c) for c in alike].index(True)
-        key = _draws.batch_key(context, self.key, t, copy, number)
-        return called(context, copy, world.task[copy], key)
+        what = _draws.definition(context)
+        key = self.draw_key(what, number, t, self.number(copy))
+        return called(context, self.number(copy), world.task[copy], key)
 
     def info(self, world, level, t, copy):
         """What the objective returns beside its loss, where the gradient is taken; of a shared
@@ -274,7 +348,8 @@ class Interpreter:
             if is_field(level):
                 loss = sum(jnp.sum(x**2) for x in jax.tree.leaves(trainable(level, loss))) / 2
             found.append(loss)
-        return found if self.width(level) == self.copies else [sum(found) / len(found)]
+        each = self.width(level) == self.copies or is_evolution(level)
+        return found if each else [sum(found) / len(found)]
 
     def field(self, world, level, t, context=None):
         """What a level given by its field follows: one per copy, or their mean."""
@@ -427,6 +502,10 @@ def is_direct(level):
 
 def is_trajectory(level):
     return type(level.flow).__name__ in ("Unroll", "Forward")
+
+
+def is_evolution(level):
+    return type(level.flow).__name__ in ("ES", "PES", "NRES")
 
 
 def is_implicit(level):

@@ -9,11 +9,16 @@ solver.
 from ._best_response import best_response as best_response
 from ._check import GradientCheck as GradientCheck
 from ._check import check_gradient as check_gradient
+from ._evolution import ES as ES
+from ._evolution import NRES as NRES
+from ._evolution import PES as PES
 from ._finite_difference import FiniteDifference as FiniteDifference
 from ._finite_difference import finite_difference_gradient as finite_difference_gradient
 from ._finite_difference import virtual_step as virtual_step
 from ._flow import Direct as Direct
 from ._flow import Flow as Flow
+from ._flow import Period as Period
+from ._flow import Reached as Reached
 from ._implicit import Diagnostics as Diagnostics
 from ._implicit import Implicit as Implicit
 from ._implicit import hypergradient as hypergradient

@@ -3,10 +3,10 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
-from jaxtyping import PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._brief import Brief
 from ._hoist import hoist
@@ -14,15 +14,59 @@ from ._inner import Inner
 from ._point_response import settled
 
 
+class Reached(NamedTuple):
+    """Where a run of a period has come to.
+
+    Attributes:
+        loss: what is differentiated: the level's loss, over copies their mean.
+        losses: (copies,), each copy's own; a scalar without copies.
+        end: what a nest needs to go on from there.
+    """
+
+    loss: Array
+    losses: Array
+    end: Any
+
+
+class Period(NamedTuple):
+    """A level's period, which its flow may run from the beginning with any value.
+
+    Attributes:
+        value: the level's present value, what is trained of it, in float32 at least; None in place
+            of other leaves.
+        copies: how many there are, or None.
+        run: value -> `Reached`; pure, and to be differentiated in any mode.
+        run_each: values with a leading axis of copies -> `Reached`: a value for each copy.
+    """
+
+    value: PyTree
+    copies: int | None
+    run: Callable[[PyTree], Reached]
+    run_each: Callable[[PyTree], Reached]
+
+
 class Flow(Brief, abc.ABC):
     """How the gradient of a level passes through the updates of the levels inside it.
 
     A flow is a frozen dataclass. Nests ask it for facts, by these attributes, and never for its
-    type.
+    type. A flow of your own sets `follows = True` and defines `gradient`, which may run the period
+    as often as it likes:
+
+        @dataclasses.dataclass(frozen=True, repr=False)
+        class SPSA(nx.Flow):
+            size: float = 0.01
+            follows: ClassVar[bool] = True
+
+            def gradient(self, period, memory, key):
+                signs = jax.random.rademacher ...
 
     Attributes:
         partial: whether it takes the levels inside as constants.
         follows: whether it runs the level's own period, or looks at one point.
+        joint: of a flow that follows a period, whether it takes the gradients of several peers at
+            once, by `value_and_gradients`; else `gradient` is called for each level.
+        perturbs: whether every copy runs the period with a value of its own. Copies 2i and 2i + 1
+            are then an antithetic pair: they share tasks, starts and batches.
         reverse: of a flow that follows a period, whether it differentiates in reverse mode.
         last: how many iterations of the loop just inside it differentiates; None for all of them.
         first_order: whether it takes the gradients of the levels inside as constants.
@@ -35,12 +79,50 @@ class Flow(Brief, abc.ABC):
 
     partial: ClassVar[bool] = False
     follows: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
+    perturbs: ClassVar[bool] = False
     reverse: ClassVar[bool] = False
     differences: ClassVar[bool] = False
     by_update: bool = False
     first_order: bool = False
     last: int | None = None
     context: Any = None
+
+    def init(self, value: PyTree, copies: int | None) -> PyTree:
+        """What the flow remembers, at first; arrays only.
+
+        Args:
+            value: what is trained of the level's value, None in place of other leaves.
+            copies: of the nest, or None.
+        """
+        del value, copies
+        return ()
+
+    def restarted(self, memory: PyTree, due: Array) -> PyTree:
+        """The memory when episodes begin.
+
+        Args:
+            memory: of the flow.
+            due: (copies,), which copies begin anew; a scalar without copies.
+        """
+        del due
+        return memory
+
+    def gradient(
+        self, period: Period, memory: PyTree, key: PRNGKeyArray
+    ) -> tuple[PyTree, Reached, PyTree]:
+        """Estimates the gradient of the level's loss at the end of its period.
+
+        Args:
+            period: the level's period, to be run.
+            memory: from `init` or the last call.
+            key: for noise, another one for every update.
+
+        Returns:
+            (gradient, reached, memory): the gradient is a pytree like `period.value`; the nest goes
+            on from where the run reached.
+        """
+        raise NotImplementedError(f"{type(self).__name__} follows a period and defines no gradient")
 
     def loop(self, make_body: Callable[[bool], Callable], carry: Any, length: int) -> Any:
         """The loop of a period that this flow differentiates; `make_body(lean)` is one iteration,

@@ -43,6 +43,7 @@ class Unroll(Flow):
     """
 
     follows: ClassVar[bool] = True
+    joint: ClassVar[bool] = True
     reverse: ClassVar[bool] = True
     last: int | None = None
     checkpoint: int | None = None
@@ -126,6 +127,7 @@ class Forward(Flow):
     """
 
     follows: ClassVar[bool] = True
+    joint: ClassVar[bool] = True
 
     def response(self, inner: Inner) -> Callable[[PyTree, PyTree], PyTree]:
         """See `Flow.response`."""

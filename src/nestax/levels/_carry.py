@@ -22,6 +22,7 @@ class Carry(NamedTuple):
     gathered: dict[str, Any]
     before: dict[str, Any]
     feed: dict[int, Any]
+    flows: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,6 +86,20 @@ class Declaration:
         return self.copies is not None and self.group(level) <= last
 
     @property
+    def paired(self) -> bool:
+        """Whether copies 2i and 2i + 1 are an antithetic pair: they share all draws."""
+        return any(flow_of(level).perturbs for level in self.levels)
+
+    @property
+    def draws(self) -> int | None:
+        """How many different batches, starts and tasks the copies have."""
+        return self.copies // 2 if self.paired and self.copies is not None else self.copies
+
+    def number(self, copy: Any) -> Any:
+        """The number of a copy in a draw: that of its pair where copies are paired."""
+        return copy // 2 if self.paired else copy
+
+    @property
     def task_axis(self) -> int | None:
         """Where the axis of the copies lies in the arrays of the task; None if they share it."""
         own = self.copies is not None and (self.draws_task or self.given_tasks)
@@ -211,6 +225,7 @@ def _check_flow(nest: Declaration, level: Level) -> None:
             "leave the flow out"
         )
     if flow.follows:
+        _check_open(nest, level)
         for other in inside:
             if other.every > level.every:
                 raise ValueError(
@@ -257,6 +272,53 @@ def _check_flow(nest: Declaration, level: Level) -> None:
                     f"{other.name!r} has "
                     f"the flow {type(flow_of(other)).__name__}; use Implicit"
                 )
+
+
+def _check_open(nest: Declaration, level: Level) -> None:
+    """What flows that run the period for themselves ask of a nest."""
+    flow, label = flow_of(level), f"level {level.name!r}"
+    kind = type(flow).__name__
+    if flow.joint:
+        return
+    for other in nest.levels:
+        through = flow_of(other)
+        if level in nest.inside(other) and not through.partial:
+            raise ValueError(
+                f"{label}: {kind} estimates a gradient and has no derivative itself, so the flow "
+                f"{type(through).__name__} of {other.name!r} cannot pass through it; leave the "
+                f"flow of {other.name!r} out, or use Unroll() here"
+            )
+        beside = other is not level and nest.group(other) == nest.group(level)
+        if beside and other.every == level.every and not (through.partial or through.joint):
+            raise ValueError(
+                f"{label}: {kind} runs the period, and so does the flow of its peer "
+                f"{other.name!r}, which would leave the levels inside at two places; make both "
+                "one level with a dict as its value"
+            )
+        if beside and flow.perturbs and nest.alternating(level):
+            raise ValueError(
+                f"{label}: {kind} leaves the levels inside where its own values took them, which "
+                'peers that move one after another cannot share; use order="simultaneous"'
+            )
+    if not flow.perturbs:
+        return
+    if nest.copied(level):
+        raise ValueError(
+            f"{label}: {kind} tries a value for each copy, so its level must be shared by the "
+            "copies; only levels inside it may have a start"
+        )
+    if nest.copies is None or nest.copies % 2:
+        raise ValueError(
+            f"{label}: {kind} tries values in antithetic pairs, one value for each copy; give the "
+            f"nest an even number of copies, got copies={nest.copies}"
+        )
+    longest = nest.longest
+    if longest is not None and nest.restart_period(longest) % level.every:
+        raise ValueError(
+            f"{label}: episodes of {longest.name!r} may begin every {nest.restart_period(longest)} "
+            f"ticks, within the period of {level.every} ticks that {kind} runs; make the first a "
+            "multiple of the second"
+        )
 
 
 def flow_repair(flow: Any) -> str:

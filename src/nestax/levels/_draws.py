@@ -50,6 +50,11 @@ def start_key(key: jax.Array, name: str, tick: Any, copy: Any) -> jax.Array:
     return _fold(key, zlib.crc32(b"start " + name.encode()), tick, copy)
 
 
+def flow_key(key: jax.Array, name: str, tick: Any) -> jax.Array:
+    """The key of what the flow of a level draws for the period that begins at `tick`."""
+    return _fold(key, zlib.crc32(b"flow " + name.encode()), tick)
+
+
 def task_key(key: jax.Array, tick: Any, copy: Any) -> jax.Array:
     """The key of the task drawn for the episode that begins at `tick`."""
     return _fold(key, _TASK, tick, copy)

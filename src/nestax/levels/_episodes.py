@@ -35,6 +35,7 @@ class Episodes(Problem):
 
         def one(values: dict[str, Parts], task: Parts, copy: Any) -> tuple[Parts, Any]:
             assert level.start is not None
+            copy = self.nest.number(copy)
             key = _draws.start_key(carry.key, level.name, carry.tick, copy)
             value = call_with_values(
                 level.name,
@@ -63,7 +64,11 @@ class Episodes(Problem):
         """A task for the episode that begins now; one for each copy."""
 
         def one(copy: Any) -> Parts:
-            task = call("the task function", draw, _draws.task_key(carry.key, carry.tick, copy))
+            task = call(
+                "the task function",
+                draw,
+                _draws.task_key(carry.key, carry.tick, self.nest.number(copy)),
+            )
             check_arrays("the task", task)
             return Parts.of(task)
 
@@ -85,8 +90,9 @@ class Episodes(Problem):
         if not self.nest.stagger or longest is None:
             return 0
         grid = self.nest.restart_period(longest)
-        assert self.nest.copies is not None
-        return copy * (self.nest.horizon(longest) // grid) // self.nest.copies * grid
+        count = self.nest.draws
+        assert count is not None
+        return self.nest.number(copy) * (self.nest.horizon(longest) // grid) // count * grid
 
     def restart(self, names: tuple[str | None, ...], carry: Carry, view: View) -> Carry:
         """Begins the episodes that are due; None stands for the task."""

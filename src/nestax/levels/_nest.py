@@ -185,7 +185,7 @@ class Nest:
         program, nest = self._program, self.declaration
         view = View(nest.copies)
         zero = jnp.zeros((), jnp.int32)
-        carry = Carry({}, {}, task, zero, key, {}, {}, {})
+        carry = Carry({}, {}, task, zero, key, {}, {}, {}, {})
         if nest.draws_task:
             carry = carry._replace(task=program.drawn_task(self.task, carry, view))
         elif nest.given_tasks:
@@ -212,7 +212,9 @@ class Nest:
             for level in nest.levels
         }
         values = {level.name: carry.values[level.name] for level in nest.levels}
-        return State(values, optimizers, zero, key, carry.task)
+        flows = {level.name: program.memory(level, values) for level in nest.levels}
+        flows = {name: memory for name, memory in flows.items() if jax.tree.leaves(memory)}
+        return State(values, optimizers, zero, key, carry.task, flows)
 
     def _optimizer(self, level: Level, values: dict[str, Parts]) -> Any:
         program, copies = self._program, self.declaration.copies
@@ -229,7 +231,15 @@ class Nest:
 
     def _carry(self, state: State, feed: Any) -> Carry:
         return Carry(
-            state.parts, state.optimizers, state.held, state.tick, state.key, {}, {}, feed or {}
+            state.parts,
+            state.optimizers,
+            state.held,
+            state.tick,
+            state.key,
+            {},
+            {},
+            feed or {},
+            state.flows,
         )
 
     def _advance(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
@@ -240,8 +250,9 @@ class Nest:
         carry, infos = program.advance(k, carry, View(self.declaration.copies), Mode())
         order = [level.name for level in self.declaration.levels if level.name in infos]
         infos = self._everywhere({name: infos[name] for name in order})
-        next_ = State(carry.values, carry.optimizers, carry.tick + 1, carry.key, carry.task)
-        return next_, infos
+        tick = carry.tick + 1
+        after = State(carry.values, carry.optimizers, tick, carry.key, carry.task, carry.flows)
+        return after, infos
 
     def _everywhere(self, reports: Any) -> Any:
         """Reports that every process of a mesh can read."""

@@ -84,6 +84,7 @@ class Problem:
             {name: self._gathered_axes(name) for name in carry.gathered},
             {name: self.carry_axes(one) for name, one in carry.before.items()},
             {number: (None, 1) for number in carry.feed},
+            {name: None for name in carry.flows},
         )
 
     def _gathered_axes(self, name: str) -> tuple:
@@ -109,7 +110,10 @@ class Problem:
 
         def one(task: Parts, copy: Any) -> Any:
             with noted(self.whose(context)):
-                batch = _draws.batch(context, carry.key, task.whole(), carry.tick, copy, occurrence)
+                number = self.nest.number(copy)
+                batch = _draws.batch(
+                    context, carry.key, task.whole(), carry.tick, number, occurrence
+                )
             if view.copies is not None:
                 arrays_only(self.whose(context), batch)
             return batch

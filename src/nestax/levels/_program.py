@@ -5,6 +5,7 @@ as fit, then the updates due, group after group. A trajectory flow differentiate
 from the beginning of its level's period; flows that look at one point are in `_point`.
 """
 
+import copy as _copy
 import dataclasses
 import itertools
 from typing import Any
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from ..flows import Direct
-from . import _point
+from ..flows._flow import Period, Reached
+from . import _draws, _point
 from ._carry import Carry, Found, Mode, View
 from ._declaration import Declaration, flow_of
 from ._episodes import Episodes
@@ -152,19 +154,19 @@ class Program(Episodes):
             for level in peers:
                 moved = {p.name: after.values[p.name] for p in peers}
                 if level in followers:
-                    _, _, found = self.through([level], *arguments, moved=moved)
+                    reached, _, found = self.through([level], *arguments, moved=moved)
+                    after = after._replace(flows={**after.flows, **reached.flows})
                 else:
                     found = {level.name: self.gradient(level, after, view, mode)}
                 one = _constant(found[level.name]) if mode.first_order else found[level.name]
                 after, infos = self.moved(level, one, after, after, infos, view, mode)
         else:
             found, point, infos = {}, None, {}
-            flows = list(dict.fromkeys(flow_of(level) for level in followers))
-            for flow in flows:
-                same = [level for level in followers if flow_of(level) == flow]
+            for same in _alike(followers):
                 reached, seen, gradients = self.through(same, *arguments)
                 if point is None:
                     point, infos = reached, seen
+                point = point._replace(flows={**point.flows, **reached.flows})
                 found |= gradients
             if point is None:
                 point, infos = self.until(k, q - 1, *arguments[2:])
@@ -218,19 +220,34 @@ class Program(Episodes):
         forward = mode.forward or not flow.reverse
         first_order = mode.first_order or flow.first_order
         inner = Mode(flow, mode.lean and not forward, forward, first_order)
-
         variables = {level.name: carry.values[level.name].wide() for level in followers}
 
-        def losses(trained: tuple[Any, ...]) -> tuple[tuple[jax.Array, ...], Any]:
+        def reach(trained: tuple[Any, ...], program: Program) -> tuple[Carry, dict, Carry]:
+            """Where the period comes to with other values, and what the objectives see there."""
             values = dict(carry.values)
             for level, one in zip(followers, trained, strict=True):
                 values[level.name] = variables[level.name].but(one)
             late = tuple((length - keep, f.name, values[f.name]) for f in followers)
             here, late = (carry, late) if keep < length else (carry._replace(values=values), ())
-            reached, infos = self.until(k, q - 1, here, pending, view, inner, (*swaps, *late))
+            if program is not self:  # its optimizer has no axis of copies
+                here = here._replace(optimizers={**carry.optimizers, followers[0].name: ()})
+            reached, infos = program.until(k, q - 1, here, pending, view, inner, (*swaps, *late))
             seen = reached._replace(values={**reached.values, **(moved or {})})
             # The level's own value is the variable, whatever the peers that moved.
             seen = seen._replace(values=seen.values | {f.name: values[f.name] for f in followers})
+            return reached, infos, seen
+
+        if flow.joint:
+            return self._differentiated(followers, variables, reach, view)
+        return self._estimated(followers[0], variables, reach, carry, view)
+
+    def _differentiated(
+        self, followers: list[Level], variables: dict[str, Parts], reach: Any, view: View
+    ) -> tuple[Carry, dict, dict[str, Found]]:
+        """`through` for a flow that takes the gradients of several peers at once."""
+
+        def losses(trained: tuple[Any, ...]) -> tuple[tuple[jax.Array, ...], Any]:
+            reached, infos, seen = reach(trained, self)
             computed: dict[Any, Any] = {}  # peers often share a loss: it is pulled back once
             totals, reports = [], []
             for level in followers:
@@ -245,12 +262,63 @@ class Program(Episodes):
             return tuple(totals), (self.narrowed(followers, reached), infos, reports)
 
         trained = tuple(variables[level.name].trained for level in followers)
+        flow = flow_of(followers[0])
         _, gradients, (reached, infos, reports) = flow.value_and_gradients(losses, trained)
         found = {
             level.name: Found(losses, user, gradient, None)
             for level, gradient, (losses, user) in zip(followers, gradients, reports, strict=True)
         }
         return reached, infos, found
+
+    def _estimated(
+        self, level: Level, variables: dict[str, Parts], reach: Any, carry: Carry, view: View
+    ) -> tuple[Carry, dict, dict[str, Found]]:
+        """`through` for a flow that runs the period for itself."""
+        name, flow, spread = level.name, flow_of(level), None
+        if flow.perturbs:
+            spread = _copy.copy(self)
+            spread.copied = {**self.copied, name: True}
+
+        def run(trained: Any) -> Reached:
+            reached, infos, seen = reach((trained,), self)
+            losses, user = self._followed(level, seen, view)
+            end = (self.narrowed([level], reached), infos, user)
+            return Reached(self.total(level, losses), losses, end)
+
+        def run_each(trained: Any) -> Reached:
+            if spread is None:
+                raise ValueError(
+                    f"level {name!r}: run_each gives every copy a value of its own, which "
+                    f"{type(flow).__name__} must announce by the attribute perturbs = True"
+                )
+            reached, infos, seen = reach((trained,), spread)
+            losses, user = spread._followed(level, seen, view)
+            reached = reached._replace(
+                values={**reached.values, name: carry.values[name]},
+                optimizers={**reached.optimizers, name: carry.optimizers[name]},
+                before=carry.before,
+            )
+            return Reached(self.total(level, losses), losses, (reached, infos, user))
+
+        memory = carry.flows.get(name, ())
+        if jax.tree.leaves(memory) and (longest := self.nest.longest) is not None:
+            copies = jnp.zeros((), int) if view.copies is None else jnp.arange(view.copies)
+            age = (carry.tick + self.phase(copies)) % self.nest.horizon(longest)
+            memory = flow.restarted(memory, jnp.broadcast_to(age == 0, copies.shape))
+        period = Period(variables[name].trained, view.copies, run, run_each)
+        key = _draws.flow_key(carry.key, name, carry.tick)
+        gradient, came, memory = flow.gradient(period, memory, key)
+        reached, infos, user = came.end
+        if jax.tree.leaves(memory):
+            reached = reached._replace(flows={**reached.flows, name: memory})
+        return reached, infos, {name: Found(came.losses, user, gradient, None)}
+
+    def memory(self, level: Level, values: dict[str, Parts]) -> Any:
+        """What the level's flow remembers at first."""
+        if not flow_of(level).follows:
+            return ()
+        value = values[level.name].wide().trained
+        return flow_of(level).init(value, self.nest.copies)
 
     def narrowed(self, levels: Any, carry: Carry) -> Carry:
         """The carry with the values of some levels in the dtypes that they were given in."""
@@ -338,6 +406,15 @@ class Program(Episodes):
         return after._replace(
             values={**after.values, name: parts}, optimizers={**after.optimizers, name: state}
         ), infos
+
+
+def _alike(followers: list[Level]) -> list[list[Level]]:
+    """Peers whose gradients are taken together, first those from whose runs the nest goes on."""
+    together: dict[Any, list[Level]] = {}
+    for level in followers:
+        flow = flow_of(level)
+        together.setdefault(flow if flow.joint else (flow, level.name), []).append(level)
+    return sorted(together.values(), key=lambda same: flow_of(same[0]).joint)
 
 
 def _constant(found: Found) -> Found:

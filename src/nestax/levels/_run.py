@@ -2,6 +2,7 @@
 lose nothing."""
 
 import concurrent.futures
+import dataclasses
 import importlib
 import sys
 import time
@@ -68,7 +69,9 @@ def feed(program: "Program", tick: int, ticks: int) -> dict[int, Any]:
         due = [t for t in range(tick, tick + ticks) if (t + 1) % stride == 0]
         where = program.whose(stream)
         try:
-            rows = call(where, read, stream, due, stride, copies)
+            rows = call(where, read, stream, due, stride, program.nest.draws)
+            if program.nest.paired:
+                rows = [[batch for batch in row for _ in range(2)] for row in rows]
             rows = [row[0] if copies is None else _stack(row, where) for row in rows]
             stacked = _stack(rows, where)
         except (StreamEnded, ValueError) as error:
@@ -85,10 +88,9 @@ def check_streams(program: "Program", fed: dict[int, Any]) -> None:
     told = []
     for number, stream in program.streams.items():
         tick = program.stride(stream) - 1  # the first at which somebody looks
-        copies = program.nest.copies
-        at = 0 if copies is None else (0, 0)
+        at = 0 if program.nest.copies is None else (0, 0)
         first = jax.tree.map(lambda a, at=at: a[at], fed[number][1])
-        index = stream.indices(tick, tick + 1, copies)[0]
+        index = stream.indices(tick, tick + 1, program.nest.draws)[0]
         told.append((program.readers(stream), stream, index, first))
     check(told)
 
@@ -113,11 +115,11 @@ def _chunk(nest: "Nest", length: int) -> Any:
 
         def slim(state: "State") -> "State":  # what never changes stays out of the loop
             task = state.held if nest.declaration.draws_task else None
-            return type(state)(state.parts, state.optimizers, state.tick, None, task)  # type: ignore
+            return dataclasses.replace(state, key=None, held=task)
 
         def whole(state: "State") -> "State":
             task = state.held if nest.declaration.draws_task else held
-            return type(state)(state.parts, state.optimizers, state.tick, key, task)
+            return dataclasses.replace(state, key=key, held=task)
 
         def step(moving: "State") -> tuple["State", Any]:
             after, infos = nest._advance(whole(moving), fed, last, program)

@@ -23,6 +23,8 @@ class State:
         tick: ticks done, int32.
         key: the nest's key, raw (uint32).
         held: the present task taken apart; read `task` instead.
+        flows: level name -> what its flow remembers, such as the perturbations that `PES` has
+            accumulated; levels whose flow remembers nothing are left out.
     """
 
     parts: Any  # annotated no further: transformations fill pytrees with what they like
@@ -30,6 +32,7 @@ class State:
     tick: Any
     key: Any
     held: Any
+    flows: Any = dataclasses.field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class State:
             self.tick if tick is None else tick,
             self.key if key is None else _draws.raw_key("State.replace", key),
             self.held if task is None else self.held.like(task, "task"),
+            self.flows,
         )
 
     def __repr__(self) -> str:
@@ -97,20 +101,23 @@ class State:
 
     def tree_flatten_with_keys(self):
         children, static = self.tree_flatten()
-        keys = map(jax.tree_util.GetAttrKey, ("values", "optimizers", "tick", "key", "task"))
+        keys = map(
+            jax.tree_util.GetAttrKey, ("values", "optimizers", "tick", "key", "task", "flows")
+        )
         return tuple(zip(keys, children, strict=True)), static
 
     def tree_flatten(self):
         # Leaves have the paths of their owners' values, in `values` and in `task`.
         values, kinds = joined(self.parts)
         held, kind = joined({"task": self.held})
-        return (values, self.optimizers, self.tick, self.key, held["task"]), (kinds, kind)
+        children = (values, self.optimizers, self.tick, self.key, held["task"], self.flows)
+        return children, (kinds, kind)
 
     @classmethod
     def tree_unflatten(cls, static, children):
-        (values, optimizers, tick, key, task), (kinds, kind) = children, static
+        (values, optimizers, tick, key, task, flows), (kinds, kind) = children, static
         held = parted({"task": task}, kind)["task"]
-        return cls(parted(values, kinds), optimizers, tick, key, held)
+        return cls(parted(values, kinds), optimizers, tick, key, held, flows)
 
 
 def _by_level(state: State, what: str, given: Any) -> dict[str, Any]:

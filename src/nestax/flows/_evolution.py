@@ -1,0 +1,191 @@
+"""Evolution strategies: gradients from losses alone, one perturbed value for each copy.
+
+Copies 2i and 2i + 1 of a nest are pair i: they run the period with value + e_i and value - e_i on
+the same batches. With w_i the weight of a pair and L+, L- the losses of its copies,
+
+    gradient = mean over pairs of  w_i (L+ - L-) / (2 sigma^2).
+
+The three strategies differ in what e_i and w_i are along an episode that is longer than the period.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ._flow import Flow, Period, Reached
+from ._solvers import check_number
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Evolution(Flow, abc.ABC):
+    """What the three strategies share.
+
+    Attributes:
+        sigma: standard deviation of the perturbations.
+        shape: what is made of the losses. "difference": L+ - L-. "sign": its sign. "rank": the
+            difference of the losses' ranks among all copies, ranks from -1/2 to 1/2. The last two
+            are not unbiased, and do not change when losses are rescaled.
+        clip: losses above it count as it; None for no bound. A pair with a loss that is not finite
+            contributes nothing, in either case.
+
+    Raises:
+        ValueError: sigma not positive, another shape, a clip that is no number.
+    """
+
+    follows: ClassVar[bool] = True
+    perturbs: ClassVar[bool] = True
+    sigma: float | int
+    shape: Literal["difference", "sign", "rank"] = "difference"
+    clip: float | int | None = None
+
+    def __post_init__(self) -> None:
+        who = type(self).__name__
+        check_number(who, "sigma", self.sigma, least=0)
+        if self.sigma == 0:
+            raise ValueError(f"{who}: sigma must be positive, such as 0.01; got 0")
+        if self.shape not in ("difference", "sign", "rank"):
+            raise ValueError(f'{who}: shape is "difference", "sign" or "rank", got {self.shape!r}')
+        if self.clip is not None:
+            check_number(who, "clip", self.clip)
+
+    @abc.abstractmethod
+    def drawn(self, memory: PyTree, noise: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        """(perturbations, weights, memory) of all pairs, from their memory and fresh noise."""
+
+    def gradient(
+        self, period: Period, memory: PyTree, key: PRNGKeyArray
+    ) -> tuple[PyTree, Reached, PyTree]:
+        """See `Flow.gradient`."""
+        assert period.copies is not None
+        pairs = period.copies // 2
+        leaves, structure = jax.tree.flatten(period.value)
+        noise = structure.unflatten(
+            [
+                self.sigma * jax.random.normal(k, (pairs, *leaf.shape), leaf.dtype)
+                for k, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+            ]
+        )
+        epsilon, weight, memory = self.drawn(memory, noise)
+
+        def spread(leaf: Array, e: Array) -> Array:
+            both = jnp.stack([leaf[None] + e, leaf[None] - e], axis=1)
+            return both.reshape(2 * pairs, *leaf.shape)
+
+        reached = period.run_each(jax.tree.map(spread, period.value, epsilon))
+        slope = self.slopes(reached.losses.reshape(pairs, 2))
+
+        def estimate(weight: Array) -> Array:
+            return jnp.tensordot(slope.astype(weight.dtype), weight, 1) / pairs
+
+        return jax.tree.map(estimate, weight), reached, memory
+
+    def slopes(self, losses: Array) -> Array:
+        """What the weights are multiplied by, (pairs,), from the losses, (pairs, 2)."""
+        sound = jnp.all(jnp.isfinite(losses), axis=1)
+        losses = losses if self.clip is None else jnp.minimum(losses, self.clip)
+        losses = jnp.where(sound[:, None], losses, 0)
+        if self.shape == "rank":
+            losses = _ranks(losses, sound)
+        difference = losses[:, 0] - losses[:, 1]
+        if self.shape == "sign":
+            difference = jnp.sign(difference)
+        return jnp.where(sound, difference, 0) / (2 * self.sigma**2)
+
+
+def _ranks(losses: Array, sound: Array) -> Array:
+    """Ranks of the sound pairs' losses from -1/2 to 1/2; equal losses share the mean of theirs."""
+    flat, there = losses.reshape(-1), jnp.repeat(sound, 2)
+    below = (flat[:, None] > flat) & there
+    equal = (flat[:, None] == flat) & there
+    place = jnp.sum(below, axis=1) + (jnp.sum(equal, axis=1) - 1) / 2
+    ranks = place / jnp.maximum(jnp.sum(there) - 1, 1) - 0.5
+    return ranks.reshape(losses.shape).astype(losses.dtype)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ES(Evolution):
+    """Evolution strategies over one period: a fresh perturbation for every period.
+
+    Unbiased for the loss of one period, smoothed by N(0, sigma^2). In longer episodes the influence
+    of earlier periods is lost, as under an `Unroll` over one period.
+
+    Attributes:
+        sigma, shape, clip: see `Evolution`.
+
+    Source: Salimans, Ho, Chen, Sidor and Sutskever (2017), with antithetic pairs.
+    """
+
+    def drawn(self, memory: PyTree, noise: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        """See `Evolution.drawn`."""
+        return noise, noise, memory
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PES(Evolution):
+    """Persistent evolution strategies: fresh perturbations, weighted by their sum in the episode.
+
+    Summed over the periods of an episode it is unbiased for the smoothed loss of the whole episode.
+    Its variance grows with the number of periods.
+
+    Attributes:
+        sigma, shape, clip: see `Evolution`.
+
+    Source: Vicol, Metz and Sohl-Dickstein (2021), algorithm 2.
+    """
+
+    def init(self, value: PyTree, copies: int | None) -> PyTree:
+        """See `Flow.init`: the sums, one for each pair."""
+        return _for_pairs(value, copies)
+
+    def restarted(self, memory: PyTree, due: Array) -> PyTree:
+        """See `Flow.restarted`."""
+        return jax.tree.map(lambda a: jnp.where(_column(due[::2], a), 0, a), memory)
+
+    def drawn(self, memory: PyTree, noise: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        """See `Evolution.drawn`."""
+        total = jax.tree.map(jnp.add, memory, noise)
+        return noise, total, total
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class NRES(Evolution):
+    """Noise-reuse evolution strategies: one perturbation for each episode.
+
+    Unbiased for the smoothed loss of the whole episode, as `PES` is; its variance does not grow
+    with the number of periods.
+
+    Attributes:
+        sigma, shape, clip: see `Evolution`.
+
+    Source: Li, Harrison, Sohl-Dickstein, Smith and Metz (2023), algorithm 1; the ES-Single of Vicol
+    (2023).
+    """
+
+    def init(self, value: PyTree, copies: int | None) -> PyTree:
+        """See `Flow.init`: the perturbations, and which pairs need new ones."""
+        zeros = _for_pairs(value, copies)
+        return zeros, jnp.ones(0 if copies is None else copies // 2, bool)
+
+    def restarted(self, memory: PyTree, due: Array) -> PyTree:
+        """See `Flow.restarted`."""
+        kept, fresh = memory
+        return kept, fresh | due[::2]
+
+    def drawn(self, memory: PyTree, noise: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        """See `Evolution.drawn`."""
+        kept, fresh = memory
+        epsilon = jax.tree.map(lambda a, b: jnp.where(_column(fresh, a), a, b), noise, kept)
+        return epsilon, epsilon, (epsilon, jnp.zeros_like(fresh))
+
+
+def _for_pairs(value: PyTree, copies: int | None) -> PyTree:
+    pairs = 0 if copies is None else copies // 2
+    return jax.tree.map(lambda a: jnp.zeros((pairs, *a.shape), a.dtype), value)
+
+
+def _column(flags: Array, like: Array) -> Any:
+    return flags.reshape(-1, *(1,) * (like.ndim - 1))
