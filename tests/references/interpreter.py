@@ -40,7 +40,9 @@ class World:
     last: dict = field(default_factory=dict)  # that of the last complete period, and its end
     free: dict = field(default_factory=dict)  # values to differentiate by, and from which tick on
     updates: dict = field(default_factory=dict)  # every (tick, losses, gradients) so far
-    trials: dict = field(default_factory=dict)  # (own value, weights) while perturbed ones are lived
+    trials: dict = field(
+        default_factory=dict
+    )  # (own value, weights) while perturbed ones are lived
     flows: dict = field(default_factory=dict)  # per pair: what the flow remembers, None at first
 
     def having(self, part, level, content):
@@ -291,7 +293,9 @@ class Interpreter:
             summed = kind == "PES" and memory is not None
             weight = jax.tree.map(jnp.add, memory, fresh) if summed else epsilon
             for sign in (1, -1):
-                moved = jax.tree.map(lambda x, e, s=sign: x + s * e, trainable(level, value), epsilon)
+                moved = jax.tree.map(
+                    lambda x, e, s=sign: x + s * e, trainable(level, value), epsilon
+                )
                 values.append(merge(moved, value))
             weights.append(weight)
             memories.append(weight)

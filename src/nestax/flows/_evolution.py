@@ -10,7 +10,7 @@ The three strategies differ in what e_i and w_i are along an episode that is lon
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ class Evolution(Flow, abc.ABC):
     follows: ClassVar[bool] = True
     perturbs: ClassVar[bool] = True
     sigma: float | int
-    shape: Literal["difference", "sign", "rank"] = "difference"
+    shape: str = "difference"
     clip: float | int | None = None
 
     def __post_init__(self) -> None:
@@ -99,8 +99,8 @@ class Evolution(Flow, abc.ABC):
 def _ranks(losses: Array, sound: Array) -> Array:
     """Ranks of the sound pairs' losses from -1/2 to 1/2; equal losses share the mean of theirs."""
     flat, there = losses.reshape(-1), jnp.repeat(sound, 2)
-    below = (flat[:, None] > flat) & there
-    equal = (flat[:, None] == flat) & there
+    below = (flat[:, None] > flat[None]) & there[None]
+    equal = (flat[:, None] == flat[None]) & there[None]
     place = jnp.sum(below, axis=1) + (jnp.sum(equal, axis=1) - 1) / 2
     ranks = place / jnp.maximum(jnp.sum(there) - 1, 1) - 0.5
     return ranks.reshape(losses.shape).astype(losses.dtype)

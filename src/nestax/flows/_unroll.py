@@ -135,12 +135,7 @@ class Forward(Flow):
 
     def value_and_gradients(self, losses: Losses, values: tuple) -> tuple[tuple, tuple, Any]:
         """As `Unroll.value_and_gradients`, from derivatives that are carried along."""
-
-        def still(values: tuple) -> tuple[tuple, Any]:
-            outputs, aux = losses(values)
-            return outputs, jax.lax.stop_gradient(aux)
-
-        return Unroll().value_and_gradients(pushed_forward(still), values)
+        return Unroll().value_and_gradients(pushed_forward(losses), values)
 
 
 def _check_losses(outputs: tuple, values: tuple) -> None:

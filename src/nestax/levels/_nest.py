@@ -14,7 +14,7 @@ from ..flows import check_arrays
 from . import _belongs, _checks, _draws, _run, _show
 from ._calls import shown
 from ._carry import Carry, Mode, View
-from ._declaration import Declaration, read_groups
+from ._declaration import Declaration, flow_of, read_groups
 from ._info import LevelInfo
 from ._level import Level
 from ._peers import Order, Peers
@@ -288,6 +288,36 @@ class Nest:
             _checks.feed(self, state, feed)
         after, info = self._step(state, feed)
         return self._own(after), info
+
+    def map(self, state: State, feed: Any = None) -> State:
+        """The next state alone: a step as a pure function of the state, for Jacobians, exponents
+        and analysis of your own.
+
+        Derivatives pass in both modes and to any order, through the optimizers and through
+        `Unroll` and `Forward`; through `Implicit` in reverse mode only. `state.replace` and
+        `state.values` make it a function of some values:
+
+            jax.jvp(lambda w: nest.map(state.replace(values={"w": w})).values["w"], (w,), (v,))
+
+        Args:
+            state: from `init` or an earlier step; may be traced.
+            feed: batches of the nest's streams, from `nest.feed(state)`; needed if it has any.
+
+        Raises:
+            ValueError: a state of another nest; streams without a feed; a level with the flow
+                `FiniteDifference`, whose gradient has no derivative in the levels inside.
+        """
+        taken_state(state, "map")
+        for level in self.declaration.levels:
+            if flow_of(level).differences:
+                raise ValueError(
+                    f"map: level {level.name!r} has the flow {flow_of(level)!r}, whose gradient "
+                    "counts the inner levels as given, so the map's derivative would be wrong; "
+                    "use Implicit(Identity(rate)), the derivative that it approximates"
+                )
+        if feed is None and self._program.streams:
+            raise ValueError("map: this nest reads streams; give feed=nest.feed(state)")
+        return self._step(state, feed or {})[0]
 
     def feed(self, state: State, steps: int = 1) -> Any:
         """The batches of the nest's streams for the next steps; empty without streams."""
