@@ -187,6 +187,25 @@ def test_what_does_not_go_together_is_refused(change, message):
         nx.Nest(levels, **options)
 
 
+def test_its_draws_are_not_held_against_differences():
+    levels, values, options = learner(nx.PES(0.1))
+    nest = nx.Nest(levels, **options)
+    with pytest.raises(ValueError, match=r"PES\(0.1\) of level 'theta' draws an estimate"):
+        nx.check_gradient(nest, nest.init(values, jax.random.key(0)), "theta")
+
+
+def test_what_a_flow_remembers_is_resumed(tmp_path):
+    levels, values, options = learner(nx.NRES(0.1), "mean", stagger=True)
+    nest = nx.Nest(levels, **options)
+    begin = nest.init(values, jax.random.key(0))
+    assert set(begin.flows) == {"theta"}
+    nest.run(begin, 3, watch=tmp_path / "run")
+    resumed = nest.run(begin, 5, watch=tmp_path / "run")[0]
+    whole = nest.run(begin, 5)[0]
+    for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_flows_that_cannot_contain_or_share_it():
     levels, _, options = learner(nx.PES(0.1))
     outer = nx.Level("outer", lambda v, b: jnp.sum(v["w"]), optax.sgd(0.1), every=4)

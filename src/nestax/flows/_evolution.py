@@ -37,6 +37,7 @@ class Evolution(Flow, abc.ABC):
     """
 
     follows: ClassVar[bool] = True
+    estimates: ClassVar[bool] = True
     perturbs: ClassVar[bool] = True
     sigma: float | int
     shape: str = "difference"

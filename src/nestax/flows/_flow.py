@@ -49,22 +49,16 @@ class Flow(Brief, abc.ABC):
     """How the gradient of a level passes through the updates of the levels inside it.
 
     A flow is a frozen dataclass. Nests ask it for facts, by these attributes, and never for its
-    type. A flow of your own sets `follows = True` and defines `gradient`, which may run the period
-    as often as it likes:
-
-        @dataclasses.dataclass(frozen=True, repr=False)
-        class SPSA(nx.Flow):
-            size: float = 0.01
-            follows: ClassVar[bool] = True
-
-            def gradient(self, period, memory, key):
-                signs = jax.random.rademacher ...
+    type. A flow of your own sets `follows = True` and defines `gradient`, which may run the level's
+    period as often as it likes; docs/flows.md has one of fifteen lines.
 
     Attributes:
         partial: whether it takes the levels inside as constants.
         follows: whether it runs the level's own period, or looks at one point.
         joint: of a flow that follows a period, whether it takes the gradients of several peers at
             once, by `value_and_gradients`; else `gradient` is called for each level.
+        estimates: whether its gradient is right in the mean only, so that one draw of it cannot be
+            checked against differences.
         perturbs: whether every copy runs the period with a value of its own. Copies 2i and 2i + 1
             are then an antithetic pair: they share tasks, starts and batches.
         reverse: of a flow that follows a period, whether it differentiates in reverse mode.
@@ -80,6 +74,7 @@ class Flow(Brief, abc.ABC):
     partial: ClassVar[bool] = False
     follows: ClassVar[bool] = False
     joint: ClassVar[bool] = False
+    estimates: ClassVar[bool] = False
     perturbs: ClassVar[bool] = False
     reverse: ClassVar[bool] = False
     differences: ClassVar[bool] = False

@@ -275,7 +275,7 @@ def check_gradient(
         the largest derivative measured.
 
     Raises:
-        ValueError: no such level.
+        ValueError: no such level; a flow that draws estimates.
 
     Example:
         >>> import jax, nestax as nx, optax
@@ -295,6 +295,12 @@ def check_gradient(
     _belongs.structure(nest, state)
     _belongs.moment(nest, state)
     flow = options.pop("flow", flow_of(nest._program.levels[level]))
+    if flow.estimates:
+        raise ValueError(
+            f"check_gradient: {flow!r} of level {level!r} draws an estimate, which is right in the "
+            "mean only; compare_flows(nest, state, [flow]) shows how far its draws are off, and "
+            "check_gradient(..., flow=nx.Unroll()) checks the gradient of one period"
+        )
     feed = nest.feed(state)
     with jax.enable_x64(True):
         wide = double(nest, level, flow, drawn=False)
