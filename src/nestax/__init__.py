@@ -40,6 +40,7 @@ from .flows import best_response as best_response
 from .flows import hypergradient as hypergradient
 from .levels import DivergenceError as DivergenceError
 from .levels import Field as Field
+from .levels import Held as Held
 from .levels import Level as Level
 from .levels import LevelInfo as LevelInfo
 from .levels import Nest as Nest

@@ -4,6 +4,7 @@ from ._compare import FlowComparison as FlowComparison
 from ._compare import check_gradient as check_gradient
 from ._compare import compare_flows as compare_flows
 from ._field import Field as Field
+from ._held import Held as Held
 from ._info import LevelInfo as LevelInfo
 from ._level import Level as Level
 from ._nest import Nest as Nest

@@ -103,9 +103,11 @@ def names(nest: Declaration, values: Any) -> None:
             raise ValueError(f"level {level.name!r} has no start: init needs a value for it")
 
 
-def trainable(parts: dict[str, Parts]) -> None:
+def trainable(parts: dict[str, Parts], levels: dict[str, Level]) -> None:
     for name, one in parts.items():
-        if not any(np.size(leaf) for leaf in jax.tree.leaves(one.trained)):
+        if not levels[name].held and not any(
+            np.size(leaf) for leaf in jax.tree.leaves(one.trained)
+        ):
             held = [jnp.result_type(a) for a in jax.tree.leaves(one.whole()) if is_data(a)]
             whole = any(jnp.issubdtype(dtype, np.integer) for dtype in held)
             raise ValueError(
@@ -142,8 +144,8 @@ def feed(nest: "Nest", state: "State", given: Any) -> None:
 
 
 def state(nest: "Nest", begun: "State") -> None:
-    trainable(begun.parts)
     program = nest._program
+    trainable(begun.parts, program.levels)
     fed = nest._example(begun)
     if nest.declaration.draws_task:
         view = View(nest.copies)

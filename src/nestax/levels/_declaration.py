@@ -116,7 +116,8 @@ class Declaration:
     def eliminated(self, level: Level) -> tuple[Level, ...]:
         """The levels that a point flow of this level eliminates (rule R6)."""
         end = self.group(level)
-        return tuple(itertools.chain.from_iterable(self.groups[self.flow_group(end) : end]))
+        inside = itertools.chain.from_iterable(self.groups[self.flow_group(end) : end])
+        return tuple(one for one in inside if not one.held)
 
     def eliminator(self, group: int) -> Level | None:
         """The level of a group whose flow eliminates what lies before it."""

@@ -10,12 +10,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from ..flows import is_function
 from ._calls import shown
 from ._field import Field
 from ._signatures import check_arguments, check_optimizer
 from ._stream import Stream
+
+HOLD = optax.set_to_zero()  # the optimizer of levels that nothing moves
 
 Objective = Callable[[dict[str, Any], Any], Any]
 
@@ -90,6 +93,11 @@ class Level:
     reset_optimizer: bool = True
     trained: Any = None
     keep: Callable[[Any, Any], Any] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing moves its value; see `Held`."""
+        return self.optimizer is HOLD
 
     def __post_init__(self):
         def refuse(what: str) -> None:

@@ -156,7 +156,7 @@ class Nest:
         _checks.names(self.declaration, values)
         levels = self._program.levels
         parts = {n: self._program.taken_apart(levels[n], value) for n, value in values.items()}
-        _checks.trainable(parts)
+        _checks.trainable(parts, levels)
         check_arrays("the task", self._given_task)
         task = Parts.of(self._given_task, copy=False)
         # One program instead of hundreds of single operations.

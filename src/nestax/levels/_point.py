@@ -90,7 +90,8 @@ class _Point:
     def parts(self, free: Trained) -> dict[str, Parts]:
         """Values as objectives see them; leaves that are None keep their present values."""
         values = self.carry.values
-        return {
+        held = {one.name: values[one.name] for one in self.nest.levels if one.held}
+        return held | {
             name: one
             if isinstance(one, Parts)
             else values[name].but(merge(one, values[name].trained))

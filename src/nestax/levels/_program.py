@@ -368,6 +368,10 @@ class Program(Episodes):
 
     def gradient(self, level: Level, carry: Carry, view: View, mode: Mode) -> Found:
         """What a level with a point flow hands to its optimizer at this point."""
+        if level.held:
+            batch, axis = self.batch(level.context, carry, view)
+            losses, user = self.losses(level, carry.values, batch, axis, view)
+            return Found(losses, user, carry.values[level.name].trained, None)
         if not flow_of(level).partial:
             return Found(*_point.gradient(self, level, carry, view, mode))
         if level.accumulate and level.every > 1:

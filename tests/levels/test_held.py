@@ -1,0 +1,51 @@
+"""Values that nothing moves, and what they report."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import nestax as nx
+
+
+def noise(task, key):
+    return task + jax.random.normal(key, (2,))
+
+
+def fit(values, batch):
+    return jnp.sum((values["w"] - batch * values["scale"]["by"]) ** 2) / 2
+
+
+def test_it_reports_and_stays():
+    """The report is that of the objective where the run is; nobody's data change by it."""
+    w = nx.Level("w", fit, optax.sgd(0.1), noise)
+    scale = nx.Held("scale")
+    test = nx.Held("test", lambda v, b: (fit(v, b), {"first": v["w"][0]}), every=4)
+    nest = nx.Nest([w, scale, test], jnp.array([1.0, -1.0]))
+    held = {"by": jnp.asarray(2.0), "count": 3, "named": "a"}
+    state = nest.init({"w": jnp.zeros(2), "scale": held, "test": None}, jax.random.key(0))
+    after, info = nest.run(state, 3)
+    assert after.values["scale"] == held and after.values["test"] is None
+    assert info["test"].loss.shape == (3,)
+    values = after.values["w"]
+    np.testing.assert_allclose(info["test"].user["first"][-1], values[0], rtol=1e-6)
+    last = fit({"w": values, "scale": held}, jnp.array([1.0, -1.0]))
+    np.testing.assert_allclose(info["test"].loss[-1], last, rtol=1e-6)
+    alone = nx.Nest([w, nx.Held("scale")], jnp.array([1.0, -1.0]))
+    begin = alone.init({"w": jnp.zeros(2), "scale": held}, jax.random.key(0))
+    np.testing.assert_array_equal(alone.run(begin, 12)[0].values["w"], values)
+
+
+def test_flows_pass_it_by():
+    """A penalty that is held inside: the best response to the outer level is d / (1 + penalty)."""
+    inner = lambda v, b: ((v["w"] - v["d"]) ** 2 + v["penalty"] * v["w"] ** 2) / 2  # noqa: E731
+    w = nx.Level("w", inner, optax.sgd(0.3))
+    d = lambda flow: nx.Level(  # noqa: E731
+        "d", lambda v, b: v["w"] ** 2 / 2, optax.sgd(0.1), every=40, flow=flow
+    )
+    for flow in (nx.Unroll(), nx.Implicit(nx.CG(3)), nx.Implicit(nx.GMRES(), condition="update")):
+        nest = nx.Nest([w, nx.Held("penalty"), d(flow)])
+        state = nest.init({"w": 0.0, "penalty": 1.0, "d": 2.0}, jax.random.key(0))
+        np.testing.assert_allclose(nest.gradient(state, "d"), 0.5, rtol=1e-5)
+        state = nest.run(state.replace(values={"penalty": 3.0}), 1)[0]
+        np.testing.assert_allclose(state.values["w"], 0.5, rtol=1e-5)
