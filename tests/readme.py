@@ -3,7 +3,8 @@ printed must be printed.
 
     python tests/readme.py README.md docs/optimizers.md
 
-A line `print(...)  # 1.25` must print 1.25; only comments on print lines are compared.
+A line `print(...)  # 1.25` must print 1.25; only comments on print lines are compared. On a page that
+says so in a comment every snippet goes on from the first.
 """
 
 import re
@@ -11,15 +12,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+_ONWARD = "<!-- every snippet goes on from the first -->"
 _PRINTED = re.compile(r"^\s*print\(.*\)\s+# (.+)$", re.MULTILINE)
 
 
 def main(path: Path) -> int:
     """Runs every snippet; returns how many failed."""
-    snippets = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    text = path.read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     if not snippets:
         print(f"{path} has no Python snippet")
         return 1
+    if _ONWARD in text:
+        snippets[1:] = [snippets[0] + snippet for snippet in snippets[1:]]
     failed = 0
     for number, code in enumerate(snippets, 1):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
