@@ -45,6 +45,7 @@ from .levels import Level as Level
 from .levels import LevelInfo as LevelInfo
 from .levels import Nest as Nest
 from .levels import Peers as Peers
+from .levels import Process as Process
 from .levels import State as State
 from .levels import Stream as Stream
 from .levels import StreamEnded as StreamEnded

@@ -9,6 +9,7 @@ from ._info import LevelInfo as LevelInfo
 from ._level import Level as Level
 from ._nest import Nest as Nest
 from ._peers import Peers as Peers
+from ._process import Process as Process
 from ._run import DivergenceError as DivergenceError
 from ._single_loop import f2sa as f2sa
 from ._single_loop import saba as saba

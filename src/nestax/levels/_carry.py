@@ -23,6 +23,7 @@ class Carry(NamedTuple):
     before: dict[str, Any]
     feed: dict[int, Any]
     flows: dict[str, Any]
+    contexts: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ._declaration import flow_of, flow_repair
 from ._executed import executed, with_flow
 from ._level import Level
 from ._nest import Nest
+from ._process import Process
 from ._state import State, taken_state
 from ._stream import Stream
 from ._text import html_table, text_table
@@ -205,9 +206,15 @@ def _named(flows: Any) -> dict[str, Any]:
 def double(nest: Nest, name: str, flow: Any, drawn: bool = True) -> Nest:
     """The nest in float64 with another flow for one level; to be made, and used, under x64. With
     `drawn`, starts draw what they draw in float32, of outer values that are rounded to it."""
-    known: dict[int, _Wide] = {}
+    known: dict[int, Any] = {}
+
+    def process(given: Process) -> Process:
+        init = given.init and _Wide(given.init)
+        return dataclasses.replace(given, draw=_Wide(given.draw), init=init) if drawn else given
 
     def wide(function: Any) -> Any:
+        if isinstance(function, Process):
+            return known.setdefault(id(function), process(function))
         return known.setdefault(id(function), _Wide(function)) if callable(function) else function
 
     def change(level: Level) -> Level:

@@ -10,6 +10,7 @@ from ._calls import shown
 from ._field import Field
 from ._level import Level
 from ._peers import Peers, check_order
+from ._process import Process
 from ._stream import Stream
 
 MAKERS = (Direct, Unroll, Forward, Implicit, FiniteDifference, OneStep)
@@ -207,6 +208,7 @@ def _check(nest: Declaration) -> None:
     for level in levels:
         _check_flow(nest, level)
         _check_episode(nest, level)
+        _check_process(nest, level)
     _check_copies(nest)
 
 
@@ -360,6 +362,36 @@ def _check_episode(nest: Declaration, level: Level) -> None:
                 f"{what}; use "
                 f"{horizon + divisor - horizon % divisor}"
             )
+
+
+def _check_process(nest: Declaration, level: Level) -> None:
+    for context in (level.context, flow_of(level).context):
+        if not isinstance(context, Process):
+            continue
+        label = f"level {level.name!r}: its process"
+        if context.every not in nest.periods:
+            known = ", ".join(map(str, nest.periods))
+            raise ValueError(
+                f"{label} draws every {context.every} ticks, where no level of this nest has its "
+                f"period; use one of {known}"
+            )
+        longest = nest.longest
+        if longest is not None and nest.restart_period(longest) % context.every:
+            raise ValueError(
+                f"{label} holds a batch for {context.every} ticks, and episodes of "
+                f"{longest.name!r} may begin every {nest.restart_period(longest)}; make the second "
+                "a multiple of the first"
+            )
+        followed = [one for one in nest.levels if not flow_of(one).partial]
+        gathers = level.accumulate and level.every > 1
+        for outer in followed if gathers else ():
+            if not flow_of(outer).follows and level in nest.eliminated(outer):
+                raise ValueError(
+                    f"{label} draws from values, and {type(flow_of(outer)).__name__} of "
+                    f"{outer.name!r} looks at all batches of its last period, which are gone; "
+                    "leave accumulate out, or give the level a context that is a function of "
+                    "(task, key)"
+                )
 
 
 def _check_copies(nest: Declaration) -> None:

@@ -45,6 +45,13 @@ def batch_key(context: Any, key: jax.Array, tick: Any, copy: Any, occurrence: in
     return _fold(key, definition(context), occurrence, tick, copy)
 
 
+def memory_key(
+    context: Any, key: jax.Array, tick: Any, copy: Any, occurrence: int = 0
+) -> jax.Array:
+    """The key of what a process remembers at first, in an episode that begins at `tick`."""
+    return _fold(key, zlib.crc32(b"memory"), definition(context), occurrence, tick, copy)
+
+
 def start_key(key: jax.Array, name: str, tick: Any, copy: Any) -> jax.Array:
     """The key of the start of a level's episode that begins at `tick`."""
     return _fold(key, zlib.crc32(b"start " + name.encode()), tick, copy)

@@ -93,7 +93,7 @@ def _settled(nest: "Nest", level: Level, state: "State", feed: Any) -> Callable[
         def again(carried: Any) -> Any:
             now, _, _, count = carried
             after, info = other._advance(now, feed, k, other._program)
-            after = dataclasses.replace(after, tick=state.tick)
+            after = dataclasses.replace(after, tick=state.tick, contexts=state.contexts)
             loss = jnp.sum(info[level.name].loss[-1])
             return after, _distance(now, after, inside), loss, count + 1
 

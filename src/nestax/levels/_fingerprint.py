@@ -19,6 +19,7 @@ from . import _draws
 from ._carry import View
 from ._declaration import flow_of
 from ._level import Level
+from ._process import Process
 from ._stream import Stream
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ def _program(nest: "Nest", state: "State") -> dict[str, str]:
                     jax.make_jaxpr(function)(state)
                 )
         for context in (level.context, flow_of(level).context):
+            if isinstance(context, Process):
+                told = [_draws.definition(one) for one in (context.draw, context.init)]
+                found[f"the process of level {level.name!r}"] = str(told)
             if isinstance(context, Stream):
                 number = _draws.definition(context.batch)
                 found[f"the stream of level {level.name!r}"] = str(number)
@@ -166,7 +170,7 @@ def _pieces(nest: "Nest", level: Level, feed: Any) -> dict[str, Callable | None]
 
 
 def _draws_data(context: Any) -> bool:
-    return context is not None and not isinstance(context, Stream)
+    return context is not None and not isinstance(context, (Stream, Process))
 
 
 def _fed(nest: "Nest", state: "State") -> Any:

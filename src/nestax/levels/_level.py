@@ -15,6 +15,7 @@ import optax
 from ..flows import is_function
 from ._calls import shown
 from ._field import Field
+from ._process import Process
 from ._signatures import check_arguments, check_optimizer
 from ._stream import Stream
 
@@ -120,9 +121,10 @@ class Level:
             objective = objective.function
         check_arguments(owner, "objective", objective, ("values", "batch"))
         check_optimizer(owner, self.optimizer)
-        if self.context is not None and not callable(self.context):
+        process = isinstance(self.context, Process)
+        if not (self.context is None or callable(self.context) or process):
             refuse(
-                "the context is a function (task, key) -> batch or a Stream, got "
+                "the context is a function (task, key) -> batch, a Stream or a Process, got "
                 f"{type(self.context).__name__}; give fixed data as the nest's task"
             )
         # Who samples from an implicit flow's own context is this level.

@@ -27,6 +27,12 @@ from ._values import Parts
 Info = dict[str, LevelInfo]
 
 
+def _memories(carry: Carry) -> dict[str, Any]:
+    """What processes remember; those that remember nothing are left out."""
+    memories = {name: memory for name, (_, memory) in carry.contexts.items()}
+    return {name: memory for name, memory in memories.items() if jax.tree.leaves(memory)}
+
+
 class Nest:
     """An ordered set of levels over a task.
 
@@ -185,7 +191,7 @@ class Nest:
         program, nest = self._program, self.declaration
         view = View(nest.copies)
         zero = jnp.zeros((), jnp.int32)
-        carry = Carry({}, {}, task, zero, key, {}, {}, {}, {})
+        carry = Carry({}, {}, task, zero, key, {}, {}, {}, {}, {})
         if nest.draws_task:
             carry = carry._replace(task=program.drawn_task(self.task, carry, view))
         elif nest.given_tasks:
@@ -214,7 +220,8 @@ class Nest:
         values = {level.name: carry.values[level.name] for level in nest.levels}
         flows = {level.name: program.memory(level, values) for level in nest.levels}
         flows = {name: memory for name, memory in flows.items() if jax.tree.leaves(memory)}
-        return State(values, optimizers, zero, key, carry.task, flows)
+        contexts = _memories(program.remembered(carry._replace(values=values), view))
+        return State(values, optimizers, zero, key, carry.task, flows, contexts)
 
     def _optimizer(self, level: Level, values: dict[str, Parts]) -> Any:
         program, copies = self._program, self.declaration.copies
@@ -229,8 +236,9 @@ class Nest:
         made = program.transformation(level, visible)
         return begun(level.name, made, values[level.name].trained)
 
-    def _carry(self, state: State, feed: Any) -> Carry:
-        return Carry(
+    def _carry(self, state: State, feed: Any, blank: bool = False) -> Carry:
+        contexts = {n: ((), state.contexts.get(n, ())) for n in self._program.processes}
+        carry = Carry(
             state.parts,
             state.optimizers,
             state.held,
@@ -240,19 +248,20 @@ class Nest:
             {},
             feed or {},
             state.flows,
+            contexts,
         )
+        return self._program.with_batches(carry, View(self.declaration.copies), blank)
 
     def _advance(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
         if not self._trusts:
             _belongs.structure(self, state)
-        carry = self._carry(state, feed)
+        carry = self._carry(state, feed, blank=True)
         carry = carry._replace(before={name: program.kept(carry) for name in program.rerun})
         carry, infos = program.advance(k, carry, View(self.declaration.copies), Mode())
         order = [level.name for level in self.declaration.levels if level.name in infos]
         infos = self._everywhere({name: infos[name] for name in order})
-        tick = carry.tick + 1
-        after = State(carry.values, carry.optimizers, tick, carry.key, carry.task, carry.flows)
-        return after, infos
+        rest = (carry.tick + 1, carry.key, carry.task, carry.flows, _memories(carry))
+        return State(carry.values, carry.optimizers, *rest), infos
 
     def _everywhere(self, reports: Any) -> Any:
         """Reports that every process of a mesh can read."""

@@ -18,6 +18,7 @@ from ._carry import Carry, Mode, View
 from ._declaration import Declaration, flow_of
 from ._field import Field, half_squared_norm, like_value
 from ._level import Level
+from ._process import Process
 from ._signatures import is_transformation, repaired
 from ._stream import Stream
 from ._updates import applied, explained, proposed
@@ -38,6 +39,12 @@ class Problem:
             if isinstance(context, Stream)
         }
         self.occurrences = occurrences(self._given())
+        self.processes: dict[str, Process] = {}
+        for context in self.contexts():
+            if isinstance(context, Process):
+                name = self.readers(context)[0]
+                number = sum(key.split(" ")[0] == name for key in self.processes)
+                self.processes[f"{name} {number}" if number else name] = context
         self.draw: Any = None  # key -> task
         self._moves: dict[str, Any] = {}
         self._may_rest: dict[str, bool] = {}
@@ -85,6 +92,7 @@ class Problem:
             {name: self.carry_axes(one) for name, one in carry.before.items()},
             {number: (None, 1) for number in carry.feed},
             {name: None for name in carry.flows},
+            {name: None if self.nest.copies is None else 0 for name in carry.contexts},
         )
 
     def _gathered_axes(self, name: str) -> tuple:
@@ -106,6 +114,9 @@ class Problem:
             return carry.task.whole(), None if view.copies is None else self.nest.task_axis
         if isinstance(context, Stream):
             return self._fed(context, carry), None if view.copies is None else 0
+        if isinstance(context, Process):
+            name = next(n for n, one in self.processes.items() if one is context)
+            return carry.contexts[name][0], None if view.copies is None else 0
         occurrence = self.occurrences[id(context)]
 
         def one(task: Parts, copy: Any) -> Any:

@@ -144,7 +144,8 @@ class Program(Episodes):
         """A period of the k-th clock up to and including the update of its q-th group; `pending` is
         what may begin anew, `swaps` what takes its value only from some iteration on."""
         if q == 0:
-            return self.looped(k, self.restart(pending, carry, view), view, mode, swaps)
+            carry = self.drawn(self.periods[k], self.restart(pending, carry, view), view)
+            return self.looped(k, carry, view, mode, swaps)
         peers = self.due[k][q - 1]
         followers = [level for level in peers if flow_of(level).follows]
         arguments = (k, q, carry, pending, view, mode, swaps)

@@ -25,6 +25,7 @@ class State:
         held: the present task taken apart; read `task` instead.
         flows: level name -> what its flow remembers, such as the perturbations that `PES` has
             accumulated; levels whose flow remembers nothing are left out.
+        contexts: what processes remember, by the name of the first level that reads each.
     """
 
     parts: Any  # annotated no further: transformations fill pytrees with what they like
@@ -33,6 +34,7 @@ class State:
     key: Any
     held: Any
     flows: Any = dataclasses.field(default_factory=dict)
+    contexts: Any = dataclasses.field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -91,6 +93,7 @@ class State:
             self.key if key is None else _draws.raw_key("State.replace", key),
             self.held if task is None else self.held.like(task, "task"),
             self.flows,
+            self.contexts,
         )
 
     def __repr__(self) -> str:
@@ -102,7 +105,8 @@ class State:
     def tree_flatten_with_keys(self):
         children, static = self.tree_flatten()
         keys = map(
-            jax.tree_util.GetAttrKey, ("values", "optimizers", "tick", "key", "task", "flows")
+            jax.tree_util.GetAttrKey,
+            ("values", "optimizers", "tick", "key", "task", "flows", "contexts"),
         )
         return tuple(zip(keys, children, strict=True)), static
 
@@ -110,14 +114,14 @@ class State:
         # Leaves have the paths of their owners' values, in `values` and in `task`.
         values, kinds = joined(self.parts)
         held, kind = joined({"task": self.held})
-        children = (values, self.optimizers, self.tick, self.key, held["task"], self.flows)
-        return children, (kinds, kind)
+        rest = (self.optimizers, self.tick, self.key, held["task"], self.flows, self.contexts)
+        return (values, *rest), (kinds, kind)
 
     @classmethod
     def tree_unflatten(cls, static, children):
-        (values, optimizers, tick, key, task, flows), (kinds, kind) = children, static
+        (values, optimizers, tick, key, task, *rest), (kinds, kind) = children, static
         held = parted({"task": task}, kind)["task"]
-        return cls(parted(values, kinds), optimizers, tick, key, held, flows)
+        return cls(parted(values, kinds), optimizers, tick, key, held, *rest)
 
 
 def _by_level(state: State, what: str, given: Any) -> dict[str, Any]:
