@@ -245,6 +245,8 @@ class Interpreter:
         """The world after one update of the level, computed at `point`."""
         values, states = list(point.values[level.name]), list(point.optimizers[level.name])
         for c, gradient in enumerate(gradients):
+            if not is_field(level):  # uphill: JAX's derivative by z is dL/dx - i dL/dy
+                gradient = jax.tree.map(jnp.conj, gradient)
             own = trainable(level, values[c])
 
             def value_fn(v, c=c):

@@ -53,6 +53,15 @@ class Evolution(Flow, abc.ABC):
         if self.clip is not None:
             check_number(who, "clip", self.clip)
 
+    def init(self, value: PyTree, copies: int | None) -> PyTree:
+        """See `Flow.init`: refuses what it cannot perturb."""
+        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(value)):
+            raise ValueError(
+                f"{type(self).__name__} perturbs real numbers, and the level's value holds complex "
+                "ones; give it their real and imaginary parts"
+            )
+        return super().init(value, copies)
+
     @abc.abstractmethod
     def drawn(self, memory: PyTree, noise: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         """(perturbations, weights, memory) of all pairs, from their memory and fresh noise."""
@@ -140,6 +149,7 @@ class PES(Evolution):
 
     def init(self, value: PyTree, copies: int | None) -> PyTree:
         """See `Flow.init`: the sums, one for each pair."""
+        super().init(value, copies)
         return _for_pairs(value, copies)
 
     def restarted(self, memory: PyTree, due: Array) -> PyTree:
@@ -168,6 +178,7 @@ class NRES(Evolution):
 
     def init(self, value: PyTree, copies: int | None) -> PyTree:
         """See `Flow.init`: the perturbations, and which pairs need new ones."""
+        super().init(value, copies)
         zeros = _for_pairs(value, copies)
         return zeros, jnp.ones(0 if copies is None else copies // 2, bool)
 

@@ -90,6 +90,7 @@ class Inner:
             def body(carry: PyTree, _: None) -> tuple[PyTree, None]:
                 point, state = carry
                 (value, _aux), gradient = take(point, wide, ())
+                gradient = vectors.uphill(gradient)
                 gradient = jax.lax.stop_gradient(gradient) if first_order else gradient
                 step = functools.partial(update, wide)
                 if differentiated:

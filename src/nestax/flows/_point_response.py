@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from . import _vectors as vectors
 from ._hoist import hoist, is_inexact
 from ._inner import Inner
 from .fixed_point import Motion, difference, memory_of, merge, moved_by, remembering
@@ -55,6 +56,7 @@ def point_response(flow: Any, inner: Inner) -> Callable[[PyTree, PyTree], PyTree
 
         def update(point: PyTree, state: Any, slow: tuple, fixed: list) -> tuple[PyTree, Any]:
             value, gradient = jax.value_and_grad(of)(point, slow, fixed)
+            gradient = vectors.uphill(gradient)
             return transformation(slow[0]).update(
                 gradient,
                 state,

@@ -74,6 +74,14 @@ def dot(x: PyTree, y: PyTree) -> Array:
     return functools.reduce(jnp.add, jax.tree.leaves(products))
 
 
+def uphill(gradient: Any) -> Any:
+    """A gradient as optimizers take it, a direction in which the loss grows.
+
+    JAX's derivative of a real loss by z = x + iy is dL/dx - i dL/dy; its conjugate points uphill.
+    """
+    return jax.tree.map(lambda a: jnp.conj(a) if jnp.iscomplexobj(a) else a, gradient)
+
+
 def norm(x: PyTree) -> Array:
     """The Euclidean norm, scaled so that squares neither overflow nor vanish; no derivative."""
     x = [jax.lax.stop_gradient(widen(a)) for a in jax.tree.leaves(x)]

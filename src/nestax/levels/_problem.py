@@ -11,6 +11,7 @@ import optax
 
 from ..flows import lean_gradient, trained_leaves
 from ..flows._safe_update import quiet, rejects, safe_update
+from ..flows._vectors import uphill
 from ..flows.jaxprs import dependence, has_cases
 from . import _draws
 from ._calls import arrays_only, call_with_values, loss_of, noted
@@ -328,6 +329,7 @@ class Problem:
         name = level.name
         shared = view.copies is not None and not self.copied[name]
         inside, axis_inside = (view, axis) if shared else (View(), None)
+        gradient = self.handed(level, gradient)
 
         def one(values, state, gradient, loss, batch):
             trained = values[name].trained
@@ -353,6 +355,10 @@ class Problem:
             return one(*arguments, jnp.mean(losses), batch)
         axes = (self.axes(carry.values), 0, 0, 0, axis)
         return self.lift(one, view, axes)(*arguments, losses, batch)
+
+    def handed(self, level: Level, gradient: Any) -> Any:
+        """A gradient as the level's optimizer gets it; a field is taken as it is."""
+        return gradient if isinstance(level.objective, Field) else uphill(gradient)
 
     def moves(self, level: Level, carry: Carry, view: View) -> Any:
         """Which trained leaves the level's optimizer can move: a pytree of bools like them.

@@ -404,7 +404,7 @@ class Program(Episodes):
             loss=jnp.mean(found.losses) if shared else found.losses,
             gradient_norm=self.lift(_norm, own, 0)(gradient) if self.norms else None,
             user=user,
-            gradient=gradient if self.captured == name else None,
+            gradient=self.handed(level, gradient) if self.captured == name else None,
             **(found.diagnostics or {}),
         )
         infos = {**infos, name: jax.tree.map(lambda a: jnp.asarray(a)[None], report)}

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from ..flows._vectors import uphill
 from ._signatures import signature_of
 
 _LOOKAHEAD = (
@@ -38,7 +39,7 @@ def proposed(
     Args:
         level: the level's name.
         transformation: its optimizer.
-        gradient: what its flow found.
+        gradient: in which the loss grows.
         state: of the optimizer.
         trained: the trained part of its value.
         loss: at that value.
@@ -54,7 +55,7 @@ def proposed(
 
     def grad_fn(trained: Any, step: Any = None) -> Any:  # of optax.contrib.sam
         del step
-        return jax.grad(value_of)(trained)
+        return uphill(jax.grad(value_of)(trained))
 
     extras = {
         "value": loss,
