@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from references.nests import agree, draw, experienced
 
 import nestax as nx
 
@@ -115,3 +116,12 @@ def test_what_makes_no_sense_is_refused(process, message):
     with pytest.raises(ValueError, match=message):
         nest = nx.Nest([nx.Level("policy", chase, optax.sgd(0.1), process())])
         nest.init({"policy": jnp.zeros(2)}, jax.random.key(0))
+
+
+# Forward over Unroll with copies, an Implicit over copies, gathered and staggered ones.
+@pytest.mark.parametrize("seed", (0, 1, 9, 14))
+def test_random_nests_with_a_process(x64, seed):
+    nest, values, _ = draw(seed)
+    nest = experienced(nest, values)
+    assert nest is not None
+    agree(nest, values, 2, seed, whole_run=False)

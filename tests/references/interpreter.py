@@ -44,6 +44,7 @@ class World:
         default_factory=dict
     )  # (own value, weights) while perturbed ones are lived
     flows: dict = field(default_factory=dict)  # per pair: what the flow remembers, None at first
+    contexts: dict = field(default_factory=dict)  # process -> per copy (batch, memory)
 
     def having(self, part, level, content):
         return replace(self, **{part: {**getattr(self, part), level.name: content}})
@@ -120,6 +121,9 @@ class Interpreter:
             if not level.start:
                 world = world.having("values", level, [values[level.name]] * self.width(level))
         world = self.begin(world, 0, len(self.groups), always=True)
+        for process in [c for c in self.contexts if is_process(c)]:
+            held = [(None, self.memory(world, process, 0, c)) for c in range(self.copies)]
+            world = replace(world, contexts={**world.contexts, process: held})
         for level in self.levels:
             states = [
                 self.transformation(level, world, c).init(trainable(level, value))
@@ -168,6 +172,41 @@ class Interpreter:
             world = world.having("optimizers", level, states)
         return world
 
+    # Processes (R4)
+
+    def memory(self, world, process, t, copy):
+        if not process.init:
+            return None
+        key = self.draw_key(zlib.crc32(b"memory"), *self.identity(process), t, self.number(copy))
+        return process.init(self.seen(world, copy), world.task[copy], key)
+
+    def experience(self, world, t, inside):
+        """Draws, before any update, from the values there; what is held longer than the period that
+        is run again stays as it is."""
+        longest = max(self.horizons.values(), default=None)
+        for process in [c for c in self.contexts if is_process(c)]:
+            if t % process.every or (inside and process.every > inside.every):
+                continue
+            held = list(world.contexts[process])
+            for c, phase in enumerate(self.phases):
+                memory = held[c][1]
+                if longest and (t + phase) % longest == 0:
+                    memory = self.memory(world, process, t, c)
+                key = self.draw_key(*self.identity(process), t, self.number(c))
+                values, task = self.seen(world, c), world.task[c]
+                if process.init:
+                    held[c] = process.draw(values, memory, task, key)
+                else:
+                    held[c] = process.draw(values, task, key), None
+            world = replace(world, contexts={**world.contexts, process: held})
+        begun = [x for x in self.levels if is_trajectory(x) and t % x.every == 0]
+        for level in begun if not inside else []:
+            mark = world.marks[level.name]
+            slow = {c: x for c, x in world.contexts.items() if c.every > level.every}
+            mark = replace(mark, contexts={**mark.contexts, **slow})
+            world = world.having("marks", level, mark)
+        return world
+
     # One tick (R1-R3)
 
     def tick(self, world, t, inside=None):
@@ -177,6 +216,7 @@ class Interpreter:
             own, since = world.free.get(level.name, (None, None))
             world = world.having("values", level, own) if since == t else world
         world = self.begin(world, t, len(groups))
+        world = self.experience(world, t, inside)
         within = [x for group in groups for x in group]
         gathering = [
             x
@@ -326,11 +366,16 @@ class Interpreter:
     def batch(self, world, context, t, copy):
         if context is None:
             return world.task[copy]
-        alike = [c for c in self.contexts if _draws.definition(c) == _draws.definition(context)]
-        number = [one_context(context, c) for c in alike].index(True)
-        what = _draws.definition(context)
-        key = self.draw_key(what, number, t, self.number(copy))
+        if is_process(context):
+            return world.contexts[context][copy][0]
+        key = self.draw_key(*self.identity(context), t, self.number(copy))
         return called(context, self.number(copy), world.task[copy], key)
+
+    def identity(self, context):
+        """What a context is, and its number among those defined alike."""
+        what = _draws.definition(context)
+        alike = [c for c in self.contexts if _draws.definition(c) == what]
+        return what, [one_context(context, c) for c in alike].index(True)
 
     def info(self, world, level, t, copy):
         """What the objective returns beside its loss, where the gradient is taken; of a shared
@@ -496,6 +541,10 @@ def one_context(a, b):
     if isinstance(a, partial) and isinstance(b, partial):
         return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
     return a == b
+
+
+def is_process(context):
+    return type(context).__name__ == "Process"
 
 
 def is_field(level):

@@ -230,6 +230,31 @@ def stateful(nest, values):
     return nx.Nest(groups, nest.task, **more), begin
 
 
+def experienced(nest, values):
+    """The same nest whose first context depends on values and remembers; None if there is none, or
+    if an Implicit would ask for batches that are gone."""
+    contexts = [level.context for level in nest.declaration.levels if level.context is not None]
+    if not contexts:
+        return None
+    first, name = contexts[0], nest.declaration.levels[-1].name
+
+    def draw(values, memory, task, key):
+        batch = task["shift"] + 0.1 * memory + 0.1 * jnp.sum(values[name])
+        return {"shift": batch}, 0.5 * memory + 0.1 * jax.random.normal(key, (3,)) + 0.1 * jnp.sin(batch)
+
+    def init(values, task, key):
+        return 0.2 * jax.random.normal(key, (3,)) + 0.1 * jnp.sum(values[name])
+
+    process = nx.Process(draw, init=init)
+    change = lambda one: dataclasses.replace(  # noqa: E731
+        one, context=process if one.context is first else one.context
+    )
+    try:
+        return nest._changed(change)
+    except ValueError:
+        return None
+
+
 def _with_state(weights, seen):
     return {"w": weights, "state": {"seen": seen, "count": jnp.asarray(0)}}
 
