@@ -110,6 +110,7 @@ def test_it_begins_anew_with_its_episode(x64):
             "the process of level 'policy' changes its memory",
         ),
         (lambda: nx.Process(lambda v, m, t, k: m["at"], init=begin), r"returns \(batch, memory\)"),
+        (lambda: nx.Process(walk, init=lambda v, t, k: {"at": k}), "a typed key at .*'at'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(process, message):

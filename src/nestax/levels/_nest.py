@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ..flows import check_arrays
-from . import _belongs, _checks, _draws, _run, _show
+from . import _belongs, _checks, _draws, _experience, _run, _show
 from ._calls import shown
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, flow_of, read_groups
@@ -220,7 +220,7 @@ class Nest:
         values = {level.name: carry.values[level.name] for level in nest.levels}
         flows = {level.name: program.memory(level, values) for level in nest.levels}
         flows = {name: memory for name, memory in flows.items() if jax.tree.leaves(memory)}
-        contexts = _memories(program.remembered(carry._replace(values=values), view))
+        contexts = _memories(_experience.remembered(program, carry._replace(values=values), view))
         return State(values, optimizers, zero, key, carry.task, flows, contexts)
 
     def _optimizer(self, level: Level, values: dict[str, Parts]) -> Any:
@@ -250,7 +250,7 @@ class Nest:
             state.flows,
             contexts,
         )
-        return self._program.with_batches(carry, View(self.declaration.copies), blank)
+        return _experience.with_batches(self._program, carry, View(self.declaration.copies), blank)
 
     def _advance(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
         if not self._trusts:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ..flows import Direct
 from ..flows._flow import Period, Reached
-from . import _draws, _point
+from . import _draws, _experience, _point
 from ._carry import Carry, Found, Mode, View
 from ._declaration import Declaration, flow_of
 from ._episodes import Episodes
@@ -144,7 +144,8 @@ class Program(Episodes):
         """A period of the k-th clock up to and including the update of its q-th group; `pending` is
         what may begin anew, `swaps` what takes its value only from some iteration on."""
         if q == 0:
-            carry = self.drawn(self.periods[k], self.restart(pending, carry, view), view)
+            carry = self.restart(pending, carry, view)
+            carry = _experience.drawn(self, self.periods[k], carry, view)
             return self.looped(k, carry, view, mode, swaps)
         peers = self.due[k][q - 1]
         followers = [level for level in peers if flow_of(level).follows]

@@ -1,0 +1,136 @@
+"""Processes as a nest runs them: when they draw, and what they remember (rule R4)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import _draws
+from ._calls import arrays_only, shown
+from ._carry import Carry, View
+from ._copy_number import with_copy
+from ._episodes import Episodes
+from ._process import Process
+from ._values import Parts, whole
+
+
+def drawn(program: Episodes, every: int, carry: Carry, view: View) -> Carry:
+    """The carry with the batches of those processes that draw once in so many ticks."""
+    contexts = dict(carry.contexts)
+    for name, process in program.processes.items():
+        if process.every == every:
+            contexts[name] = _draw(program, name, carry, view)
+    return carry._replace(contexts=contexts)
+
+
+def _draw(program: Episodes, name: str, carry: Carry, view: View) -> tuple[Any, Any]:
+    """The batch of a process and its memory afterwards."""
+    process, longest = program.processes[name], program.nest.longest
+    whose = f"the process of level {name!r}"
+
+    def one(values: dict[str, Parts], memory: Any, task: Parts, copy: Any) -> tuple[Any, Any]:
+        number = program.nest.number(copy)
+        occurrence = program.occurrences[id(process)]
+        key = _draws.batch_key(process, carry.key, carry.tick, number, occurrence)
+        seen, given = whole(values), task.whole()
+        if process.init is None:
+            batch = with_copy(process.draw, number, seen, given, key)
+            arrays_only(whose, batch)
+            return jax.tree.map(_strong, batch), ()
+        if longest is not None:
+            age = (carry.tick + program.phase(copy)) % program.nest.horizon(longest)
+            fresh = _fresh_memory(program, process, carry, seen, given, number)
+            memory = jax.tree.map(lambda a, b: jnp.where(age == 0, a, b), fresh, memory)
+        returned = with_copy(process.draw, number, seen, memory, given, key)
+        if not (isinstance(returned, tuple) and len(returned) == 2):
+            raise ValueError(
+                f"{whose} has an init, so its draw returns (batch, memory), got {shown(returned)}"
+            )
+        batch, after = returned
+        arrays_only(whose, batch)
+        return jax.tree.map(_strong, batch), _alike(whose, memory, after)
+
+    memory = carry.contexts[name][1]
+    if view.copies is None:
+        return one(carry.values, memory, carry.task, view.copy)
+    axes = (program.axes(carry.values), 0, program.nest.task_axis, 0)
+    copies = jnp.arange(view.copies)
+    return program.placed(program.lift(one, view, axes)(carry.values, memory, carry.task, copies))
+
+
+def _fresh_memory(
+    program: Episodes, process: Process, carry: Carry, values: Any, task: Any, number: Any
+) -> Any:
+    assert process.init is not None
+    key = _draws.memory_key(
+        process, carry.key, carry.tick, number, program.occurrences[id(process)]
+    )
+    memory = with_copy(process.init, number, values, task, key)
+    arrays_only("the memory of a process", memory)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(memory):
+        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            raise ValueError(
+                f"the memory of a process holds a typed key at {jax.tree_util.keystr(path)!r}, "
+                "which not everything that saves arrays knows; every draw gets a key of its own, or "
+                "keep jax.random.key_data(key)"
+            )
+    return jax.tree.map(_strong, memory)
+
+
+def remembered(program: Episodes, carry: Carry, view: View) -> Carry:
+    """The carry with the memories that processes begin with, and no batches yet."""
+    contexts: dict[str, Any] = {}
+    for name, process in program.processes.items():
+        if process.init is None:
+            contexts[name] = ((), ())
+            continue
+
+        def one(values: Any, task: Any, copy: Any, process: Process = process) -> Any:
+            given = (whole(values), task.whole(), program.nest.number(copy))
+            return _fresh_memory(program, process, carry, *given)
+
+        if view.copies is None:
+            contexts[name] = ((), one(carry.values, carry.task, view.copy))
+        else:
+            axes = (program.axes(carry.values), program.nest.task_axis, 0)
+            copies = jnp.arange(view.copies)
+            made = program.lift(one, view, axes)(carry.values, carry.task, copies)
+            contexts[name] = ((), program.placed(made))
+    return carry._replace(contexts=contexts)
+
+
+def with_batches(program: Episodes, carry: Carry, view: View, blank: bool) -> Carry:
+    """The carry with a batch of every process: that of the present tick, or zeros where the
+    program will draw before anybody looks."""
+    contexts = dict(carry.contexts)
+    for name in program.processes:
+        if blank:
+            shapes = jax.eval_shape(
+                lambda carry, name=name: _draw(program, name, carry, view)[0], carry
+            )
+            batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        else:
+            batch = _draw(program, name, carry, view)[0]
+        contexts[name] = (batch, contexts[name][1])
+    return carry._replace(contexts=contexts)
+
+
+def _strong(leaf: Any) -> jax.Array:
+    """An array that is not weakly typed."""
+    leaf = jnp.asarray(leaf)
+    return jax.lax.convert_element_type(leaf, leaf.dtype)
+
+
+def _alike(whose: str, before: Any, after: Any) -> Any:
+    """The memory after a draw, which must be like the one before."""
+    after = jax.tree.map(_strong, after)
+    told = [
+        (jax.tree.structure(one), [(a.shape, a.dtype) for a in jax.tree.leaves(one)])
+        for one in (before, after)
+    ]
+    if told[0] != told[1]:
+        raise ValueError(
+            f"{whose} changes its memory from {told[0]} to {told[1]}; draw must return a memory of "
+            "the structure, shapes and dtypes that init returns"
+        )
+    return after
