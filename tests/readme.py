@@ -3,8 +3,8 @@ printed must be printed.
 
     python tests/readme.py README.md docs/optimizers.md
 
-A line `print(...)  # 1.25` must print 1.25; only comments on print lines are compared. On a page that
-says so in a comment every snippet goes on from the first.
+A line `print(...)  # 1.25` must print 1.25; only comments on print lines are compared. On a page
+that says so in a comment every snippet goes on from the first.
 """
 
 import re

@@ -240,7 +240,8 @@ def experienced(nest, values):
 
     def draw(values, memory, task, key):
         batch = task["shift"] + 0.1 * memory + 0.1 * jnp.sum(values[name])
-        return {"shift": batch}, 0.5 * memory + 0.1 * jax.random.normal(key, (3,)) + 0.1 * jnp.sin(batch)
+        noise = jax.random.normal(key, (3,))
+        return {"shift": batch}, 0.5 * memory + 0.1 * noise + 0.1 * jnp.sin(batch)
 
     def init(values, task, key):
         return 0.2 * jax.random.normal(key, (3,)) + 0.1 * jnp.sum(values[name])

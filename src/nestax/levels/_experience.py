@@ -71,8 +71,8 @@ def _fresh_memory(
         if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
             raise ValueError(
                 f"the memory of a process holds a typed key at {jax.tree_util.keystr(path)!r}, "
-                "which not everything that saves arrays knows; every draw gets a key of its own, or "
-                "keep jax.random.key_data(key)"
+                "which not everything that saves arrays knows; use the key that every draw gets, "
+                "or keep jax.random.key_data(key)"
             )
     return jax.tree.map(_strong, memory)
 
