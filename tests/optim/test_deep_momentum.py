@@ -369,15 +369,15 @@ def test_a_zero_gradient_is_answered_by_zero():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "huber"}, "objective must be one of"),
-        ({"memory_input": "past"}, "memory_input must be one of"),
-        ({"normalize": "yes"}, "normalize must be one of"),
+        ({"objective": "huber"}, 'objective must be "dot" or "l2"'),
+        ({"memory_input": "past"}, 'memory_input must be "gradient", "average" or'),
+        ({"normalize": "yes"}, 'normalize must be "memory", "update" or'),
         ({"memory_input": "constant"}, "pass hidden=\\(\\) and skip=False"),
         ({"hidden": (8, 0)}, "hidden sizes must be an int of at least 1"),
         ({"retention": 1.1}, "retention must be in"),
         ({"inner_learning_rate": -1.0}, "inner_learning_rate must be in"),
         ({"average_decay": 2.0}, "average_decay must be in"),
-        ({"memory": "columns"}, "memory must be one of"),
+        ({"memory": "columns"}, 'memory must be "coordinates" or "rows"'),
         ({"memory": "rows", "shared": True}, "rows of different tensors differ in length"),
         (
             {"memory": "rows", "memory_input": "constant", "hidden": (), "skip": False},

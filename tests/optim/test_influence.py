@@ -222,7 +222,14 @@ def test_compiles_once_for_streams_of_the_same_shape():
             lambda tx: influence(tx, {"a": np.ones(2), "b": np.ones(3)}),
             "the same leading axis.*'a': 2, 'b': 3",
         ),
-        (lambda tx: influence(tx, {"a": np.ones(2, int)}), "floating-point arrays, 'a' is of"),
+        (
+            lambda tx: influence(tx, {"a": np.ones(2, int)}),
+            r"gradients\['a'\] must be an array of floating-point numbers, got an array",
+        ),
+        (
+            lambda tx: influence(tx, {"a": np.ones((2, 3))}, {"a": np.ones(2)}),
+            r"gradients\['a'\]\[t\] must have the shape of the parameter, \(2,\), got \(3,\)",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

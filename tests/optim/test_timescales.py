@@ -301,6 +301,14 @@ def test_the_level_table_sees_the_clocks():
             lambda: multi_timescale(0.1, {"a": 1}, lambda path, leaf: path).init(params()),
             "'fast' bears the label 'fast'",
         ),
+        (
+            lambda: multi_timescale(0.1, {"a": 1}, {"fast": "a"}).init(params()),
+            r"labels must have the structure of the parameters.* lacks \['mid'\]",
+        ),
+        (
+            lambda: multi_timescale(0.1, {"a": 1}, lambda path, leaf: leaf).init(params()),
+            "'fast' bears the label .*, which has no period",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

@@ -49,5 +49,8 @@ def test_what_decay_needs_is_said():
     for mask in ({"w": 1.0}, lambda tree: {"w": "yes"}):
         with pytest.raises(ValueError, match=r"muon: mask\['w'\] must be True or False"):
             optim.muon(0.1, weight_decay=0.1, mask=mask).init(p)
+    structure = r"muon: mask must have the structure .* it lacks \['w'\] and it also has \['v'\]"
+    with pytest.raises(ValueError, match=structure):
+        optim.muon(0.1, weight_decay=0.1, mask={"v": True}).init(p)
     with pytest.raises(ValueError, match="delta_momentum: weight_decay must be"):
         optim.delta_momentum(0.1, weight_decay=-0.1)

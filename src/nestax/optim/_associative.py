@@ -28,7 +28,7 @@ import optax
 from jaxtyping import Array, Inexact, PyTree
 
 from ._axes import Axes, Layout, Matrices, check_axes, check_layout, matrices
-from ._checks import Rate, Scalar, number, rate, static, whole
+from ._checks import Rate, Scalar, number, option, rate, static, whole
 from ._decay import Mask, decayed
 from ._descent import squared_modulus
 from ._matrices import largest_eigenvalue
@@ -140,11 +140,9 @@ def composed(
         readout=readout,
         block=block,
     )
-    if not callable(objective) and objective not in ("dot", "l2"):
-        raise ValueError(
-            f'{name}: objective must be "dot", "l2" or a function (memory, keys, written) -> '
-            f"scalar, got {objective!r}"
-        )
+    if not callable(objective):
+        expected = '"dot", "l2" or a function (memory, keys, written) -> scalar'
+        option(name, "objective", objective, ("dot", "l2"), expected)
     for argument, function in (("features", features), ("readout", readout)):
         if function is not None and not callable(function):
             raise ValueError(f"{name}: {argument} must be a function or None, got {function!r:.60}")
@@ -157,8 +155,7 @@ def composed(
             f"{name}: preconditioner must be a function of a matrix, an optax transformation or "
             f"None, got {preconditioner!r:.60}"
         )
-    if normalize not in ("none", "spectral"):
-        raise ValueError(f'{name}: normalize must be "none" or "spectral", got {normalize!r}')
+    option(name, "normalize", normalize, ("none", "spectral"))
     check_axes(name, axes)
     check_layout(name, layout)
     memory = _scale_by_memory(

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 from optax.contrib import MuonDimensionNumbers
 
+from ._checks import option
+
 Layout = str  # "out_in" or "in_out"; refused by `check_layout`
 Spec = str | MuonDimensionNumbers | None
 Axes = Any  # a Spec, a pytree of them, or a function from parameters to either
@@ -129,11 +131,8 @@ def check_axes(name: str, axes: Axes) -> None:
 
 def check_layout(name: str, layout: str) -> None:
     """Refuses other layouts than the two."""
-    if layout not in ("out_in", "in_out"):
-        raise ValueError(
-            f'{name}: layout must be "out_in" (W x, as in equinox) or "in_out" (x W, as in flax), '
-            f"got {layout!r}"
-        )
+    expected = '"out_in" (W x, as in equinox) or "in_out" (x W, as in flax)'
+    option(name, "layout", layout, ("out_in", "in_out"), expected)
 
 
 def _specs(name: str, axes: PyTree) -> list[tuple[Any, Spec]]:

@@ -6,7 +6,7 @@ of these only the kind is checked.
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -49,7 +49,7 @@ def number(
         return _unrounded(_single(value), value.dtype, below and high == 1)
     known = _known(value)
     if known is None:
-        raise ValueError(f"{name}: {argument} must be one real number, got {_said(value)}")
+        raise ValueError(f"{name}: {argument} must be one real number, got {described(value)}")
     known = float(_unrounded(known, getattr(value, "dtype", None), below and high == 1))
     inside = low <= known and (known < high if below else known <= high)
     if inside and math.isfinite(known):
@@ -65,15 +65,26 @@ def rate(name: str, value: Any, argument: str = "learning_rate") -> Any:
     """A learning rate as `number`, or the schedule with its values in float32 at least.
 
     Raises:
-        ValueError: neither a schedule nor a number that is finite and not negative.
+        ValueError: neither a schedule nor a number that is finite and not negative; when it is
+            called, a schedule that returns something else than one real number.
     """
     if callable(value):
         schedule = value
-        return lambda count: _single(schedule(count))
+
+        def scheduled(count: Any) -> Array:
+            found = schedule(count)
+            if not is_number(found) or _kind(found) == "complex":
+                raise ValueError(
+                    f"{name}: {argument}, a schedule, must return one real number, got "
+                    f"{described(found)}"
+                )
+            return _single(found)
+
+        return scheduled
     if not isinstance(value, Tracer) and _known(value) is None:
         raise ValueError(
             f"{name}: {argument} must be a number or a schedule (a function of the number of "
-            f"updates), got {_said(value)}"
+            f"updates), got {described(value)}"
         )
     return number(name, argument, value)
 
@@ -104,8 +115,24 @@ def whole(name: str, argument: str, value: Any, low: int = 1) -> int:
     static(name, **{argument: value})
     counts = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
     if not counts or value < low:
-        raise ValueError(f"{name}: {argument} must be an int of at least {low}, got {_said(value)}")
+        raise ValueError(
+            f"{name}: {argument} must be an int of at least {low}, got {described(value)}"
+        )
     return operator.index(value)
+
+
+def option(name: str, argument: str, value: Any, known: Sequence[str], expected: str = "") -> str:
+    """One of the known names; `expected` says what else was possible, or what the names mean.
+
+    Raises:
+        ValueError: anything else, such as an array, which cannot be compared with names.
+    """
+    if isinstance(value, str) and value in known:
+        return str(value)
+    if not expected:
+        *first, last = (f'"{each}"' for each in known)
+        expected = f"{', '.join(first)} or {last}"
+    raise ValueError(f"{name}: {argument} must be {expected}, got {described(value)}")
 
 
 def is_number(value: Any) -> bool:
@@ -114,18 +141,33 @@ def is_number(value: Any) -> bool:
     return bool(kind) and np.shape(value) == () and _dtype(value) != np.bool_
 
 
-def array(name: str, argument: str, value: Any, *, integers: bool = False) -> Array:
-    """A JAX array of floating-point numbers, or with `integers` of these too, as they are.
+def is_array(value: Any, *kinds: str) -> bool:
+    """Whether it is a NumPy or JAX array of "float", "int" or "complex" numbers, none masked."""
+    return isinstance(value, (jax.Array, np.ndarray)) and _kind(value) in kinds
+
+
+def array(
+    name: str,
+    argument: str,
+    value: Any,
+    *,
+    integers: bool = False,
+    complex_numbers: bool = False,
+) -> Array:
+    """A JAX array of floating-point numbers; with `integers` or `complex_numbers` of these too, as
+    they are.
 
     Raises:
-        ValueError: a list, a number, or an array of another kind.
+        ValueError: a list, a number, a masked array, or an array of another kind.
     """
-    arrays = isinstance(value, (jax.Array, np.ndarray))
-    if arrays and _kind(value) in ("float", "int") and (integers or _kind(value) == "float"):
+    kinds = ["float"] + ["int"] * integers + ["complex"] * complex_numbers
+    if is_array(value, *kinds):
         return jnp.asarray(value)
+    _refuse_masked(f"{name}: {argument}", value)
+    numbers = "real" if integers else "floating-point"
+    numbers += " or complex" if complex_numbers else ""
     raise ValueError(
-        f"{name}: {argument} must be an array of {'real' if integers else 'floating-point'} "
-        f"numbers, got {_said(value)}"
+        f"{name}: {argument} must be an array of {numbers} numbers, got {described(value)}"
     )
 
 
@@ -140,9 +182,16 @@ def check_parameters(name: str, params: PyTree, *, complex_numbers: bool) -> Non
 
 
 def check_gradients(
-    name: str, gradients: PyTree, params: PyTree | None, *, complex_numbers: bool
+    name: str, gradients: PyTree, params: PyTree | None, *, complex_numbers: bool, at: str = ""
 ) -> None:
     """Refuses gradients that are no numbers, or that do not fit the parameters, by their path.
+
+    Args:
+        name: the optimizer, for errors.
+        gradients: arrays, numbers, or only their shapes and dtypes.
+        params: None: not compared.
+        complex_numbers: whether complex numbers are accepted.
+        at: stands behind a gradient's path in errors.
 
     Raises:
         ValueError: as `check_parameters`; another structure, shape, or kind than the parameters'.
@@ -158,16 +207,49 @@ def check_gradients(
         raise ValueError(_difference(name, structure, expected, leaves, others))
     for (path, g), (_, p) in zip(leaves, others, strict=True):
         where = jax.tree_util.keystr(path)
-        if jnp.shape(g) != jnp.shape(p):
+        if np.shape(g) != np.shape(p):
             raise ValueError(
-                f"{name}: gradients{where} must have the shape of the parameter, {jnp.shape(p)}, "
-                f"got {jnp.shape(g)}"
+                f"{name}: gradients{where}{at} must have the shape of the parameter, "
+                f"{np.shape(p)}, got {np.shape(g)}"
             )
         if _kind(g) != _kind(p):
             raise ValueError(
-                f"{name}: gradients{where} is {_dtype(g)} and params{where} {_dtype(p)}; both "
+                f"{name}: gradients{where}{at} is {_dtype(g)} and params{where} {_dtype(p)}; both "
                 "must be real, or both complex"
             )
+
+
+def check_prefix(name: str, argument: str, tree: PyTree, params: PyTree) -> None:
+    """Refuses a tree without a leaf for each parameter, or for the subtree that it is in.
+
+    Raises:
+        ValueError: with the paths that have no counterpart.
+    """
+    try:
+        jax.tree.structure(tree).flatten_up_to(params)
+    except ValueError as error:
+        given, wanted = (
+            [path for path, _ in jax.tree_util.tree_leaves_with_path(t)] for t in (tree, params)
+        )
+        lacking = [p for p in wanted if not any(p[: len(g)] == g for g in given)]
+        beyond = [g for g in given if not any(p[: len(g)] == g for p in wanted)]
+        parts = [
+            f"{what} {', '.join(map(jax.tree_util.keystr, paths[:3]))}"
+            for what, paths in (("it lacks", lacking), ("it also has", beyond))
+            if paths
+        ]
+        raise ValueError(
+            f"{name}: {argument} must have the structure of the parameters, or a leaf for a whole "
+            f"subtree of them; {' and '.join(parts) or error}"
+        ) from error
+
+
+def _refuse_masked(where: str, value: Any) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{where} is a masked array, and JAX would ignore its mask; pass what "
+            "`.filled(value)` returns"
+        )
 
 
 def _check_leaf(name: str, argument: str, path: Any, leaf: Any, complex_numbers: bool) -> None:
@@ -175,6 +257,7 @@ def _check_leaf(name: str, argument: str, path: Any, leaf: Any, complex_numbers:
     if kind == "float" or (kind == "complex" and complex_numbers):
         return
     where = f"{name}: {argument}{jax.tree_util.keystr(path)}"
+    _refuse_masked(where, leaf)
     if kind == "complex":
         raise ValueError(
             f"{where} is {_dtype(leaf)}, and {name} is for real numbers; to treat real and "
@@ -188,8 +271,8 @@ def _check_leaf(name: str, argument: str, path: Any, leaf: Any, complex_numbers:
             "equinox.is_inexact_array)"
         )
     raise ValueError(
-        f"{where} must be an array of floating-point numbers, got {_said(leaf)}; leave out what "
-        "is no parameter by equinox.filter(model, equinox.is_inexact_array) or optax.masked"
+        f"{where} must be an array of floating-point numbers, got {described(leaf)}; leave out "
+        "what is no parameter by equinox.filter(model, equinox.is_inexact_array) or optax.masked"
     )
 
 
@@ -205,7 +288,7 @@ def _difference(name: str, structure: Any, expected: Any, leaves: Any, others: A
 
 
 def _kind(leaf: Any) -> str:
-    """ "float", "complex", "int" (which bool is), or "" for what is no number."""
+    """ "float", "complex", "int" (which bool is), or "" for what is no number, or masked."""
     dtype = _dtype(leaf)
     if dtype is None:
         return ""
@@ -220,6 +303,8 @@ def _kind(leaf: Any) -> str:
 def _dtype(leaf: Any) -> Any:
     if isinstance(leaf, (bool, int, float, complex)):
         return np.dtype(type(leaf))
+    if isinstance(leaf, np.ma.MaskedArray):
+        return None
     return getattr(leaf, "dtype", None)
 
 
@@ -251,10 +336,11 @@ def _unrounded(value: Any, dtype: Any, below_one: bool) -> Any:
     return jnp.where(value == 1, middle, value)
 
 
-def _said(value: Any) -> str:
+def described(value: Any) -> str:
     """A short description of what was given."""
     if isinstance(value, (jax.Array, np.ndarray)):
-        return f"an array {value.shape} of {value.dtype}"
+        article = "a masked" if isinstance(value, np.ma.MaskedArray) else "an"
+        return f"{article} array {value.shape} of {value.dtype}"
     if callable(value):
         return f"the function {getattr(value, '__name__', type(value).__name__)}"
     return f"{value!r:.60}"

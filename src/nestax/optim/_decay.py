@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from ._checks import number, rate
+from ._checks import check_prefix, number, rate
 from ._precision import guarded
 
 Mask = PyTree | Callable[[PyTree], PyTree]  # of bools, a prefix of the parameters; or a function
@@ -49,6 +49,7 @@ def decayed(name: str, weight_decay: Any, mask: Any) -> list[optax.GradientTrans
     def masked(params: PyTree) -> PyTree:
         chosen = mask(params) if callable(mask) else mask
         check_mask(name, chosen)
+        check_prefix(name, "mask", chosen, params)
         return chosen
 
     inner = optax.add_decayed_weights(weight_decay, None if mask is None else masked)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._checks import number, static, whole
+from ._checks import number, option, static, whole
 from ._descent import over_rms, root_mean_square
 from ._matrices import newton_schulz
 
@@ -153,8 +153,7 @@ def check(
         ("memory_input", memory_input, ("gradient", "average", "constant")),
         ("normalize", normalize, ("memory", "update", "none")),
     ):
-        if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{name}: {argument} must be one of {known}, got {value!r:.60}")
+        option(name, argument, value, known)
     if not isinstance(hidden, (tuple, list)):
         raise ValueError(
             f"{name}: hidden must be a tuple of sizes such as (8,), got {hidden!r:.60}"
@@ -181,7 +180,5 @@ def check(
         raise ValueError(
             f"{name}: features must be a function of a key or None, got {features!r:.60}"
         )
-    if output is not None and output != "orthogonal" and not callable(output):
-        raise ValueError(
-            f'{name}: output must be "orthogonal", a function or None, got {output!r:.60}'
-        )
+    if output is not None and not callable(output):
+        option(name, "output", output, ("orthogonal",), '"orthogonal", a function or None')

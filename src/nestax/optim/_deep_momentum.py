@@ -320,11 +320,13 @@ def deep_momentum(
 
 def _check_key(key: Any) -> None:
     if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if typed and key.shape == ():
             return
+        repair = "pass one of the keys" if typed else "write jax.random.key(seed), not PRNGKey"
         raise ValueError(
-            f"deep_momentum: key must be an int or a key of jax.random.key, got an array "
-            f"{key.shape} of {key.dtype}; write jax.random.key(seed), not PRNGKey"
+            f"deep_momentum: key must be an int or one key of jax.random.key, got an array "
+            f"{key.shape} of {key.dtype}; {repair}"
         )
     if isinstance(key, bool) or not isinstance(key, (int, np.integer)):
         raise ValueError(

@@ -20,7 +20,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ._checks import Rate, Scalar, number, rate
+from ._checks import Rate, Scalar, number, option, rate
 from ._precision import guarded
 
 Map = Callable[[Any], Any]
@@ -182,11 +182,10 @@ def _checked(name: str, retention: Any, mirror: Any, scale: Any) -> tuple[list[f
             f"has no minimiser; got {tuple(retention)}"
         )
     pair = isinstance(mirror, tuple) and len(mirror) == 2 and all(map(callable, mirror))
-    if not (mirror is None or mirror in ("entropy", "hypentropy") or pair):
-        raise ValueError(
-            f'{name}: mirror must be None, "entropy", "hypentropy" or a pair of functions (grad '
-            f"psi and its inverse), got {mirror!r}"
-        )
+    if mirror is not None and not pair:
+        names = ("entropy", "hypentropy")
+        expected = 'None, "entropy", "hypentropy" or a pair of functions (grad psi and its inverse)'
+        option(name, "mirror", mirror, names, expected)
     scale = number(name, "scale", scale, -math.inf)
     if isinstance(scale, float) and not scale > 0:
         raise ValueError(f"{name}: scale must be positive, got {scale}")

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ._checks import whole
+from ._checks import array, check_gradients, option, whole
 from ._descent import root_mean_square
 
 
@@ -58,10 +59,10 @@ def influence(
 
     Raises:
         ValueError: no transformation; no gradients, other than floating-point leaves or different
-            lengths of them; another `method`; a `batch_size` that is no int of at least 1.
+            lengths of them; parameters that they do not fit; another `method`; a `batch_size` that
+            is no int of at least 1.
     """
-    if method not in ("derivative", "removal"):
-        raise ValueError(f'influence: method must be "derivative" or "removal", got {method!r}')
+    method = option("influence", "method", method, ("derivative", "removal"))
     if not isinstance(tx, optax.GradientTransformation):
         raise ValueError(f"influence: tx must be an optax transformation, got {tx!r:.60}")
     batch_size = whole("influence", "batch_size", batch_size)
@@ -69,12 +70,8 @@ def influence(
     lengths = {}
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(
-                f"influence: gradients must be floating-point arrays, {name!r} is of "
-                f"{jnp.result_type(leaf)}"
-            )
-        lengths[name] = jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0
+        array("influence", f"gradients{jax.tree_util.keystr(path)}", leaf)
+        lengths[name] = np.shape(leaf)[0] if np.ndim(leaf) else 0
     if len(set(lengths.values())) != 1 or not all(lengths.values()):
         raise ValueError(
             "influence: every leaf of gradients must have the same leading axis, one entry per "
@@ -83,6 +80,8 @@ def influence(
     gradients = jax.tree.map(jnp.asarray, gradients)
     if params is None:
         params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), gradients)
+    first = jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), gradients)
+    check_gradients("influence", first, params, complex_numbers=True, at="[t]")
     return _influence(tx, gradients, params, method, per_leaf, batch_size)
 
 

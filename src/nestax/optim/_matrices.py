@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from ._checks import number, whole
+from ._checks import array, number, whole
 from ._descent import over_rms, root_mean_square, squared_modulus
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -44,18 +44,12 @@ def newton_schulz(
     Source: Jordan et al. (2024); Nested Learning (2025), eq. (42-44), whose (44) is this cubic step
     with zeta = 1/4 for its first step only.
     """
-    kind = getattr(matrix, "dtype", None)
-    if kind is None or not jnp.issubdtype(kind, jnp.inexact):
-        raise ValueError(
-            "newton_schulz: matrix must be an array of floating-point or complex numbers, got "
-            f"{type(matrix).__name__ if kind is None else kind}"
-        )
+    matrix = array("newton_schulz", "matrix", matrix, complex_numbers=True)
     if matrix.ndim != 2:
         raise ValueError(
             f"newton_schulz: matrix must have two axes, expected a matrix, got shape {matrix.shape}"
             "; for a batch of matrices use jax.vmap"
         )
-    matrix = jnp.asarray(matrix)
     check_newton_schulz("newton_schulz", steps, coefficients)
     if matrix.size == 0:
         return matrix

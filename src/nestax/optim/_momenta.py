@@ -84,11 +84,11 @@ def preconditioned_momentum(
     statistics_decay = number(name, "statistics_decay", statistics_decay, 0, 1, below=True)
     period, largest = whole(name, "period", period), whole(name, "largest", largest)
     named = isinstance(preconditioner, str)
-    default = 1e-3 if preconditioner == "kronecker" else 1e-6
+    default = 1e-3 if named and preconditioner == "kronecker" else 1e-6
     added = number(name, "eps", default if eps is None else eps)
-    if preconditioner == "diagonal":
+    if named and preconditioner == "diagonal":
         preconditioner = _by_diagonal(statistics_decay, added)
-    elif preconditioner == "kronecker":
+    elif named and preconditioner == "kronecker":
         preconditioner = scale_by_kronecker(
             name, statistics_decay, added, period, largest, axes, layout
         )

@@ -14,6 +14,7 @@ end of a period is a branch, and `nx.level_table` finds the slow clock of what i
 parameters it finds written at every tick: between periods zero is added to them.
 """
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ._checks import check_gradients, check_parameters, rate
+from ._checks import check_gradients, check_parameters, check_prefix, described, option, rate
 from ._descent import gradient_descent
 from ._precision import wide
 
@@ -71,20 +72,23 @@ def multi_timescale(
 
     Raises:
         ValueError: a period that is no positive int, an optimizer or a label without a period, a
-            period without an optimizer, no regular expression, a path that none matches; another
-            `accumulate`.
+            period without an optimizer, no regular expression, a path that none matches, labels of
+            another structure; another `accumulate`; parameters or gradients that are no
+            floating-point or complex arrays.
 
     Source: Nested Learning (2025), eq. (70-71), with the sum over one period.
     """
-    if accumulate not in ("mean", "sum"):
-        raise ValueError(f'multi_timescale: accumulate must be "mean" or "sum", got {accumulate!r}')
-    if not periods:
-        raise ValueError("multi_timescale: periods must give at least one label its period, got {}")
+    option("multi_timescale", "accumulate", accumulate, ("mean", "sum"))
+    if not isinstance(periods, Mapping) or not periods:
+        raise ValueError(
+            "multi_timescale: periods must be a dict that gives at least one label its period, "
+            f"got {described(periods)}"
+        )
     for label, period in periods.items():
         if isinstance(period, bool) or not isinstance(period, (int, np.integer)) or period < 1:
             raise ValueError(
                 f"multi_timescale: the period of {label!r} must be a number of ticks, an int of at "
-                f"least 1, got {period!r}"
+                f"least 1, got {described(period)}"
             )
     given = optimizer if isinstance(optimizer, Mapping) else dict.fromkeys(periods, optimizer)
     if set(given) != set(periods):
@@ -93,10 +97,24 @@ def multi_timescale(
             f"{list(given)} and {list(periods)}"
         )
     clocked = {
-        label: _clocked(_transformation(label, given[label]), period, accumulate == "mean")
+        label: _clocked(
+            _transformation(label, given[label]), operator.index(period), accumulate == "mean"
+        )
         for label, period in periods.items()
     }
-    return optax.partition(clocked, _labelling(labels, periods))
+    inner = optax.partition(clocked, _labelling(labels, periods))
+
+    def init(params: PyTree) -> Any:
+        check_parameters("multi_timescale", params, complex_numbers=True)
+        return inner.init(params)
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, Any]:
+        check_gradients("multi_timescale", updates, params, complex_numbers=True)
+        return inner.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _transformation(label: Any, given: Any) -> optax.GradientTransformationExtraArgs:
@@ -117,14 +135,12 @@ def _clocked(
         return tx
 
     def init(params: PyTree) -> GatheredState:
-        check_parameters("multi_timescale", params, complex_numbers=True)
         gathered = jax.tree.map(jnp.zeros_like, wide(params))
         return GatheredState(jnp.zeros((), jnp.int32), gathered, tx.init(params))
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, GatheredState]:
-        check_gradients("multi_timescale", updates, params, complex_numbers=True)
         updates = jax.tree.map(jnp.asarray, updates)
         gathered = jax.tree.map(lambda a, g: a + g.astype(a.dtype), state.gathered, updates)
 
@@ -156,7 +172,12 @@ def _labelling(labels: Any, periods: Mapping[Any, int]) -> Callable[[PyTree], Py
         choose = labels
     else:
         _check_labels(labels, periods)
-        return lambda params: labels
+
+        def fixed(params: PyTree) -> PyTree:
+            check_prefix("multi_timescale", "labels", labels, params)
+            return labels
+
+        return fixed
 
     def of(params: PyTree) -> PyTree:
         def chosen(path: Any, leaf: Any) -> Any:
@@ -194,9 +215,13 @@ def _by_pattern(periods: Mapping[Any, int]) -> Callable[[str, Any], Any]:
 
 def _check_labels(labels: PyTree, periods: Mapping[Any, int]) -> None:
     for path, label in jax.tree_util.tree_leaves_with_path(labels):
-        if label not in periods:
+        try:
+            known = label in periods
+        except TypeError:  # it has no hash, as an array
+            known = False
+        if not known:
             where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
-                f"multi_timescale: {where!r} bears the label {label!r}, which has no period; "
-                f"periods are given for {list(periods)}"
+                f"multi_timescale: {where!r} bears the label {described(label)}, which has no "
+                f"period; periods are given for {list(periods)}"
             )

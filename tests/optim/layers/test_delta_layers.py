@@ -230,6 +230,8 @@ def test_what_cannot_be_replaced_is_refused_by_name():
         delta_layers(Scaled(2, 2, key=KEY), 0.1)
     with pytest.raises(ValueError, match=r"shape \(2,\) is expected, got \(3, 2\)"):
         delta_layers(eqx.nn.Linear(2, 2, key=KEY), 0.1)(jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match="delta_layers: where must be a function"):
+        delta_layers(eqx.nn.Linear(2, 2, key=KEY), 0.1, where="weight")
     with pytest.raises(ValueError, match=r"delta_layers: decay must be in \[0, inf\)"):
         delta_layers(eqx.nn.Linear(2, 2, key=KEY), 0.1, -1.0)
 

@@ -128,6 +128,8 @@ def test_wrong_arguments_are_refused_by_name():
         memory_linear(w, mlp(), lambda m, x: x, x)
     with pytest.raises(ValueError, match="pytree of inexact arrays"):
         memory_linear(w, {"in": jnp.arange(3)}, lambda m, x: jnp.zeros(OUT), x)
+    with pytest.raises(ValueError, match=r"memory_linear: apply\(memory, x\) failed .* \(4,\)"):
+        memory_linear(w, jnp.ones((OUT, 7)), lambda m, x: m @ x, x)
     with pytest.raises(ValueError, match="memory_linear: reduction"):
         memory_linear(w, mlp(), apply, x, "median")
     with pytest.raises(ValueError, match=r"inputs \(..., in\) are expected"):

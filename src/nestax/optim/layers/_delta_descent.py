@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import Rate, Scalar, array, number
+from .._checks import Rate, Scalar, array, number, option
 from .._checks import rate as checked_rate
 from .._precision import guarded
 from ._local_gradient import Params, local_linear
@@ -344,6 +344,5 @@ def _checked(name: str, weight: Any, x: Any, argument: str) -> tuple[Array, Arra
 
 def check_numbers(name: str, rate: Scalar, decay: Scalar, reduction: str) -> tuple[Any, Any]:
     """Ranges of known numbers, as they are computed with; traced ones have no value to look at."""
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f'{name}: reduction must be "mean" or "sum", got {reduction!r}')
+    option(name, "reduction", reduction, ("mean", "sum"))
     return number(name, "rate", rate), number(name, "decay", decay)

@@ -107,6 +107,11 @@ def converted(
             f"got {type(layer).__name__}"
         )
 
+    if where is not None and not callable(where):
+        raise ValueError(
+            "delta_layers: where must be a function from the model to its layer or layers, or None "
+            f"for all, got {where!r:.60}"
+        )
     if where is not None:
         return eqx.tree_at(where, model, replace_fn=convert)
     return jax.tree.map(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import array
+from .._checks import array, is_array, option
 from ._local_gradient import Params, local_linear
 
 
@@ -55,13 +55,16 @@ def memory_linear(
 
     Raises:
         ValueError: shapes that do not fit, a weight or x that is no floating-point array, an
-            unknown reduction, leaves of the memory that are not floating-point arrays, a memory
-            that does not answer with (out,).
+            unknown reduction, leaves of the memory that are not floating-point arrays, an
+            `apply` that is no function, or does not answer with (out,).
 
     Source: Nested Learning (2025), eq. (50), with inputs as keys and errors as values.
     """
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f'memory_linear: reduction must be "mean" or "sum", got {reduction!r}')
+    option("memory_linear", "reduction", reduction, ("mean", "sum"))
+    if not callable(apply):
+        raise ValueError(
+            f"memory_linear: apply must be a function (memory, x) -> (out,), got {apply!r:.60}"
+        )
     weight, x = array("memory_linear", "weight", weight), array("memory_linear", "x", x)
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
@@ -70,12 +73,18 @@ def memory_linear(
         )
     leaves, treedef = jax.tree.flatten(memory)
     for leaf in leaves:
-        if not jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating):
+        if not is_array(leaf, "float"):
             raise ValueError(
                 "memory_linear: the memory must be a pytree of inexact arrays of real numbers, got "
                 f"a leaf {leaf!r:.80}; close `apply` over what is not trained"
             )
-    said = jax.eval_shape(apply, memory, jax.ShapeDtypeStruct(x.shape[-1:], x.dtype))
+    try:
+        said = jax.eval_shape(apply, memory, jax.ShapeDtypeStruct(x.shape[-1:], x.dtype))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"memory_linear: apply(memory, x) failed for this memory and an x of shape "
+            f"{x.shape[-1:]}, a row of the inputs: {error}"
+        ) from error
     if getattr(said, "shape", None) != (weight.shape[0],):
         raise ValueError(
             f"memory_linear: apply(memory, x) must answer with an array of shape "
