@@ -168,3 +168,25 @@ def test_memories_that_are_no_networks_of_their_own(x64, given):
         u, state = update(g, state)
         v, states = update_alone(list(g), states)
         np.testing.assert_allclose(u, jnp.stack(v), **EXACT)
+
+
+def test_one_word_for_stacked_layers_and_a_matrix_is_not_guessed():
+    """Of (4, 8) beside (3, 8, 4) it cannot be known whether it is a matrix or four biases."""
+    params = {"layers": jnp.ones((3, 8, 4)), "head": jnp.ones((4, 8))}
+    with pytest.raises(
+        ValueError, match=r"muon: params\['head'\] has the shape \(4, 8\), and axes"
+    ):
+        optim.muon(0.1, axes="stacked").init(params)
+    optim.muon(0.1, axes={"layers": "stacked", "head": "kernel"}).init(params)
+    optim.muon(0.1, axes="stacked").init({"layers": params["layers"], "bias": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("axes", [None, "kernel"])
+def test_biases_of_convolutions_are_vectors(axes):
+    """equinox has them as (n, 1, 1): Adam moves them, and they do not decay."""
+    tx = optim.muon(0.1, axes=axes, weight_decay=0.5, adam_learning_rate=1e-3, nesterov=False)
+    bias, vector = jnp.arange(1.0, 5).reshape(4, 1, 1), jnp.arange(1.0, 5)
+    for gradient in (jnp.zeros(4), jnp.arange(4.0) - 2):
+        shaped = tx.update(gradient.reshape(4, 1, 1), tx.init(bias), bias)[0]
+        flat = tx.update(gradient, tx.init(vector), vector)[0]
+        np.testing.assert_array_equal(shaped.reshape(4), flat)

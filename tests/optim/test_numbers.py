@@ -445,3 +445,29 @@ def test_schedules_that_return_no_number_are_refused(said):
     tx, p = optim.momentum(lambda count: said), jnp.ones(2)
     with pytest.raises(ValueError, match="momentum: learning_rate, a schedule, must return one"):
         tx.update(p, tx.init(p), p)
+
+
+@pytest.mark.parametrize("said", [-0.1, float("nan"), np.float32(-0.1)])
+def test_schedules_whose_known_values_are_no_rates_are_refused(said):
+    tx, p = optim.momentum(lambda count: said), jnp.ones(2)
+    with pytest.raises(ValueError, match="momentum: learning_rate, as its schedule gives it, must"):
+        jax.jit(tx.update)(p, tx.init(p), p)
+
+
+def test_muon_takes_the_largest_gradients():
+    """An orthogonal step does not depend on the scale. With Nesterov's the first is read 1.49 g."""
+    tx, g = optim.muon(0.1), jax.random.normal(jax.random.key(0), (4, 6))
+    step = lambda g: tx.update(g, tx.init(g), g)[0]  # noqa: E731
+    np.testing.assert_allclose(step(g * (5e37 / jnp.abs(g).max())), step(g), rtol=1e-5)
+
+
+def test_real_numbers_that_optax_makes_complex():
+    """With complex parameters it injects every number as a complex one; the error says how not."""
+    z = jnp.array([1 + 1j])
+    made = optax.inject_hyperparams(optim.complex_adam)(0.1, 0.5)
+    with pytest.raises(ValueError, match=r"tell it hyperparam_dtype=jnp\.float32"):
+        made.init(z)
+    made = optax.inject_hyperparams(optim.complex_adam, hyperparam_dtype=jnp.float32)(0.1, 0.5)
+    plain = optim.complex_adam(0.1, 0.5)
+    found, expected = (tx.update(z, tx.init(z), z)[0] for tx in (made, plain))
+    np.testing.assert_allclose(found, expected, rtol=2e-5)  # 1 - 0.999 in float32

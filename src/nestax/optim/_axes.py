@@ -22,9 +22,11 @@ Spec = str | MuonDimensionNumbers | None
 Axes = Any  # a Spec, a pytree of them, or a function from parameters to either
 
 _HELP = (
-    'axes="kernel" (one matrix, all axes but that of the outputs are inputs), axes="stacked" (a '
-    "matrix for each index of the first axis) or optax.contrib.MuonDimensionNumbers(reduction_axis,"
-    " output_axis); for some tensors only, a pytree of these or a function of the parameters"
+    'axes="kernel" (one matrix, all axes but that of the outputs are inputs; also an ordinary '
+    'matrix), axes="stacked" (a matrix for each index of the first axis) or optax.contrib.'
+    "MuonDimensionNumbers(reduction_axis, output_axis); where tensors differ, a pytree of these or "
+    'a function of the parameters, such as lambda p: jax.tree.map(lambda a: "stacked" if a.ndim > '
+    '2 else "kernel", p)'
 )
 
 
@@ -82,8 +84,8 @@ def matrices(name: str, axes: Axes, layout: Layout, tree: PyTree, *, needed: boo
         axes: a specification for all leaves, a pytree of them (which may be a prefix of the
             parameters), or a function from the parameters to either. A specification is
 
-            * `"kernel"`: one matrix, as `layout` says, further axes are inputs; vectors are one
-              column.
+            * `"kernel"`: one matrix, as `layout` says, further axes are inputs; so is an ordinary
+              matrix. Vectors are one column, and so are biases (n, 1, 1) of convolutions.
             * `"stacked"`: the first axis counts layers, each of which is a matrix, a vector or a
               scalar.
             * `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`: ints or tuples of
@@ -103,9 +105,19 @@ def matrices(name: str, axes: Axes, layout: Layout, tree: PyTree, *, needed: boo
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     specs = [(path, spec) for path, spec in _specs(name, given)]
 
+    unclear = given == "stacked" and any(leaf.ndim > 2 for _, leaf in leaves)
+
     def one(path: Any, leaf: Any) -> Matrices:
         where = f"{name}: params{jax.tree_util.keystr(path)}"
+        if unclear and leaf.ndim == 2:
+            raise ValueError(
+                f'{where} has the shape {leaf.shape}, and axes="stacked" for all parameters does '
+                "not say whether that is a matrix or biases of stacked layers; give each parameter "
+                'its own: "kernel" for a matrix, "stacked" for stacked layers and their biases'
+            )
         if axes is None:
+            if _bias(leaf.shape):
+                return _view(where, None, layout, leaf.shape)
             if needed and leaf.ndim > 2:
                 raise ValueError(
                     f"{where} has {leaf.ndim} axes, {leaf.shape}, and it is not known which of "
@@ -157,9 +169,14 @@ def _kernel(axes: Any, layout: Layout, batch: tuple[int, ...] = ()) -> Matrices:
     return Matrices(batch, axes[:1], axes[1:])
 
 
+def _bias(shape: tuple[int, ...]) -> bool:
+    """Whether this is (n, 1, 1), as equinox has biases of convolutions: a vector."""
+    return len(shape) > 2 and math.prod(shape) == shape[0]
+
+
 def _view(where: str, spec: Spec, layout: Layout, shape: tuple[int, ...]) -> Matrices:
     count = len(shape)
-    if spec is None:
+    if spec is None or (spec == "kernel" and _bias(shape)):
         return Matrices((), tuple(range(count)), ())
     if spec == "kernel":
         return _kernel(range(count), layout)

@@ -45,11 +45,15 @@ def number(
     """
     if isinstance(value, Tracer):
         if _kind(value) not in ("float", "int") or value.dtype == np.bool_:
-            raise ValueError(f"{name}: {argument} must be a real number, got {value.dtype}")
+            raise ValueError(
+                f"{name}: {argument} must be a real number, got {value.dtype}{_injected(value)}"
+            )
         return _unrounded(_single(value), value.dtype, below and high == 1)
     known = _known(value)
     if known is None:
-        raise ValueError(f"{name}: {argument} must be one real number, got {described(value)}")
+        raise ValueError(
+            f"{name}: {argument} must be one real number, got {described(value)}{_injected(value)}"
+        )
     known = float(_unrounded(known, getattr(value, "dtype", None), below and high == 1))
     inside = low <= known and (known < high if below else known <= high)
     if inside and math.isfinite(known):
@@ -66,7 +70,8 @@ def rate(name: str, value: Any, argument: str = "learning_rate") -> Any:
 
     Raises:
         ValueError: neither a schedule nor a number that is finite and not negative; when it is
-            called, a schedule that returns something else than one real number.
+            called, a schedule that returns something else than one real number, or a known number
+            that is negative or not finite.
     """
     if callable(value):
         schedule = value
@@ -78,6 +83,8 @@ def rate(name: str, value: Any, argument: str = "learning_rate") -> Any:
                     f"{name}: {argument}, a schedule, must return one real number, got "
                     f"{described(found)}"
                 )
+            if not isinstance(found, jax.Array):
+                number(name, f"{argument}, as its schedule gives it,", found)
             return _single(found)
 
         return scheduled
@@ -316,6 +323,17 @@ def _known(value: Any) -> float | None:
         return float(value)
     except OverflowError:
         return math.inf
+
+
+def _injected(value: Any) -> str:
+    """What repairs a complex number that optax made of a real one, as it does of every number where
+    the parameters are complex."""
+    if not (isinstance(value, jax.Array) and jnp.iscomplexobj(value)):
+        return ""
+    return (
+        "; optax.inject_hyperparams gives numbers the parameters' dtype, which is complex: tell it "
+        "hyperparam_dtype=jnp.float32"
+    )
 
 
 def _single(value: Any) -> Array:

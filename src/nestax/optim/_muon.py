@@ -53,13 +53,15 @@ def muon(
         learning_rate: float or schedule, for matrices and for Adam.
         decay: of the momentum, in [0, 1).
         steps: of the quintic Newton-Schulz iteration, a static number.
-        nesterov: whether the present gradient is added once more before it is read.
+        nesterov: whether the present gradient is added once more before it is read, by Adam too
+            (NAdam), as in optax's.
         weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
         mask: which parameters decay, a tree of bools or a function of the parameters; None: the
             matrices.
         adam_learning_rate: float or schedule for what is no matrix; None: `learning_rate`.
         axes: for tensors of three or more axes, which of them are a matrix. `"kernel"`: all are one
-            matrix, further axes are inputs, as in a convolution. `"stacked"`: the first axis counts
+            matrix, further axes are inputs, as in a convolution; and what an ordinary matrix is
+            called in a pytree, where None is what Adam gets. `"stacked"`: the first axis counts
             layers, so that (layers, out, in) is `layers` matrices, and (layers, n) are biases. Or
             `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, in which axes that
             are not named count matrices; or None for what is no matrix. A pytree of these, which
@@ -139,13 +141,14 @@ def muon(
 def _looked_ahead(mu: Array, g: Array, decay: Any, count: Array, nesterov: bool) -> Array:
     """The average of gradients, corrected for its start; with Nesterov's as if g came once more."""
 
-    def corrected(a: Array, updates: Array) -> Array:
-        return a / (1 - decay**updates).astype(a.real.dtype)
+    def times(share: Any, updates: Array, a: Array) -> Array:
+        # The factor first: a gradient over 1 - decay may overflow where their product does not.
+        return (share / (1 - decay**updates)).astype(a.real.dtype) * a
 
     if not nesterov:
-        return corrected(mu, count)
+        return times(1.0, count, mu)
     ahead = jnp.asarray(optax.safe_increment(count))
-    return decay * corrected(mu, ahead) + (1 - decay) * corrected(g, count)
+    return times(decay, ahead, mu) + times(1 - decay, count, g)
 
 
 def _orthogonal(mu: Array, view: Matrices, steps: int) -> Array:
