@@ -281,11 +281,21 @@ def _scans() -> list[Call]:
             now=mlp, surprise=mlp, anchor=mlp, q=q, k=k, v=v, valid=valid, clip=5.0,
             **{name: jnp.full(TIME, rate) for name, rate in rated.items()},
         ),
-        _made("network_state", {"momentum": flag}, weights=mlp),
-        _made("read_memory", {"x": array((1,), rank=False)}, weights=mlp, x=q),
+        _made(
+            "network_state", {"momentum": flag, "weights": weights(taken=False, given=False)},
+            weights=mlp,
+        ),
+        _made(
+            "read_memory", {"x": array((1,), rank=False), "weights": weights(given=False)},
+            weights=mlp, x=q,
+        ),
         _made(
             "errors", {"key": array((0, 1), rank=False), "value": array((0, 1), rank=False)},
             weights=mlp, key=q, value=v, clip=5.0,
+        ),
+        _made(
+            "segment_starts", {"segments": segments(TIME, optional=False)},
+            segments=jnp.arange(TIME) // 2,
         ),
         # the state, as it is only looked at without weights
         Call(

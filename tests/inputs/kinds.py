@@ -391,19 +391,25 @@ def state(*, optional: bool = True, read: bool = True) -> Kind:
     return cases
 
 
-def weights(*, optional: bool = False) -> Kind:
-    """The matrices of an MLP, first applied first."""
-    return lambda sound: _weights(sound, optional)
+def weights(*, optional: bool = False, taken: bool = True, given: bool = True) -> Kind:
+    """The matrices of an MLP, first applied first.
+
+    `taken` and `given`: whether another argument says what the first takes and the last gives.
+    """
+    return lambda sound: _weights(sound, optional, taken, given)
 
 
-def _weights(sound: Any, optional: bool) -> Iterator[Case]:
+def _weights(sound: Any, optional: bool, taken: bool, given: bool) -> Iterator[Case]:
     yield from _objects(optional)
     yield Case("empty", ())
     yield Case("one matrix, not in a tuple", sound[0])
     yield Case("list", list(sound), "same", sound)
     yield Case("numpy", jax.tree.map(np.asarray, sound), "same", sound)
-    yield Case("the first too wide", (jnp.pad(sound[0], ((0, 0), (0, 1))), *sound[1:]))
-    yield Case("the last too tall", (*sound[:-1], jnp.pad(sound[-1], ((0, 1), (0, 0)))))
+    wide = (jnp.pad(sound[0], ((0, 0), (0, 1))), *sound[1:])
+    yield Case("the first too wide", wide, "refuse" if taken else "runs")
+    yield Case("the first too tall", (jnp.pad(sound[0], ((0, 1), (0, 0))), *sound[1:]))
+    tall = (*sound[:-1], jnp.pad(sound[-1], ((0, 1), (0, 0))))
+    yield Case("the last too tall", tall, "refuse" if given else "runs")
     yield Case("a vector", (*sound[:-1], sound[-1][0]))
     whole = jax.tree.map(lambda w: jnp.round(3 * w).astype(jnp.int32), sound)
     yield Case("integers", whole, "same", jax.tree.map(lambda w: w.astype(jnp.float32), whole))
@@ -553,19 +559,20 @@ def bools(length: int) -> Kind:
     return lambda sound: mask(jnp.ones(length, bool) if sound is None else sound)
 
 
-def segments(length: int) -> Kind:
-    """The number of each token's document, or None."""
+def segments(length: int, *, optional: bool = True) -> Kind:
+    """The number of each token's document."""
 
     def cases(sound: Any) -> Iterator[Case]:
         numbers = jnp.arange(length) // 2
-        yield from _objects(True)
+        yield from _objects(optional)
         yield Case("numpy", np.asarray(numbers), "same", numbers)
         yield Case("list", np.asarray(numbers).tolist(), "same", numbers)
         yield Case("counted from elsewhere", numbers + 7, "same", numbers)
         yield Case("floats", numbers + 0.5)
         yield Case("strings", np.asarray(numbers).astype(str))
         yield Case("a number", 3)
-        yield Case("too long", jnp.append(numbers, 9))
+        if optional:
+            yield Case("too long", jnp.append(numbers, 9))
         yield Case("an axis more", numbers[None])
 
     return cases

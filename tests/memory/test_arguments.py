@@ -195,3 +195,58 @@ def test_other_numbers_that_cannot_be(untyped):
     ):
         with pytest.raises(ValueError, match=said):
             call()
+
+
+def test_what_does_not_fit_a_network_is_refused(untyped):
+    two = (jnp.ones((4, KEY)), jnp.ones((VALUE, 4)))
+    other = (jnp.ones((5, KEY)), jnp.ones((VALUE, 5)))
+    chunk = partial(nm.network_chunk, **TOKENS, rate=0.1)
+    masked = np.ma.masked_array(np.asarray(K), np.asarray(K) > 0)
+    for call, said in (
+        (lambda: nm.network_state(()), "network_state: weights must be a tuple of matrices"),
+        (lambda: nm.read_memory(two, V), f"read_memory: weights must .* from {VALUE} numbers of x"),
+        (lambda: nm.errors(two, K, V[:1]), "errors: key .* and value .* must come in pairs"),
+        (lambda: nm.errors(two, K, V, clip=0.0), "errors: clip must be above 0, or None"),
+        (lambda: nm.errors(two, masked, V), "errors: key must be an array without a mask"),
+        (lambda: chunk(two, None, other), "network_chunk: anchor must be matrices like now"),
+        (lambda: chunk(two, two, two), "network_chunk: there is a surprise exactly where momentum"),
+        (lambda: chunk(two, None, two, read="during"), "network_chunk: read must be"),
+        (
+            lambda: nm.network_scan(**TOKENS, weights=two, rate=0.1, towards=other),
+            "network_scan: towards must be matrices like weights",
+        ),
+        (lambda: nm.implicit_rate(np.ones(2), K), "implicit_rate: rate must be one number, or"),
+        (lambda: nm.dot(V[:1], V), "dot: prediction and value must be of one shape"),
+        (
+            lambda: nm.write(M, K[0], V[0], 0.1, rule=np.ones(2)),
+            'write: rule must be "gd" or "dgd"',
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_stays_to_be_seen(untyped, bad):
+    """A power of a size that is not above zero must not be taken for a zero."""
+    value = jnp.asarray(V[0]).at[0].set(bad)
+    assert not jnp.isfinite(nm.lp(3.0)(jnp.ones(VALUE), value)[0])
+    memory, _ = nm.moneta((M, M), K[0], value, 0.1)
+    assert not jnp.isfinite(memory).all()
+
+
+def test_no_tokens_leave_the_state_as_it_is(untyped):
+    empty = {name: a[:0] for name, a in TOKENS.items()}
+    outputs, state = nm.scan_rule(nm.delta, **empty, state=M, rate=1.0)
+    assert outputs.shape == (0, VALUE)
+    np.testing.assert_array_equal(state, M)
+    outputs, now, _ = nm.network_chunk((M,), None, (M,), **empty, rate=jnp.ones(0))
+    assert outputs.shape == (0, VALUE)
+    np.testing.assert_array_equal(now[0], M)
+
+
+def test_whole_numbers_are_taken_for_floating_ones(untyped):
+    wanted = nm.hebbian(jnp.zeros((VALUE, KEY)), jnp.ones(KEY), jnp.ones(VALUE), 0.5)
+    found = nm.hebbian(np.zeros((VALUE, KEY), int), np.ones(KEY, bool), np.ones(VALUE, bool), 0.5)
+    assert found.dtype == wanted.dtype
+    np.testing.assert_array_equal(found, wanted)

@@ -61,7 +61,8 @@ def linear_attention(
     network" (2023). As a memory: Nested Learning (2025), eq. (64).
     """
     name = "linear_attention"
-    valid, reset = _checked(name, q, k, v, valid, reset)
+    q, k, v = check_tokens(name, q, k, v)
+    valid, reset = check_masks(name, k.shape[0], valid, reset)
     u = blank(v, valid)
     if rate is not None:
         u = _of_tokens(name, "rate", rate, v, valid)[:, None] * u
@@ -123,7 +124,8 @@ def delta_rule(
     factor I - beta k k' is printed on the left of M.
     """
     name = "delta_rule"
-    valid, reset = _checked(name, q, k, v, valid, reset)
+    q, k, v = check_tokens(name, q, k, v)
+    valid, reset = check_masks(name, k.shape[0], valid, reset)
     beta = _of_tokens(name, "beta", beta, v, valid)
     if alpha is not None:
         alpha = _of_tokens(name, "alpha", alpha, v, valid, 1.0)
@@ -185,7 +187,8 @@ def titans(
     (9-14).
     """
     name = "titans"
-    valid, reset = _checked(name, q, k, v, valid, reset)
+    q, k, v = check_tokens(name, q, k, v)
+    valid, reset = check_masks(name, k.shape[0], valid, reset)
     rate = _of_tokens(name, "rate", rate, v, valid)
     u, rates = rate[:, None] * blank(v, valid), (None, retain, momentum, rate)
     if momentum is None:
@@ -194,11 +197,6 @@ def titans(
         name, q, k, u, rates, state, chunk, implementation, read, valid, reset, initial
     )
     return _as_given(made, q, k, v)
-
-
-def _checked(name: str, q: Any, k: Any, v: Any, valid: Any, reset: Any) -> tuple[Any, Any]:
-    check_tokens(name, q, k, v)
-    return check_masks(name, k.shape[0], valid, reset)
 
 
 def _of_tokens(

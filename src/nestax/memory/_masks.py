@@ -7,6 +7,7 @@ document 0 continues the state that is given.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -33,8 +34,12 @@ def segment_starts(
     Raises:
         ValueError: segments that are not one array of integers; a mask of another shape or dtype.
     """
-    shape = getattr(segments, "shape", None)
-    if shape is None or len(shape) != 1 or not jnp.issubdtype(segments.dtype, jnp.integer):
+    if not (
+        isinstance(segments, (np.ndarray, jax.Array))
+        and not isinstance(segments, np.ma.MaskedArray)
+        and segments.ndim == 1
+        and jnp.issubdtype(segments.dtype, jnp.integer)
+    ):
         raise ValueError(
             "segment_starts: segments must be one array of integers (time,), an id for each token, "
             f"got {_described(segments)}; make lists arrays, and for a batch use jax.vmap"
@@ -107,7 +112,12 @@ def check_masks(
 def _checked(name: str, what: str, time: int, mask: Any) -> Any:
     if mask is None:
         return None
-    if getattr(mask, "shape", None) != (time,) or mask.dtype != bool:
+    if not (
+        isinstance(mask, (np.ndarray, jax.Array))
+        and not isinstance(mask, np.ma.MaskedArray)
+        and mask.shape == (time,)
+        and mask.dtype == bool
+    ):
         raise ValueError(
             f"{name}: {what} must be one array of booleans of shape ({time},), one for each token, "
             f"got {_described(mask)}; make lists arrays and numbers booleans, as in "
@@ -118,6 +128,8 @@ def _checked(name: str, what: str, time: int, mask: Any) -> Any:
 
 def _described(value: Any) -> str:
     """A value's shape and dtype, or its type."""
+    if isinstance(value, np.ma.MaskedArray):
+        return "a masked array"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype} of shape {value.shape}"
     return f"a {type(value).__name__}"

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._arguments import check_pair, check_write
-from ._objectives import huber, l2, lp
-from ._rules import Key, Memory, Scalar, Value, step, write
+from ._objectives import check_power, check_threshold, huber, l2, lp
+from ._rules import Key, Memory, Scalar, Value, step
 
 
 def moneta(
@@ -43,19 +43,21 @@ def moneta(
 
     Source: Miras (2025), eq. (24-25).
     """
-    if not (isinstance(q, (int, float, np.number)) and 2 <= q < math.inf):
-        raise ValueError(f"moneta: q must be at least 2 and finite, got {q!r}; 2 is plain decay")
-    check_pair("moneta", "(M, A)", state)
-    memory, gathered = state
-    check_write("moneta", memory, key, value, rate=rate, retain=retain)
+    check_power("moneta", p)
+    if not (isinstance(q, (int, float, np.floating, np.integer)) and 2 <= q < math.inf):
+        raise ValueError(
+            f"moneta: q must be at least 2 and finite, got {q!r:.60}; 2 is plain decay"
+        )
+    memory, gathered = check_pair("moneta", "(M, A)", state)
+    memory, key, value = check_write("moneta", memory, key, value, rate=rate, retain=retain)
     gathered = retain * gathered + step(memory, key, value, rate, lp(p))
     # Of degree one: the largest entry is taken out, so that powers stay in range.
     top = jnp.max(jnp.abs(gathered))
-    size = jnp.abs(gathered) / jnp.where(top > 0, top, 1)
-    there = size > 0
+    size = jnp.abs(gathered) / jnp.where(top == 0, 1, top)
+    there = size != 0  # also NaN
     size = jnp.where(there, size, 1)
     norm = jnp.sum(jnp.where(there, size**q, 0)) ** ((q - 2) / q)
-    shrunk = gathered * size ** (q - 2) / jnp.where(top > 0, norm, 1)
+    shrunk = gathered * size ** (q - 2) / jnp.where(top == 0, 1, norm)
     return jnp.where(there, shrunk, 0), gathered
 
 
@@ -73,8 +75,9 @@ def yaad(
 
     Source: Miras (2025), eq. (26), in the variant that has no jump at the threshold (see `huber`).
     """
-    check_write("yaad", memory, key, value, rate=rate, retain=retain)
-    return write(memory, key, value, rate, retain, huber(threshold))
+    memory, key, value = check_write("yaad", memory, key, value, rate=rate, retain=retain)
+    check_threshold("yaad", threshold)
+    return retain * memory + step(memory, key, value, rate, huber(threshold))
 
 
 def memora(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0) -> Memory:
@@ -87,7 +90,7 @@ def memora(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar 
 
     Source: Miras (2025), eq. (27), with the constant of its KL retention (1 in print).
     """
-    check_write("memora", memory, key, value, rate=rate, retain=retain)
+    memory, key, value = check_write("memora", memory, key, value, rate=rate, retain=retain)
     total = jnp.sum(memory)
     # An entry of zero could never come back, and the logarithm has no derivative there. With the
     # root of the smallest number there is room for products of derivatives.

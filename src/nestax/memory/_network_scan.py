@@ -6,16 +6,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from ._arguments import Rate, check_arrays, check_number, per_token
+from ._arguments import Rate, check_option, per_token, real_array
 from ._grid import Layout, begin_anew, lay_out, spoiled, take_back
 from ._loop import checkpointed_scan
 from ._masks import Mask, check_masks
-from ._networks import Activation, Weights, write_chunk
-from ._objectives import Objective
-from ._parts import check_floating, is_count
+from ._network_arguments import (
+    Weights,
+    check_alike,
+    check_options,
+    check_sequence,
+    check_weights,
+)
+from ._networks import Activation, write_chunk
+from ._objectives import Objective, error_of
+from ._parts import is_count
 
 
 class NetworkState(NamedTuple):
@@ -42,15 +48,9 @@ def network_state(weights: Weights, momentum: bool = False) -> NetworkState:
         momentum: whether there is a surprise, zero at first.
 
     Raises:
-        ValueError: weights that are no tuple of arrays.
+        ValueError: weights that are no tuple of matrices which fit one another.
     """
-    if not isinstance(weights, tuple):
-        raise ValueError(
-            "network_state: weights must be a tuple of matrices (out, in), got "
-            f"{type(weights).__name__}"
-        )
-    for w in weights:
-        check_arrays("network_state", weights=w)
+    weights = check_weights("network_state", "weights", weights)
     now = tuple(w.astype(jnp.promote_types(w.dtype, jnp.float32)) for w in weights)
     surprise = tuple(jnp.zeros_like(w) for w in now) if momentum else None
     return NetworkState(now, surprise, now, jnp.zeros((), jnp.int32))
@@ -122,18 +122,16 @@ def network_scan(
         ValueError: matrices that do not fit one another or the sequence, known rates out of range,
             or an unknown option.
     """
-    check_arrays("network_scan", q=q, k=k, v=v)
-    if implementation not in (None, "chunked", "recurrent"):
-        raise ValueError(
-            'network_scan: implementation must be "chunked", "recurrent" or None, got '
-            f"{implementation!r}"
-        )
-    if read not in ("before", "after"):
-        raise ValueError(f'network_scan: read must be "before" or "after", got {read!r}')
+    q, k, v = check_sequence("network_scan", q, k, v)
+    check_option("network_scan", "implementation", implementation, "chunked", "recurrent", None)
+    check_options("network_scan", rule, read, skip, activation, clip, q, v)
+    objective = error_of(objective, "network_scan")
     if not is_count(chunk):
-        raise ValueError(f"network_scan: chunk must be a number of tokens, 1 or more, got {chunk}")
-    fresh = state is None
-    _check_weights(q, k, v, weights=weights, towards=towards)
+        raise ValueError(
+            f"network_scan: chunk must be a number of tokens, 1 or more, got {chunk!r:.60}"
+        )
+    chunk, fresh = int(chunk), state is None
+    weights, towards = check_alike("network_scan", q, v, weights=weights, towards=towards)
     if state is None:
         if weights is None:
             raise ValueError("network_scan: a stream begins with weights; pass them, or a state")
@@ -148,7 +146,7 @@ def network_scan(
             "network_scan: a state has surprise exactly where momentum is used; pass "
             "network_state(weights, momentum=True) with momentum, momentum=False without"
         )
-    _check(state, q, k, v, skip, clip)
+    state = _checked(state, q, v, weights, towards)
     time = q.shape[0]
     valid, reset = check_masks("network_scan", time, valid, reset, max_documents)
     if reset is not None and weights is None:
@@ -230,39 +228,17 @@ def network_scan(
     return outputs.astype(given), last._replace(position=(begin + time) % chunk)
 
 
-def _check(state: NetworkState, q: Array, k: Array, v: Array, skip: bool, clip: Any) -> None:
-    surprise = state.now if state.surprise is None else state.surprise
-    own = {"state.now": state.now, "state.surprise": surprise, "state.anchor": state.anchor}
-    _check_weights(q, k, v, **own)
-    if clip is not None and not isinstance(clip, Tracer):
-        check_number("network_scan", "clip", clip)
-        if not np.all(np.asarray(clip, float) > 0):
-            raise ValueError(
-                f"network_scan: clip must be above 0, or None for no bound, got {clip}"
-            )
-    if skip and q.shape[1] != v.shape[1]:
+def _checked(
+    state: NetworkState, q: Array, v: Array, weights: Weights | None, towards: Weights | None
+) -> NetworkState:
+    """The state with floating-point arrays; refuses one that does not fit the rest."""
+    own = {f"state.{name}": a for name, a in state._asdict().items() if name != "position"}
+    rest = {"weights": weights, "towards": towards}
+    now, surprise, anchor, *_ = check_alike("network_scan", q, v, **own, **rest)
+    position = real_array("network_scan", "state.position", state.position)
+    if position.shape or not jnp.issubdtype(position.dtype, jnp.integer):
         raise ValueError(
-            f"network_scan: skip adds queries to values, which needs as many; got {q.shape[1]} "
-            f"and {v.shape[1]}; pass skip=False"
+            f"network_scan: state.position must be one whole number, got {position.dtype} of shape "
+            f"{position.shape}"
         )
-
-
-def _check_weights(q: Array, k: Array, v: Array, **named: Any) -> None:
-    if q.ndim != 2 or k.shape != q.shape or v.ndim != 2 or len(v) != len(q):
-        raise ValueError(
-            "network_scan: q and k must be (time, key), both alike, and v (time, value), got "
-            f"{q.shape}, {k.shape} and {v.shape}; batch with jax.vmap"
-        )
-    check_floating("network_scan", q, k, v)
-    for what, weights in named.items():
-        if weights is None:
-            continue
-        shapes = [jnp.shape(w) for w in weights] if isinstance(weights, tuple) else []
-        matrices = bool(shapes) and all(len(shape) == 2 for shape in shapes)
-        inner = [q.shape[1], *(shape[0] for shape in shapes)] if matrices else []
-        if not matrices or [s[1] for s in shapes] != inner[:-1] or inner[-1] != v.shape[1]:
-            got = f"shapes {shapes}" if isinstance(weights, tuple) else type(weights).__name__
-            raise ValueError(
-                f"network_scan: {what} must be a tuple of matrices (out, in) that lead from "
-                f"{q.shape[1]} keys to {v.shape[1]} values, first applied first, got {got}"
-            )
+    return NetworkState(now, surprise, anchor, position)

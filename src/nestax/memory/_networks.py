@@ -56,14 +56,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._arguments import check_arrays, per_token
+from ._arguments import check_function, per_token
 from ._grid import fill
 from ._masks import Mask, blank, check_masks
+from ._network_arguments import (
+    Weights,
+    check_alike,
+    check_clip,
+    check_features,
+    check_options,
+    check_sequence,
+    check_skip,
+    check_weights,
+)
 from ._objectives import Objective, error_of, shortened
-from ._rules import implicit_rate
+from ._rules import implied
 from ._scan import chunk_of_network
 
-Weights = tuple[Float[Array, "_ _"], ...]
 Activation = Callable[[Array], Array]
 
 
@@ -80,8 +89,14 @@ def read_memory(
         x: queries.
         skip: whether x is added; needs as many values as keys.
         activation: elementwise.
+
+    Raises:
+        ValueError: matrices that do not fit one another or x, or no arrays of real numbers.
     """
-    check_arrays("read_memory", x=x)
+    x = check_features("read_memory", "x", x)
+    weights = check_weights("read_memory", "weights", weights, x.shape[-1], takes="numbers of x")
+    check_skip("read_memory", skip, x.shape[-1], weights[-1].shape[0])
+    check_function("read_memory", "activation", activation)
     return _forward(weights, x, skip, activation)[0]
 
 
@@ -109,11 +124,43 @@ def errors(
         One pair (input, error) for each matrix.
 
     Raises:
-        ValueError: an unknown objective.
+        ValueError: an unknown objective, matrices that do not fit one another or the pair, a known
+            clip that is not above 0.
     """
-    check_arrays("errors", key=key, value=value)
+    key, value = check_features("errors", "key", key), check_features("errors", "value", value)
+    if key.shape[:-1] != value.shape[:-1]:
+        raise ValueError(
+            f"errors: key (..., key) and value (..., value) must come in pairs, got shapes "
+            f"{key.shape} and {value.shape}"
+        )
+    weights = check_weights(
+        "errors",
+        "weights",
+        weights,
+        key.shape[-1],
+        value.shape[-1],
+        takes="numbers of key",
+        gives="numbers of value",
+    )
+    check_skip("errors", skip, key.shape[-1], value.shape[-1])
+    check_function("errors", "activation", activation)
+    check_clip("errors", clip)
+    error = error_of(objective, "errors")
+    return _errors(weights, key, value, error, skip, activation, clip)
+
+
+def _errors(
+    weights: Weights,
+    key: Array,
+    value: Array,
+    objective: Objective,
+    skip: bool,
+    activation: Activation,
+    clip: float | Array | None,
+) -> tuple[tuple[Array, Array], ...]:
+    """`errors` of what is checked."""
     prediction, inputs, slopes = _forward(weights, key, skip, activation)
-    error = error_of(objective, "errors")(prediction, value)
+    error = objective(prediction, value)
     found = []
     for i in reversed(range(len(weights))):
         error = error if clip is None else shortened(error, clip)
@@ -186,16 +233,33 @@ def network_chunk(
         Outputs, and `now` and `surprise` after the last token.
 
     Raises:
-        ValueError: an unknown objective, rule or `read`; known rates out of range.
+        ValueError: matrices that do not fit one another or the tokens; an unknown objective, rule
+            or `read`; known rates or a clip out of range; a surprise without momentum, or momentum
+            without.
     """
-    check_arrays("network_chunk", q=q, k=k, v=v)
+    name = "network_chunk"
+    q, k, v = check_sequence(name, q, k, v)
+    given = {"now": now, "surprise": surprise, "anchor": anchor, "towards": towards}
+    now, surprise, anchor, towards = check_alike(name, q, v, **given)
+    if (surprise is None) != (momentum is None):
+        raise ValueError(
+            f"{name}: there is a surprise exactly where momentum is used; pass zeros like now as "
+            "surprise with momentum, None without"
+        )
+    check_options(name, rule, read, skip, activation, clip, q, v)
+    objective = error_of(objective, name)
     time = k.shape[0]
-    rate = per_token("network_chunk", "rate", rate, time)
+    rate = per_token(name, "rate", rate, time)
     if retain is not None:
-        retain = per_token("network_chunk", "retain", retain, time, 1.0)
+        retain = per_token(name, "retain", retain, time, 1.0)
     if momentum is not None:
-        momentum = per_token("network_chunk", "momentum", momentum, time, 1.0)
-    valid, _ = check_masks("network_chunk", time, valid, None)
+        momentum = per_token(name, "momentum", momentum, time, 1.0)
+    valid, _ = check_masks(name, time, valid, None)
+    if not time:
+        now, surprise = jax.tree.map(
+            lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), (now, surprise)
+        )
+        return jnp.zeros(v.shape, jnp.result_type(q, k, v)), now, surprise
     if valid is not None:
         q, k, v = fill(q, valid), fill(k, valid), fill(v, valid)
         rate = blank(rate, valid)
@@ -231,11 +295,10 @@ def write_chunk(
 ) -> tuple[Array, Weights, Weights | None]:
     """`network_chunk` of tokens that are finite, also where they are not valid; what those read
     means nothing."""
-    if rule not in ("gd", "dgd", "local"):
-        raise ValueError(f'network_chunk: rule must be "gd", "dgd" or "local", got {rule!r}')
     moved, surprises, asked = [], [], q
-    for i, (x, error) in enumerate(errors(anchor, k, v, objective, skip, activation, clip)):
-        eta = implicit_rate(rate, x) if implicit and rule != "gd" else rate
+    objective = error_of(objective, "network_chunk")
+    for i, (x, error) in enumerate(_errors(anchor, k, v, objective, skip, activation, clip)):
+        eta = implied(rate, x) if implicit and rule != "gd" else rate
         forgotten = None if rule == "gd" else eta
         if rule == "dgd" and implicit and retain is not None:
             forgotten = retain * eta  # of what is retained: else a small `a` makes it unstable

@@ -19,25 +19,38 @@ Source: Behrouz et al., "It's all connected" (Miras, 2025), attentional biases; 
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ._arguments import check_number
+from ._arguments import check_positive, floating_array
 
 Objective = Callable[[Array, Array], Array]
 
 
 def dot(prediction: Float[Array, "*batch value"], value: Float[Array, "*batch value"]) -> Array:
     """-<prediction, value>: the error is minus the value, whatever was predicted."""
-    return -jnp.broadcast_to(value, jnp.broadcast_shapes(prediction.shape, value.shape))
+    return -_alike("dot", prediction, value)[1]
 
 
 def l2(prediction: Float[Array, "*batch value"], value: Float[Array, "*batch value"]) -> Array:
     """|prediction - value|^2 / 2."""
+    prediction, value = _alike("l2", prediction, value)
     return prediction - value
+
+
+def _alike(name: str, prediction: Any, value: Any) -> tuple[Array, Array]:
+    """Both as floating-point arrays, which must be of one shape."""
+    prediction = floating_array(name, "prediction", prediction)
+    value = floating_array(name, "value", value)
+    if prediction.shape != value.shape or not value.ndim:
+        raise ValueError(
+            f"{name}: prediction and value must be of one shape, (value,) or with leading axes, "
+            f"got {prediction.shape} and {value.shape}"
+        )
+    return prediction, value
 
 
 def lp(p: float) -> Objective:
@@ -56,19 +69,26 @@ def lp(p: float) -> Objective:
 
     Source: Miras (2025), the l_p bias, there times p.
     """
-    if not (isinstance(p, (int, float, np.number)) and 1 <= p < math.inf):
-        raise ValueError(
-            f"lp: p must be at least 1, where the loss is convex, and finite, got {p!r}"
-        )
+    check_power("lp", p)
 
     def error(prediction: Array, value: Array) -> Array:
+        prediction, value = _alike("lp", prediction, value)
         difference = prediction - value
         size = jnp.abs(difference)
-        there = size > 0
+        there = size != 0  # also NaN
         power = jnp.where(there, size, 1) ** (p - 1)
         return jnp.where(there, jnp.sign(difference) * power, 0)
 
     return error
+
+
+def check_power(name: str, p: Any) -> None:
+    """Refuses a power for which `lp` is no objective."""
+    real = isinstance(p, (int, float, np.floating, np.integer))
+    if not (real and 1 <= p < math.inf):
+        raise ValueError(
+            f"{name}: p must be at least 1, where the loss is convex, and finite, got {p!r:.60}"
+        )
 
 
 def huber(threshold: float | Float[Array, ""]) -> Objective:
@@ -88,17 +108,18 @@ def huber(threshold: float | Float[Array, ""]) -> Objective:
 
     Source: Miras (2025), the Huber biases.
     """
-    if not isinstance(threshold, Tracer):
-        check_number("huber", "threshold", threshold)
-        if not np.all(np.asarray(threshold, float) > 0):
-            raise ValueError(
-                f"huber: threshold must be above 0, got {threshold}; with 0 nothing is ever written"
-            )
+    check_threshold("huber", threshold)
 
     def error(prediction: Array, value: Array) -> Array:
+        prediction, value = _alike("huber", prediction, value)
         return shortened(prediction - value, threshold)
 
     return error
+
+
+def check_threshold(name: str, threshold: Any) -> None:
+    """Refuses a threshold for which `huber` is no objective, where it is known."""
+    check_positive(name, "threshold", threshold, "above 0, as with 0 nothing is ever written")
 
 
 def shortened(error: Float[Array, "*batch out"], limit: float | Array) -> Array:
@@ -122,11 +143,9 @@ def error_of(objective: str | Objective, function: str) -> Objective:
                 f"such as {objective.__name__}(2.0), got the function itself"
             )
         return objective
-    if objective == "dot":
-        return dot
-    if objective == "l2":
-        return l2
+    if isinstance(objective, str) and objective in ("dot", "l2"):
+        return dot if objective == "dot" else l2
     raise ValueError(
         f'{function}: objective must be "dot", "l2", or a function (prediction, value) -> error '
-        f"such as lp(3.0) or huber(1.0), got {objective!r}"
+        f"such as lp(3.0) or huber(1.0), got {objective!r:.60}"
     )

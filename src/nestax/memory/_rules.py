@@ -34,8 +34,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._arguments import check_arrays, check_pair, check_rate, check_write
-from ._objectives import Objective, error_of
+from ._arguments import check_option, check_pair, check_rate, check_write, floating_array
+from ._objectives import Objective, dot, error_of, l2
 from ._parts import is_count
 
 Scalar = float | Float[Array, ""]
@@ -52,6 +52,19 @@ def implicit_rate(
     Source: Nested Learning (2025), eq. (56-57), appendix C; in print with |k| = 1.
     """
     check_rate("implicit_rate", "rate", rate)
+    key = floating_array("implicit_rate", "key", key)
+    batch, own = key.shape[:-1], jnp.shape(rate)
+    pairs = zip(reversed(own), reversed(batch), strict=False)
+    if not key.ndim or len(own) > len(batch) or any(a not in (1, b) for a, b in pairs):
+        raise ValueError(
+            f"implicit_rate: rate must be one number, or one for each key of shape (..., key), got "
+            f"shape {own} for {key.shape}"
+        )
+    return implied(rate, key)
+
+
+def implied(rate: float | Array, key: Array) -> Array:
+    """`implicit_rate` of what is checked."""
     return rate / (1 + rate * jnp.sum(jnp.square(key), axis=-1))
 
 
@@ -91,16 +104,28 @@ def write(
 
     Source: Nested Learning (2025), eq. (56-57), (86-93).
     """
-    check_write("write", memory, key, value, rate=rate, retain=retain)
+    memory, key, value = check_write("write", memory, key, value, rate=rate, retain=retain)
     error = error_of(objective, "write")
+    check_option("write", "rule", rule, "gd", "dgd")
     if rule == "gd":
         return retain * memory + step(memory, key, value, rate, error)
-    if rule != "dgd":
-        raise ValueError(f'write: rule must be "gd" or "dgd", got {rule!r}')
+    return _forgetting(memory, key, value, rate, retain, error, implicit)
+
+
+def _forgetting(
+    memory: Memory,
+    key: Key,
+    value: Value,
+    rate: Scalar,
+    retain: Scalar,
+    error: Objective,
+    implicit: bool,
+) -> Memory:
+    """The rule "dgd" with what is checked."""
     said = memory @ key
     wrong = error(said, value)
     if implicit:
-        rate = implicit_rate(rate, key)
+        rate = implied(rate, key)
         said = retain * said
     return retain * memory - rate * jnp.outer(said + wrong, key)
 
@@ -117,8 +142,8 @@ def hebbian(
 
     Source: Nested Learning (2025), eq. (64).
     """
-    check_write("hebbian", memory, key, value, rate=rate, retain=retain)
-    return write(memory, key, value, rate, retain, "dot")
+    memory, key, value = check_write("hebbian", memory, key, value, rate=rate, retain=retain)
+    return retain * memory + step(memory, key, value, rate, dot)
 
 
 def delta(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0) -> Memory:
@@ -128,8 +153,8 @@ def delta(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar =
 
     Source: Nested Learning (2025), eq. (65), with (I - eta k k') on the right of M.
     """
-    check_write("delta", memory, key, value, rate=rate, retain=retain)
-    return write(memory, key, value, rate, retain, "l2")
+    memory, key, value = check_write("delta", memory, key, value, rate=rate, retain=retain)
+    return retain * memory + step(memory, key, value, rate, l2)
 
 
 def gated_delta(
@@ -149,8 +174,9 @@ def gated_delta(
     Source: Yang et al., "Gated delta networks" (2024); Nested Learning (2025), section 5; for rates
         above 1 Grazzi et al. (2024).
     """
-    check_write("gated_delta", memory, key, value, rate=rate, retain=retain)
-    return write(retain * memory, key, value, rate, 1.0, "l2")
+    memory, key, value = check_write("gated_delta", memory, key, value, rate=rate, retain=retain)
+    memory = retain * memory
+    return memory + step(memory, key, value, rate, l2)
 
 
 def delta_gradient_descent(
@@ -166,8 +192,11 @@ def delta_gradient_descent(
 
     Source: Nested Learning (2025), eq. (56-57), (88), (92-93).
     """
-    check_write("delta_gradient_descent", memory, key, value, rate=rate, retain=retain)
-    return write(memory, key, value, rate, retain, objective, "dgd", implicit)
+    memory, key, value = check_write(
+        "delta_gradient_descent", memory, key, value, rate=rate, retain=retain
+    )
+    error = error_of(objective, "delta_gradient_descent")
+    return _forgetting(memory, key, value, rate, retain, error, implicit)
 
 
 def oja(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0) -> Memory:
@@ -177,7 +206,7 @@ def oja(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1
 
     Source: Nested Learning (2025), eq. (66-67).
     """
-    check_write("oja", memory, key, value, rate=rate, retain=retain)
+    memory, key, value = check_write("oja", memory, key, value, rate=rate, retain=retain)
     return retain * memory + rate * jnp.outer(value, key - memory.T @ value)
 
 
@@ -195,12 +224,17 @@ def omega_state(memory: Memory, window: int) -> OmegaState:
     Raises:
         ValueError: a window below 1.
     """
-    check_arrays("omega_state", memory=memory)
+    memory = floating_array("omega_state", "memory", memory)
+    if memory.ndim != 2:
+        raise ValueError(
+            f"omega_state: memory must be a matrix (value, key), got shape {memory.shape}; for "
+            "batches use jax.vmap"
+        )
     if not is_count(window):
         raise ValueError(
-            f"omega_state: window must be at least 1 token, a whole number, got {window!r}"
+            f"omega_state: window must be at least 1 token, a whole number, got {window!r:.60}"
         )
-    rows, columns = memory.shape
+    window, (rows, columns) = int(window), memory.shape
     return OmegaState(
         memory, jnp.zeros((window, columns), memory.dtype), jnp.zeros((window, rows), memory.dtype)
     )
@@ -234,18 +268,36 @@ def omega(
             f"omega: state must be an OmegaState, got {type(state).__name__}; begin with "
             "omega_state(memory, window)"
         )
-    check_write("omega", state.memory, key, value, rate=rate, retain=retain)
-    window = state.keys.shape[:1]
+    memory, keys, values = _checked_state(state)
+    memory, key, value = check_write("omega", memory, key, value, retain=retain)
+    check_rate("omega", "rate", rate)
+    window = keys.shape[:1]
     if jnp.shape(rate) not in ((), window):
         raise ValueError(
             f"omega: rate must be a number or hold one for each place of the window, shape "
             f"{window}, got {jnp.shape(rate)}"
         )
-    keys = jnp.concatenate([state.keys[1:], key[None].astype(state.keys.dtype)])
-    values = jnp.concatenate([state.values[1:], value[None].astype(state.values.dtype)])
-    errors = error_of(objective, "omega")(keys @ state.memory.T, values)
+    keys = jnp.concatenate([keys[1:], key[None].astype(keys.dtype)])
+    values = jnp.concatenate([values[1:], value[None].astype(values.dtype)])
+    errors = error_of(objective, "omega")(keys @ memory.T, values)
     steps = jnp.broadcast_to(rate, keys.shape[:1])[:, None] * errors
-    return OmegaState(retain * state.memory - steps.T @ keys, keys, values)
+    return OmegaState(retain * memory - steps.T @ keys, keys, values)
+
+
+def _checked_state(state: OmegaState) -> OmegaState:
+    """The state as floating-point arrays, which must belong together."""
+    memory, keys, values = (
+        floating_array("omega", f"state.{what}", a)
+        for what, a in zip(state._fields, state, strict=True)
+    )
+    two = memory.ndim == keys.ndim == values.ndim == 2
+    if not two or (len(keys), *memory.shape) != (len(values), values.shape[1], keys.shape[1]):
+        raise ValueError(
+            "omega: state must hold a memory (value, key), keys (window, key) and values (window, "
+            f"value), got shapes {memory.shape}, {keys.shape} and {values.shape}; begin with "
+            "omega_state(memory, window)"
+        )
+    return OmegaState(memory, keys, values)
 
 
 def titans_rule(
@@ -272,10 +324,10 @@ def titans_rule(
 
     Source: Behrouz et al., "Titans" (2025); Nested Learning (2025), section 5.
     """
-    check_pair("titans_rule", "(M, S)", state)
-    memory, surprise = state
-    check_write("titans_rule", memory, key, value, rate=rate, momentum=momentum, retain=retain)
-    surprise = momentum * surprise + step(
-        memory, key, value, rate, error_of(objective, "titans_rule")
+    memory, surprise = check_pair("titans_rule", "(M, S)", state)
+    memory, key, value = check_write(
+        "titans_rule", memory, key, value, rate=rate, momentum=momentum, retain=retain
     )
+    error = error_of(objective, "titans_rule")
+    surprise = momentum * surprise + step(memory, key, value, rate, error)
     return retain * memory + surprise, surprise

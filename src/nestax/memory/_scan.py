@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._arguments import Rate, check_arrays, check_tokens, per_token
+from ._arguments import Rate, check_option, check_tokens, floating_array, per_token
 from ._chunk import State, Tokens, advance, prepare
 from ._grid import begin_anew, document_starts
 from ._masks import Mask, blank, check_masks
@@ -119,24 +119,21 @@ def linear_scan(
     initial: Any,
 ) -> tuple[Array, Any]:
     """`memory_scan` for functions whose name errors are to have."""
-    if implementation not in (None, "chunked", "recurrent"):
-        raise ValueError(
-            f'{name}: implementation must be "chunked", "recurrent" or None, got {implementation!r}'
-        )
+    check_option(name, "implementation", implementation, "chunked", "recurrent", None)
     if chunk is not None and not is_count(chunk):
-        raise ValueError(f"{name}: chunk must be a number of tokens, 1 or more, got {chunk}")
+        raise ValueError(f"{name}: chunk must be a number of tokens, 1 or more, got {chunk!r:.60}")
     tokens, begin, start, pending, valid = _canonical(
         name, q, k, u, rates, state, read, valid, reset, initial
     )
     dtype = jnp.result_type(q, k, u)
-    time = q.shape[0]
+    time = tokens.q.shape[0]
     if time == 0:
         outputs, end = tokens.u, begin
     elif implementation == "recurrent" or (implementation is None and time == 1):
         outputs, end = _recurrent(tokens, begin, read, start)
     else:
         backend = jax.default_backend()
-        chunk = chunk or _CHUNK.get(backend, _CHUNK_ELSEWHERE)
+        chunk = int(chunk) if chunk else _CHUNK.get(backend, _CHUNK_ELSEWHERE)
         together = _TOGETHER.get(backend, _TOGETHER_ELSEWHERE)
         outputs, end = _chunked(tokens, begin, min(chunk, time), together, read, start)
     end = begin_anew(pending, start, end)
@@ -168,7 +165,7 @@ def memory_chunk(
         "memory_chunk", q, k, u, rates, state, read, valid, reset, initial
     )
     dtype = jnp.result_type(q, k, u)
-    if q.shape[0] == 0:
+    if tokens.q.shape[0] == 0:
         return tokens.u.astype(dtype), _public(begin)
     end, outputs = advance(begin, prepare(tokens, read, start))
     end = begin_anew(pending, start, end)
@@ -267,7 +264,10 @@ def _canonical(
         (tokens, state, initial state or None for zeros, whether a document begins behind the last
         valid token or None, `valid`).
     """
-    _check(name, q, k, u, rates[2] is not None, read, state=state, initial=initial)
+    check_option(name, "read", read, "before", "after")
+    q, k, u = check_tokens(name, q, k, u)
+    state = _checked(name, "state", state, k, u, rates[2] is not None)
+    initial = _checked(name, "initial", initial, k, u, rates[2] is not None)
     valid, reset = check_masks(name, k.shape[0], valid, reset)
     bounds = {"erase": math.inf, "retain": 1.0, "momentum": 1.0, "carried": math.inf}
     rates = tuple(
@@ -321,23 +321,18 @@ def _public(state: State) -> Any:
     return state[0] if state[1] is None else state
 
 
-def _check(
-    name: str, q: Array, k: Array, u: Array, momentum: bool, read: str, **states: Any
-) -> None:
-    if read not in ("before", "after"):
-        raise ValueError(f'{name}: read must be "before" or "after", got {read!r}')
-    check_tokens(name, q, k, u)
-    for what, state in states.items():
-        if state is None:
-            continue
-        pair = isinstance(state, tuple)
-        if pair != momentum or (pair and len(state) != 2):
-            wanted = "with momentum the pair (M, S)" if momentum else "without momentum the array M"
-            raise ValueError(f"{name}: {what} must be {wanted}, got {type(state).__name__}")
-        for a in state if pair else (state,):
-            check_arrays(name, **{what: a})
-            if jnp.shape(a) != (u.shape[1], k.shape[1]):
-                raise ValueError(
-                    f"{name}: {what} must be (value, key), {(u.shape[1], k.shape[1])}, got "
-                    f"{jnp.shape(a)}"
-                )
+def _checked(name: str, what: str, state: Any, k: Array, u: Array, momentum: bool) -> Any:
+    """A state of floating-point arrays, or None; refuses those that do not fit the tokens."""
+    if state is None:
+        return None
+    pair = isinstance(state, tuple)
+    if pair != momentum or (pair and len(state) != 2):
+        wanted = "with momentum the pair (M, S)" if momentum else "without momentum the array M"
+        raise ValueError(f"{name}: {what} must be {wanted}, got {type(state).__name__}")
+    arrays = tuple(floating_array(name, what, a) for a in (state if pair else (state,)))
+    for a in arrays:
+        if a.shape != (u.shape[1], k.shape[1]):
+            raise ValueError(
+                f"{name}: {what} must be (value, key), {(u.shape[1], k.shape[1])}, got {a.shape}"
+            )
+    return arrays if pair else arrays[0]

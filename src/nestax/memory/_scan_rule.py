@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._arguments import RATES, check_number, check_rate, check_tokens
+from ._arguments import (
+    RATES,
+    check_function,
+    check_number,
+    check_option,
+    check_rate,
+    check_tokens,
+    floating_array,
+)
 from ._grid import begin_anew, document_starts, fill
 from ._masks import Mask, blank, check_masks
 
@@ -54,9 +62,11 @@ def scan_rule(
             are not floating-point or do not belong together, a state of other sizes.
     """
     name = "scan_rule"
-    if read not in ("before", "after"):
-        raise ValueError(f'scan_rule: read must be "before" or "after", got {read!r}')
-    check_tokens(name, q, k, v)
+    check_function(name, "rule", rule)
+    check_option(name, "read", read, "before", "after")
+    q, k, v = check_tokens(name, q, k, v)
+    state = _as_state("state", state, k, v)
+    initial = None if initial is None else _as_state("initial", initial, k, v)
     time = k.shape[0]
     valid, reset = check_masks(name, time, valid, reset)
     given = jnp.result_type(q, k, v)
@@ -74,14 +84,15 @@ def scan_rule(
     dtype = jnp.result_type(given, jnp.float32, *jax.tree.leaves(state))
     fixed = {name: a.astype(dtype) for name, a in arrays.items() if not a.ndim}
     varying = {name: a.astype(dtype) for name, a in arrays.items() if a.ndim}
-    state = _as_state("state", state, k, v, dtype)
+    state, initial = (jax.tree.map(lambda a: a.astype(dtype), a) for a in (state, initial))
+    if not time:
+        return jnp.zeros(v.shape, given), state
     starts, pending = None, None
     if reset is not None:
         if initial is None:
             raise ValueError(
                 "scan_rule: with reset, pass initial, the state at the beginning of a document"
             )
-        initial = _as_state("initial", initial, k, v, dtype)
         starts, pending = document_starts(time, valid, reset)
 
     def token(state: Any, inputs: Any) -> tuple[Any, Array]:
@@ -100,13 +111,19 @@ def scan_rule(
     return blank(outputs.astype(given), valid), begin_anew(pending, initial, state)
 
 
-def _as_state(what: str, state: Any, k: Array, v: Array, dtype: Any) -> Any:
+def _as_state(what: str, state: Any, k: Array, v: Array) -> Any:
+    """A tree of arrays of which the first is a memory."""
+
+    def as_array(a: Any) -> Array:
+        return floating_array("scan_rule", what, jnp.asarray(a) if isinstance(a, float) else a)
+
+    state = jax.tree.map(as_array, state)
     leaves = jax.tree.leaves(state)
     shape = (v.shape[1], k.shape[1])
-    if not leaves or jnp.shape(leaves[0]) != shape:
-        got = jnp.shape(leaves[0]) if leaves else type(state).__name__
+    if not leaves or leaves[0].shape != shape:
+        got = leaves[0].shape if leaves else type(state).__name__
         raise ValueError(
             f"scan_rule: {what} must be the memory (value, key), {shape}, or a tuple of which it "
             f"is the first, got {got}"
         )
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype), state)
+    return state
