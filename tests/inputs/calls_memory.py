@@ -87,7 +87,7 @@ _KINDS: dict[str, Kind] = {
     "decay": flag,
     "key_size": count(1, optional=True),
     "max_rate": number(0, above=True),
-    "limit": number(0, above=True),
+    "limit": number(0, above=True, endless=True),
     "adaptive": other(
         Case("a string", "k"),
         Case("unknown", ("k", "seven")),
@@ -152,6 +152,7 @@ _LAYERS = (
 )
 _OWNERS = {
     "generate": f"generate|HopeLM|{_LAYERS}",
+    "stream_tokens": f"stream_tokens|HopeLM|{_LAYERS}",
     "learn_in_context": f"learn_in_context|HopeLM|{_LAYERS}",
     "FeedForward": "FeedForward|SwiGLU",
     "Block": f"Block|{_LAYERS}",
@@ -348,6 +349,7 @@ _CALLED: dict[str, dict[str, Any]] = {
     "TitansMemory": {"conv": 2},
     "SelfModifyingMemory": {"conv": 2, "adaptive": (), "momentum": False, "chunk": 2},
     "ContinuumMemory": {"periods": (2,)},
+    "CausalAttention": {"window": 6},  # so that the first token of the state is still read
 }
 
 
@@ -416,6 +418,11 @@ def _models() -> list[Call]:
         "vocabulary": VOCABULARY, "width": WIDTH, "depth": 1, "heads": 2, "hidden": 3,
         "block": "hope_attention", "key": seed,
     }  # fmt: skip
+
+    def stream(**given: Any) -> Any:
+        drawn = memory.stream_tokens(**given)
+        return jnp.array(list(drawn)), drawn.state
+
     stack = both(counts(length=1), other(Case("one NaN", (NAN,)), Case("one infinite", (INF,))))
     return [
         _made(
@@ -438,6 +445,12 @@ def _models() -> list[Call]:
             {"model": of_model, "prompt": tokens(VOCABULARY), "key": key(),
              "state": state(read=False)},
             model=model, prompt=prompt, steps=2, key=seed, state=model(prompt)[1],
+        ),
+        _made(
+            "stream_tokens",
+            {"model": of_model, "prompt": tokens(VOCABULARY), "key": key(), "steps": count(1),
+             "state": state(read=False)},
+            stream, model=model, prompt=prompt, steps=2, key=seed, state=model(prompt)[1],
         ),
         _made(
             "learn_in_context",

@@ -411,7 +411,7 @@ def test_levels_from_functions_with_weights(x64):
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"hidden": 2.5}, "hidden must be a whole number, got 2.5"),
         ({"key": 0}, r"key must be one typed PRNG key; pass jax.random.key\(seed\)"),
-        ({"levels": [lambda x: x] * 2}, "level 0 has no weights that could be written"),
+        ({"levels": [lambda x: x] * 2}, "level 0 of levels must be a function with weights"),
         ({"levels": [SwiGLU(4, 3, key=jax.random.key(0))]}, "2 periods, 1 levels"),
     ],
 )

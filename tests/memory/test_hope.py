@@ -321,7 +321,7 @@ def test_devices_can_be_given_sequences(x64, kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"block": "lstm"}, "block must be one of hope, hope_attention, transformer"),
+        ({"block": "lstm"}, "HopeLM: block must be one of .*hope_attention.* got 'lstm'"),
         ({"block": ("hope",)}, "one for each of the 2, got 1"),
         ({"block": None}, "HopeLM: block must be one of hope, .* each of the 2 blocks, got None"),
         ({"block": ("hope", ("titans", {"window": 4}))}, "'titans' has no option 'window'"),
@@ -344,8 +344,8 @@ def test_devices_can_be_given_sequences(x64, kind):
         ({"dropout": 1.0}, "at least 0 and less than 1, got 1"),
         ({"dropout": "0.1"}, "at least 0 and less than 1, got '0.1'"),
         ({"dropout": float("nan")}, "at least 0 and less than 1, got nan"),
-        ({"vocabulary": 0}, "sizes must be at least 1 and whole, got vocabulary=0"),
-        ({"depth": 1.5}, "sizes must be at least 1 and whole, got .* depth=1.5"),
+        ({"vocabulary": 0}, "HopeLM: vocabulary must be at least 1, got 0"),
+        ({"depth": 1.5}, "HopeLM: depth must be a whole number, got 1.5"),
         ({"key": jax.random.PRNGKey(0)}, r"HopeLM: key must be one typed .* Got uint32"),
     ],
 )

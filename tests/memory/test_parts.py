@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nestax.memory import _parts
+from nestax.memory import _checks, _parts
 
 
 def rows(time, channels, seed=0):
@@ -89,23 +89,23 @@ def test_what_is_wrong_is_said():
     with pytest.raises(ValueError, match=r"ShortConvolution: .* got -1"):
         _parts.ShortConvolution(3, -1, key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"Layer: heads must divide .* width=6 and heads=4"):
-        _parts.check_sizes("Layer", 6, 4)
+        _checks.check_sizes("Layer", 6, 4)
     with pytest.raises(ValueError, match="Layer: chunk must be at least 1, got 0"):
-        _parts.check_sizes("Layer", 6, 3, chunk=0)
+        _checks.whole("Layer", "chunk", 0)
     with pytest.raises(ValueError, match=r"Layer: one sequence of shape \(time, 6\) .* jax.vmap"):
-        _parts.check_input("Layer", jnp.zeros((2, 3, 6)), 6)
+        _checks.check_input("Layer", jnp.zeros((2, 3, 6)), 6)
     with pytest.raises(ValueError, match=r"Layer: one sequence of shape .* got a list; make lists"):
-        _parts.check_input("Layer", [[1.0]], 1)
+        _checks.check_input("Layer", [[1.0]], 1)
     for dtype in (jnp.int32, jnp.complex64, bool):
         with pytest.raises(
             ValueError, match=r"Layer: .* must be of floating point, got (int|co|bo)"
         ):
-            _parts.check_input("Layer", jnp.zeros((2, 6), dtype), 6)
+            _checks.check_input("Layer", jnp.zeros((2, 6), dtype), 6)
 
 
 def test_keys_are_typed_and_single():
-    _parts.check_key("Layer", jax.random.key(0))
-    jax.vmap(lambda key: _parts.check_key("Layer", key))(jax.random.split(jax.random.key(0)))
+    _checks.check_key("Layer", jax.random.key(0))
+    jax.vmap(lambda key: _checks.check_key("Layer", key))(jax.random.split(jax.random.key(0)))
     for wrong, got in (
         (0, "Got 0"),
         (None, "Got None"),
@@ -113,14 +113,14 @@ def test_keys_are_typed_and_single():
         (jax.random.split(jax.random.key(0)), r"Got \(2,\) of them"),
     ):
         with pytest.raises(ValueError, match=rf"Layer: .*pass jax.random.key\(seed\)\. {got}"):
-            _parts.check_key("Layer", wrong)
+            _checks.check_key("Layer", wrong)
 
 
 def test_states_are_those_of_the_layer():
     def init_state(width=3):
         return _parts.LayerState(jnp.zeros((2, width)), (jnp.zeros(4), None))
 
-    _parts.check_state("Layer", init_state(), init_state)
+    _checks.check_state("Layer", init_state(), init_state)
     for wrong, message in (
         (3, "state must be a LayerState, got a int; pass a state that this layer returned"),
         (tuple(init_state()), "state must be a LayerState, got a tuple"),
@@ -128,4 +128,4 @@ def test_states_are_those_of_the_layer():
         (init_state(5), r"state.tail must be of shape \(2, 3\), got \(2, 5\)"),
     ):
         with pytest.raises(ValueError, match=f"Layer: {message}"):
-            _parts.check_state("Layer", wrong, init_state)
+            _checks.check_state("Layer", wrong, init_state)

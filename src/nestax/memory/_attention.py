@@ -12,20 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ._checks import check_input, check_key, check_sizes, check_state, whole
 from ._masks import Mask, check_masks, documents, to_front
-from ._parts import (
-    check_input,
-    check_key,
-    check_sizes,
-    check_state,
-    linear,
-    matrix,
-    merge_heads,
-    rotary,
-    split_heads,
-    wide,
-    widened,
-)
+from ._parts import linear, matrix, merge_heads, rotary, split_heads, wide, widened
 
 _BLOCK = 512  # queries at once: what is kept of the scores grows with it
 
@@ -80,8 +69,10 @@ class CausalAttention(eqx.Module):
         Raises:
             ValueError: sizes that do not fit.
         """
-        check_sizes("CausalAttention", width, heads, window=window)
-        check_key("CausalAttention", key)
+        name = "CausalAttention"
+        width, heads = check_sizes(name, width, heads)
+        window = whole(name, "window", window)
+        check_key(name, key)
         if width // heads % 2:
             raise ValueError(
                 "CausalAttention: rotary positions turn coordinates in pairs, so a head must have "
@@ -129,7 +120,7 @@ class CausalAttention(eqx.Module):
         name = "CausalAttention"
         x = check_input(name, x, self.query.shape[0])
         if state is not None:
-            check_state(name, state, self.init_state)
+            state = check_state(name, state, self.init_state)
         time, window = x.shape[0], self.window
         valid, reset = check_masks(name, time, valid, reset, max_documents)
         known = self.init_state() if state is None else state

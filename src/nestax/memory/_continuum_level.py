@@ -1,6 +1,7 @@
 """How a level of a continuum memory reads and is written: its state, its clock and its steps."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import equinox as eqx
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from ._checks import described, holds, is_count, known_number
 from ._grid import begin_anew, lay_out, spoiled, take_back
 from ._loop import checkpointed_scan
 from ._masks import Mask, blank, documents
-from ._parts import is_count, known_number, linear, rms_norm, wide, widened
+from ._parts import linear, rms_norm, wide, widened
 
 
 class ContinuumState(NamedTuple):
@@ -175,3 +177,24 @@ def check_rates(name: str, rate: Any, count: int) -> tuple[float, ...]:
             f"levels, got {rate!r}"
         )
     return tuple(r for r in rates if r is not None)
+
+
+def check_norms(name: str, norms: Any, width: int | None) -> list[Any]:
+    """Refuses all but a sequence of norms: scales (width,), or None for no norm.
+
+    Args:
+        name: of the layer, for the error.
+        norms: as given by the user.
+        width: of the tokens, if it is known.
+    """
+    some = isinstance(norms, Sequence) and not isinstance(norms, str)
+    for norm in norms if some else ():
+        shape = getattr(norm, "shape", ())
+        fits = len(shape) == 1 and width in (None, shape[0]) and holds(norm, jnp.floating)
+        some &= norm is None or fits
+    if not some:
+        raise ValueError(
+            f"{name}: norms must be a sequence, for each level floating-point scales of shape "
+            f"({width or 'width'},), or None for no norm; got {described(norms)}"
+        )
+    return list(norms)

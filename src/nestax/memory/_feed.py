@@ -5,8 +5,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._checks import (
+    check_input,
+    check_key,
+    check_state,
+    check_unmasked,
+    described,
+    holds,
+    real,
+    whole,
+    whole_or_none,
+)
 from ._masks import Mask, blank, check_masks
-from ._parts import check_input, check_key, check_sizes, check_state, matrix, rms_norm
+from ._parts import matrix, rms_norm
 
 
 class SwiGLU(eqx.Module):
@@ -18,15 +29,29 @@ class SwiGLU(eqx.Module):
 
     def __init__(self, width: int, hidden: int, *, scale: float = 1.0, key: PRNGKeyArray):
         """Draws it: normal with variance 1 / inputs, `down` times `scale`."""
-        check_sizes("SwiGLU", width, 1, hidden=hidden)
-        check_key("SwiGLU", key)
+        name = "SwiGLU"
+        width, hidden = whole(name, "width", width), whole(name, "hidden", hidden)
+        scale = real(name, "scale", scale)
+        check_key(name, key)
         keys = jax.random.split(key, 3)
         self.gate = matrix(keys[0], hidden, width)
         self.up = matrix(keys[1], hidden, width)
         self.down = matrix(keys[2], width, hidden, scale)
 
     def __call__(self, x: Float[Array, " width"]) -> Float[Array, " width"]:
-        """One token."""
+        """One token.
+
+        Raises:
+            ValueError: x is not one token of this width, or not of floating point.
+        """
+        width = self.gate.shape[1]
+        if getattr(x, "shape", None) != (width,) or not holds(x, jnp.floating):
+            raise ValueError(
+                f"SwiGLU: x must be one token, a floating-point array of shape ({width},), got "
+                f"{described(x)}; for a sequence use jax.vmap"
+            )
+        check_unmasked("SwiGLU", "x", x)
+        x = jnp.asarray(x)
         gate, up, down = (w.astype(x.dtype) for w in (self.gate, self.up, self.down))
         return down @ (jax.nn.silu(gate @ x) * (up @ x))
 
@@ -44,8 +69,10 @@ class FeedForward(eqx.Module):
         self, width: int, hidden: int | None = None, *, scale: float = 1.0, key: PRNGKeyArray
     ):
         """Draws it; `hidden` is 8/3 of the width unless given, `scale` that of what is added."""
-        check_sizes("FeedForward", width, 1, hidden=hidden)
-        check_key("FeedForward", key)
+        name = "FeedForward"
+        width, hidden = whole(name, "width", width), whole_or_none(name, "hidden", hidden)
+        scale = real(name, "scale", scale)
+        check_key(name, key)
         self.norm = jnp.ones(width)
         hidden = max(1, round(8 * width / 3)) if hidden is None else hidden
         self.mlp = SwiGLU(width, hidden, scale=scale, key=key)
@@ -77,7 +104,7 @@ class FeedForward(eqx.Module):
         """
         x = check_input("FeedForward", x, self.norm.shape[0])
         if state is not None:
-            check_state("FeedForward", state, self.init_state)
+            state = check_state("FeedForward", state, self.init_state)
         valid, _ = check_masks("FeedForward", x.shape[0], valid, reset, max_documents)
         said = jax.vmap(self.mlp)(rms_norm(blank(x, valid), self.norm))
         return x + blank(said, valid), ()

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, Integer, Key
 
-from ._parts import is_count
-from ._prompts import check_prompt, check_states, pad_token, row_keys, stop_tokens
+from ._checks import described, is_count
+from ._prompts import check_model, check_prompt, check_states, pad_token, row_keys, stop_tokens
 from ._sampling import History, Sampling, make_sampling
 
 
@@ -88,16 +88,18 @@ def generate(
         ValueError: an empty prompt, or tokens that the model does not know; a key that is no typed
             key; options out of the ranges above. Options that are traced are not checked.
     """
+    check_model("generate", model)
     if not is_count(steps):
-        raise ValueError(f"generate: steps must be a whole number, at least 1, got {steps!r}")
+        raise ValueError(
+            f"generate: steps must be a whole number, at least 1, got {described(steps)}"
+        )
     sampling = make_sampling(
         "generate", temperature, top_k, top_p, min_p, repetition_penalty, scores
     )
     plan = _Plan(sampling, stop_tokens("generate", stop), int(steps), pad_token(pad))
     check_prompt("generate", model, prompt, valid, batches=True)
     key = row_keys("generate", key, prompt.shape[:-1], temperature)
-    if prompt.ndim == 2:
-        check_states(state, prompt.shape[0])
+    check_states("generate", state, prompt.shape[0] if prompt.ndim == 2 else None)
     return _generate(model, plan, prompt, valid, key, state)
 
 
@@ -147,9 +149,10 @@ def stream_tokens(
         ValueError: as `generate`, at once and not at the first token.
     """
     name = "stream_tokens"
+    check_model(name, model)
     if steps is not None and not is_count(steps):
         raise ValueError(
-            f"{name}: steps must be a whole number, at least 1, or None, got {steps!r}"
+            f"{name}: steps must be a whole number, at least 1, or None, got {described(steps)}"
         )
     if scores is not None and steps is None:
         raise ValueError(
@@ -164,7 +167,9 @@ def stream_tokens(
     sampling = make_sampling(name, temperature, top_k, top_p, min_p, repetition_penalty, scores)
     check_prompt(name, model, prompt, valid, batches=False)
     key = row_keys(name, key, (), temperature)
-    room = 0 if scores is None else int(steps or 0)
+    check_states(name, state, None)
+    steps = None if steps is None else int(steps)
+    room = 0 if scores is None else (steps or 0)
     return TokenStream(
         model, sampling, stop_tokens(name, stop), steps, room, prompt, valid, key, state
     )
@@ -295,8 +300,8 @@ def _read(
     vocabulary = logits.shape[-1]
     if stops and stops[-1] >= vocabulary:
         raise ValueError(
-            "generate and stream_tokens: stop tokens must be below the vocabulary of "
-            f"{vocabulary}, got {stops[-1]}"
+            f"{sampling.name}: stop tokens must be below the vocabulary of {vocabulary}, got "
+            f"{stops[-1]}"
         )
     history = sampling.begin(prompt, valid, vocabulary, room)
     token = sampling.draw(last, history, jax.random.fold_in(key, 0))

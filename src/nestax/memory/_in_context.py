@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from ._checks import check_state, check_unmasked
 from ._loop import checkpointed_scan
-from ._prompts import check_tokens
+from ._prompts import check_model, check_tokens
 from .continuum import ContinuumMemory, ContinuumState
 
 
@@ -56,21 +57,30 @@ def learn_in_context(
         ValueError: no continuum memory, one that writes by itself, periods or a number of tokens
             that do not fit, tokens that the model does not know.
     """
+    name = "learn_in_context"
+    check_model(name, model, carries=True)
     memories = [m for m in jax.tree.leaves(model, is_leaf=_is_memory) if _is_memory(m)]
     if getattr(tokens, "ndim", None) != 1:
         raise ValueError(
             "learn_in_context: one array of tokens (time + 1,) is expected, got shape "
             f"{np.shape(tokens)} in a {type(tokens).__name__}; for a batch use jax.vmap"
         )
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"{name}: tokens must be integers, got {tokens.dtype}")
+    check_unmasked(name, "tokens", tokens)
+    tokens = jnp.asarray(tokens)
     check_tokens(model, tokens)
     time = tokens.shape[0] - 1
     chunk = _chunk(memories, time)
-    state = model.init_state() if state is None else state
+    given = state is not None
+    state = state if given else model.init_state()
     if len(_states(state)) != len(memories):
         raise ValueError(
             f"learn_in_context: the model has {len(memories)} continuum memories, and its state "
             f"holds {len(_states(state))} of theirs; pass a state that this model returned"
         )
+    if given:
+        check_state(name, state, model.init_state)
     if not time:
         return jnp.zeros(0, jnp.result_type(float)), state
 

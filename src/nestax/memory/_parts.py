@@ -4,16 +4,16 @@ Everything takes one sequence (time, width); matrices are (out, in). What is car
 and what decides about stability (unit keys, gates) is float32 at least, whatever the parameters.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ._checks import check_floating as check_floating
+from ._checks import is_count as is_count
+from ._checks import whole_or_none
 from ._masks import Mask, blank, documents, to_front
 
 EPS = 1e-6
@@ -115,11 +115,7 @@ class ShortConvolution(eqx.Module):
     channels: int = eqx.field(static=True)
 
     def __init__(self, channels: int, window: int | None, *, key: PRNGKeyArray):
-        if window is not None and window < 0:
-            raise ValueError(
-                f"ShortConvolution: the window is a number of tokens, 0 or None for no "
-                f"convolution, got {window}"
-            )
+        window = whole_or_none("ShortConvolution", "window", window, 0)
         self.channels = channels
         self.weight = matrix(key, channels, window) if window else None
 
@@ -217,107 +213,3 @@ class GatedOutput(eqx.Module):
         normed = merge_heads(rms_norm(y, self.scale)).astype(x.dtype)
         gated = normed * jax.nn.silu(linear(self.gate.astype(x.dtype), x))
         return linear(self.out.astype(x.dtype), gated)
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value is a whole number of things, at least one."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
-
-
-def known_number(value: Any) -> float | None:
-    """The real number that a scalar is, of Python, numpy or jax; None if it is none, or traced."""
-    if isinstance(value, Tracer) or np.ndim(value):
-        return None
-    array = np.asarray(value)
-    real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    return float(array) if real else None
-
-
-def check_sizes(name: str, width: int, heads: int, **others: int | None) -> None:
-    """Refuses sizes that are no whole numbers from one, and heads that do not divide the width."""
-    sizes = {"width": width, "heads": heads, **others}
-    for what, size in sizes.items():
-        whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
-        if not whole and not (size is None and what in others):
-            raise ValueError(f"{name}: {what} must be a whole number, got {size!r}")
-    if width < 1 or heads < 1 or width % heads:
-        raise ValueError(
-            f"{name}: heads must divide the width into equal parts of at least one channel, got "
-            f"width={width} and heads={heads}"
-        )
-    for what, size in others.items():
-        if size is not None and size < 1:
-            raise ValueError(f"{name}: {what} must be at least 1, got {size}")
-
-
-def check_floating(name: str, *arrays: Array) -> None:
-    """Refuses queries, keys and values that cannot hold what is read from a memory."""
-    if any(not jnp.issubdtype(a.dtype, jnp.floating) for a in arrays):
-        raise ValueError(
-            f"{name}: queries, keys and values must be of floating point, got "
-            f"{', '.join(str(a.dtype) for a in arrays)}; cast them with astype"
-        )
-
-
-def check_input(name: str, x: Any, width: int | None) -> Array:
-    """Refuses all but one sequence of this width (None: of any), of floating point.
-
-    Returns:
-        x as an array of jax.
-    """
-    shape = getattr(x, "shape", None)
-    if shape is None or len(shape) != 2 or width not in (None, shape[1]):
-        got = f"a {type(x).__name__}" if shape is None else str(shape)
-        raise ValueError(
-            f"{name}: one sequence of shape (time, {width or 'width'}) is expected, got {got}; "
-            "make lists arrays, and for a batch use jax.vmap"
-        )
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"{name}: the sequence must be of floating point, got {x.dtype}; embed tokens, or cast "
-            "numbers with astype"
-        )
-    return jnp.asarray(x)
-
-
-def check_key(name: str, key: Any) -> None:
-    """Refuses all but one typed PRNG key."""
-    dtype = getattr(key, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape:
-        if dtype is None:
-            got = repr(key)
-        elif jnp.issubdtype(dtype, jax.dtypes.prng_key):
-            got = f"{key.shape} of them; for a batch use jax.vmap"
-        else:
-            got = f"{dtype} of shape {key.shape}, as the older jax.random.PRNGKey gives"
-        raise ValueError(
-            f"{name}: key must be one typed PRNG key; pass jax.random.key(seed). Got {got}"
-        )
-
-
-def check_state(name: str, state: Any, init_state: Callable[[], Any]) -> None:
-    """Refuses a state of another kind of layer, or of other sizes.
-
-    Args:
-        name: of the layer, for the error.
-        state: as given by the user.
-        init_state: the layer's own, which gives the kind and the shapes; nothing is computed.
-    """
-    like = jax.eval_shape(init_state)
-    repair = "pass a state that this layer returned, or its init_state()"
-    if type(state) is not type(like):
-        raise ValueError(
-            f"{name}: state must be a {type(like).__name__}, got a {type(state).__name__}; {repair}"
-        )
-    given, own = (jax.tree_util.tree_leaves_with_path(s) for s in (state, like))
-    if len(given) != len(own):
-        raise ValueError(
-            f"{name}: state must hold {len(own)} arrays, got {len(given)}, as a layer with other "
-            f"options has; {repair}"
-        )
-    for (path, leaf), (_, expected) in zip(given, own, strict=True):
-        if jnp.shape(leaf) != expected.shape:
-            raise ValueError(
-                f"{name}: state{jax.tree_util.keystr(path)} must be of shape {expected.shape}, got "
-                f"{jnp.shape(leaf)}; {repair}, and for a batch use jax.vmap"
-            )

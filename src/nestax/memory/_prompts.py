@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from ._checks import check_unmasked, described
 from ._sampling import is_real
 
 
@@ -18,6 +19,16 @@ def check_tokens(model: Any, tokens: Array) -> None:
     program it could not, as they are traced there."""
     if hasattr(model, "check_tokens"):
         model.check_tokens(tokens)
+
+
+def check_model(name: str, model: Any, carries: bool = False) -> None:
+    """Refuses what cannot be called or, with `carries`, has no `init_state`."""
+    if not callable(model) or (carries and not callable(getattr(model, "init_state", None))):
+        wanted = " with init_state()" if carries else ""
+        raise ValueError(
+            f"{name}: model must be a function (tokens, state) -> (logits, state){wanted}, such as "
+            f"HopeLM, got {described(model)}"
+        )
 
 
 def check_prompt(name: str, model: Any, prompt: Any, valid: Any, batches: bool) -> None:
@@ -31,6 +42,7 @@ def check_prompt(name: str, model: Any, prompt: Any, valid: Any, batches: bool) 
         )
     if not jnp.issubdtype(prompt.dtype, jnp.integer):
         raise ValueError(f"{name}: the prompt must be integers, got {prompt.dtype}")
+    check_unmasked(name, "the prompt", prompt)
     traced = isinstance(prompt, Tracer)
     if valid is None:
         # One sequence for the model: all rows or, where tokens are not known, the first.
@@ -102,13 +114,17 @@ def row_keys(name: str, key: Any, batch: tuple[int, ...], temperature: Any) -> A
     return jax.random.split(key, batch[0]) if batch and not key.shape else key
 
 
-def check_states(state: Any, batch: int) -> None:
-    """Refuses states that are not one for each row."""
+def check_states(name: str, state: Any, batch: int | None) -> None:
+    """Refuses states of what is no number and, of a batch, those that are not one for each row."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if np.shape(leaf)[:1] != (batch,):
+        where = f"state{jax.tree_util.keystr(path)}"
+        check_unmasked(name, where, leaf)
+        if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "OSUmM":
+            raise ValueError(f"{name}: {where} must be an array of numbers, got {leaf.dtype}")
+        if batch is not None and np.shape(leaf)[:1] != (batch,):
             raise ValueError(
-                f"generate: the state of {batch} prompts must have a leading axis of {batch}, got "
-                f"shape {np.shape(leaf)} at state{jax.tree_util.keystr(path)}"
+                f"{name}: state must have a leading axis of {batch}, got shape {np.shape(leaf)} at "
+                f"{where}; pass one state for each row of the prompt"
             )
 
 

@@ -41,9 +41,11 @@ class History(NamedTuple):
 class Sampling(eqx.Module):
     """The options of `generate` that say how a token is drawn; None: the option is not used.
 
-    Numbers are arrays of shape (), so that other numbers need no other program.
+    Numbers are arrays of shape (), so that other numbers need no other program. `name` is that of
+    the function that was called, for errors.
     """
 
+    name: str = eqx.field(static=True)
     temperature: Float[Array, ""]
     top_k: Int[Array, ""] | None
     top_p: Float[Array, ""] | None
@@ -81,7 +83,7 @@ class Sampling(eqx.Module):
         if self.repetition_penalty is not None and history.seen is not None:
             logits = penalize(logits, history.seen, self.repetition_penalty)
         if self.scores is not None:
-            logits = _rescored(self.scores, logits, history.tokens)
+            logits = _rescored(self.name, self.scores, logits, history.tokens)
         hot = self.temperature > _COLD
         scaled = logits / jnp.where(hot, self.temperature, 1).astype(logits.dtype)
         scaled = leave_out(scaled, self.top_k, self.top_p, self.min_p)
@@ -142,7 +144,7 @@ def leave_out(
     return logits
 
 
-def _rescored(scores: Callable[..., Any], logits: Array, tokens: Array | None) -> Array:
+def _rescored(name: str, scores: Callable[..., Any], logits: Array, tokens: Array | None) -> Array:
     """What the user's function makes of the scores."""
     new = scores(logits, tokens)
     floating = isinstance(new, jax.Array) and jnp.issubdtype(new.dtype, jnp.floating)
@@ -150,8 +152,8 @@ def _rescored(scores: Callable[..., Any], logits: Array, tokens: Array | None) -
         array = isinstance(new, jax.Array)
         got = f"{new.dtype} of shape {new.shape}" if array else type(new).__name__
         raise ValueError(
-            "generate and stream_tokens: scores(logits, tokens) must return floating point numbers "
-            f"of shape {logits.shape}, as the logits are, got {got}"
+            f"{name}: scores(logits, tokens) must return floating point numbers of shape "
+            f"{logits.shape}, as the logits are, got {got}"
         )
     return new.astype(logits.dtype)
 
@@ -205,6 +207,7 @@ def make_sampling(
     heat = "a finite number, at least 0"
     share, penalty = "a number above 0 and at most 1", "a finite number above 0"
     return Sampling(
+        name,
         number("temperature", temperature, heat, lambda t: 0 <= t < np.inf, jnp.float32),
         option("top_k", top_k, "a whole number, at least 1", lambda k: k >= 1, jnp.int32),
         option("top_p", top_p, share, lambda p: 0 < p <= 1),

@@ -19,10 +19,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._attention import CausalAttention
+from ._checks import (
+    check_input,
+    check_key,
+    check_sizes,
+    choice,
+    described,
+    real,
+    share,
+    whole_or_none,
+)
 from ._continuum_level import check_periods
 from ._feed import FeedForward
 from ._masks import Mask, blank, check_masks
-from ._parts import check_input, check_key, check_sizes, known_number, rms_norm
+from ._parts import rms_norm
 from .continuum import ContinuumMemory
 from .layers import DeltaMemory, LinearAttention, SelfModifyingMemory, TitansMemory
 
@@ -105,9 +115,10 @@ class Block(eqx.Module):
             (time, width), and the state after the piece.
 
         Raises:
-            ValueError: x, a state, a mask or a key does not fit.
+            ValueError: x, a state, a mask, a dropout or a key does not fit.
         """
         x = check_input("Block", x, self.norm.shape[0])
+        dropout = share("Block", "dropout", dropout)
         valid, reset = check_masks("Block", x.shape[0], valid, reset, max_documents)
         given = {"valid": valid, "reset": reset, "max_documents": max_documents}
         if valid is None and reset is None:
@@ -118,11 +129,8 @@ class Block(eqx.Module):
             x, feed = self.feed(x + mixed, feed, **given)
             return x, BlockState(mixer, feed)
         check_key("Block", key)
-        share = known_number(dropout)
-        if share is None or not 0 <= share < 1:
-            raise ValueError(f"Block: dropout must be at least 0 and less than 1, got {dropout!r}")
         first, second = jax.random.split(key)
-        drop = eqx.nn.Dropout(share)
+        drop = eqx.nn.Dropout(dropout)
         x = x + drop(mixed, key=first)
         fed, feed = self.feed(x, feed, **given)
         return x + drop(fed - x, key=second), BlockState(mixer, feed)
@@ -171,23 +179,25 @@ def make_block(
     Raises:
         ValueError: an unknown kind or option; see also the layers.
     """
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"block must be one of {', '.join(KINDS)}, got {kind!r}")
-    check_sizes("make_block", width, heads, hidden=hidden)
-    check_key("make_block", key)
+    name = "make_block"
+    kind = choice(name, "kind", kind, tuple(KINDS))
+    width, heads = check_sizes(name, width, heads)
+    hidden = whole_or_none(name, "hidden", hidden)
+    scale = real(name, "scale", scale)
+    check_key(name, key)
     if not isinstance(continuum, Mapping | None):
         raise ValueError(
-            "make_block: continuum must be a mapping of options of ContinuumMemory, such as "
-            f'{{"periods": (16, 64)}}, got {continuum!r}'
+            f"{name}: continuum must be a mapping of options of ContinuumMemory, such as "
+            f'{{"periods": (16, 64)}}, got {described(continuum)}'
         )
     mixer_of, fixed, has_continuum = KINDS[kind]
     if continuum and not has_continuum:
         raise ValueError(
-            f"a block of kind {kind!r} has no continuum memory, so `continuum` is without effect; "
-            'use "hope" or "hope_attention"'
+            f"{name}: a block of kind {kind!r} has no continuum memory, so `continuum` is without "
+            'effect; use "hope" or "hope_attention"'
         )
-    _check_options(f"the mixer of a block of kind {kind!r}", mixer_of, options, fixed)
-    _check_options("a continuum memory", ContinuumMemory, continuum or {}, ())
+    _check_options(f"{name}: the mixer of a block of kind {kind!r}", mixer_of, options, fixed)
+    _check_options(f"{name}: continuum: a continuum memory", ContinuumMemory, continuum or {}, ())
     mixer_key, feed_key = jax.random.split(key)
     mixer = mixer_of(width, heads, **fixed, **options, key=mixer_key)
     mixer = _scaled(mixer, scale)

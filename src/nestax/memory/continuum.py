@@ -21,10 +21,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ._checks import (
+    check_input,
+    check_key,
+    check_state,
+    choice,
+    described,
+    is_count,
+    known_number,
+    real,
+    whole_or_none,
+)
 from ._continuum_level import (
     ContinuumState,
     Masks,
     add,
+    check_norms,
     check_periods,
     check_rates,
     cycle_of,
@@ -35,7 +47,7 @@ from ._continuum_level import (
 from ._feed import SwiGLU
 from ._grid import fill
 from ._masks import Mask, check_masks
-from ._parts import check_input, check_key, check_sizes, check_state, is_count, known_number, matrix
+from ._parts import matrix
 
 _VARIANTS = ("sequential", "nested", "independent")
 
@@ -129,15 +141,13 @@ class ContinuumMemory(eqx.Module):
         """
         name = "ContinuumMemory"
         check_key(name, key)
+        width, hidden = whole_or_none(name, "width", width), whole_or_none(name, "hidden", hidden)
         periods = check_periods(name, periods)
         count = len(periods)
-        for what, value, known in (
-            ("variant", variant, _VARIANTS),
-            ("accumulate", accumulate, ("mean", "sum")),
-            ("objective", objective, ("local", None)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: {what} must be one of {known}, got {value!r}")
+        variant = choice(name, "variant", variant, _VARIANTS)
+        accumulate = choice(name, "accumulate", accumulate, ("mean", "sum"))
+        objective = choice(name, "objective", objective, ("local", None))
+        scale = real(name, "scale", scale)
         if variant == "nested":
             ordered = sorted(periods)
             if any(b % a or a == b for a, b in pairwise(ordered)):
@@ -148,33 +158,38 @@ class ContinuumMemory(eqx.Module):
                 )
         bound = None if clip is None else known_number(clip)
         if clip is not None and (bound is None or not bound > 0):
-            raise ValueError(f"{name}: clip must be positive, or None for no bound; got {clip!r}")
+            raise ValueError(
+                f"{name}: clip must be positive, or None for no bound; got {described(clip)}"
+            )
         rates = check_rates(name, rate, count)
         if width is None and (levels is None or objective is not None):
             raise ValueError(f"{name}: without a width, pass levels and objective=None")
         keys = jax.random.split(key, count + 1)
         if levels is None:
             assert width is not None
-            check_sizes(name, width, 1, hidden=hidden)
+            if norms is not None:
+                raise ValueError(f"{name}: norms belong to given levels; pass levels too")
             hidden = max(1, round(8 * width / 3 / count)) if hidden is None else hidden
             levels = [SwiGLU(width, hidden, scale=scale, key=k) for k in keys[1:]]
             norms = [jnp.ones(width)] * count
-        if not isinstance(levels, Sequence):
+        if not isinstance(levels, Sequence) or isinstance(levels, str):
             raise ValueError(
                 f"{name}: levels (of from_mlps: mlps) must be a sequence of MLPs, one for each "
                 f"period, got a {type(levels).__name__}"
             )
-        norms = [None] * len(levels) if norms is None else norms
+        norms = [None] * len(levels) if norms is None else check_norms(name, norms, width)
         if not len(levels) == len(norms) == count:
             raise ValueError(
                 f"{name}: one period, one level and one norm (or None) belong together, got "
                 f"{count} periods, {len(levels)} levels and {len(norms)} norms"
             )
         for index, level in enumerate(levels):
-            if not jax.tree.leaves(eqx.filter(level, eqx.is_inexact_array)):
+            written = jax.tree.leaves(eqx.filter(level, eqx.is_inexact_array))
+            if not written or not callable(level):
                 raise ValueError(
-                    f"{name}: level {index} has no weights that could be written: {level!r:.80}; "
-                    "pass an equinox module, or jax.tree_util.Partial(function, weights)"
+                    f"{name}: level {index} of levels must be a function with weights that can be "
+                    f"written, got {level!r:.80}; pass an equinox module, or "
+                    "jax.tree_util.Partial(function, weights)"
                 )
         self.levels, self.norms = tuple(levels), tuple(norms)
         self.rate = jnp.asarray(rates, jnp.result_type(float)) if trained_rate else None
@@ -269,7 +284,7 @@ class ContinuumMemory(eqx.Module):
         name = "ContinuumMemory"
         x = check_input(name, x, self.width)
         if state is not None:
-            check_state(name, state, self.init_state)
+            state = check_state(name, state, self.init_state)
         valid, reset = check_masks(name, x.shape[0], valid, reset, max_documents)
         masks = Masks(valid, reset, max_documents)
         known = self.init_state() if state is None else state
@@ -309,7 +324,7 @@ class ContinuumMemory(eqx.Module):
                 another number of levels.
         """
         name = "ContinuumMemory.gather"
-        check_state(name, state, self.init_state)
+        state = check_state(name, state, self.init_state)
         if len(gradients) != len(self.levels):
             raise ValueError(
                 f"{name}: gradients must be those of {len(self.levels)} levels, like "
@@ -340,7 +355,7 @@ class ContinuumMemory(eqx.Module):
         Raises:
             ValueError: a state of another memory.
         """
-        check_state("ContinuumMemory.flush", state, self.init_state)
+        state = check_state("ContinuumMemory.flush", state, self.init_state)
         parts = []
         for s, period in enumerate(self.periods):
             seen = state.tick[s] % period

@@ -13,17 +13,20 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
-from ._feed import FeedForward
-from ._masks import Mask, blank, check_masks, segment_starts
-from ._parts import (
+from ._checks import (
     check_key,
     check_sizes,
-    is_count,
-    known_number,
-    linear,
-    matrix,
-    rms_norm,
+    check_unmasked,
+    choice,
+    described,
+    holds,
+    share,
+    whole,
+    whole_or_none,
 )
+from ._feed import FeedForward
+from ._masks import Mask, blank, check_masks, segment_starts
+from ._parts import linear, matrix, rms_norm
 from .blocks import KINDS, Block, BlockState, make_block
 from .continuum import ContinuumMemory
 
@@ -99,17 +102,13 @@ class HopeLM(eqx.Module):
             ValueError: sizes below 1, a dropout out of range, an unknown kind or option; see also
                 the layers.
         """
-        if not all(is_count(size) for size in (vocabulary, width, depth)):
-            raise ValueError(
-                f"HopeLM: sizes must be at least 1 and whole, got vocabulary={vocabulary!r}, "
-                f"width={width!r}, depth={depth!r}"
-            )
-        check_sizes("HopeLM", width, heads, hidden=hidden)
-        check_key("HopeLM", key)
+        name = "HopeLM"
+        vocabulary, depth = whole(name, "vocabulary", vocabulary), whole(name, "depth", depth)
+        width, heads = check_sizes(name, width, heads)
+        hidden = whole_or_none(name, "hidden", hidden)
+        check_key(name, key)
         kinds = _kinds(block, depth)
-        left_out = known_number(dropout)
-        if left_out is None or not 0 <= left_out < 1:
-            raise ValueError(f"HopeLM: dropout must be at least 0 and less than 1, got {dropout!r}")
+        dropout = share(name, "dropout", dropout)
         keys = jax.random.split(key, depth + 2)
         self.embedding = jax.random.normal(keys[0], (vocabulary, width))
         with_memory = [kind for kind, _ in kinds if kind in KINDS and KINDS[kind].continuum]
@@ -123,7 +122,7 @@ class HopeLM(eqx.Module):
         self.blocks = tuple(blocks)
         self.norm = jnp.ones(width)
         self.head = matrix(keys[1], vocabulary, width, 0.1)
-        self.dropout = left_out
+        self.dropout = dropout
 
     def init_state(self) -> tuple[BlockState, ...]:
         """The state at the beginning of a stream."""
@@ -177,6 +176,12 @@ class HopeLM(eqx.Module):
                     f"HopeLM: segments must be one array of integers of shape ({time},), an id for "
                     f"each token, got shape {_shape(segments)}; for a batch use jax.vmap"
                 )
+            if not holds(segments, jnp.integer):
+                raise ValueError(
+                    "HopeLM: segments must be one array of integers, an id for each token, got "
+                    f"{described(segments)}; make lists arrays with jax.numpy.asarray"
+                )
+            check_unmasked("HopeLM", "segments", segments)
             reset = segment_starts(segments, valid)
         valid, reset = check_masks("HopeLM", time, valid, reset, max_documents)
         if state is not None and (not isinstance(state, tuple | list) or len(state) != depth):
@@ -229,6 +234,7 @@ class HopeLM(eqx.Module):
             )
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"HopeLM: tokens are integers, got {tokens.dtype}")
+        check_unmasked("HopeLM", "tokens", tokens)
         valid, _ = check_masks("HopeLM", tokens.shape[0], valid, None)
         if isinstance(tokens, Tracer) or isinstance(valid, Tracer):
             return
@@ -256,7 +262,7 @@ def _kinds(block: Any, depth: int) -> list[tuple[str, Mapping[str, Any]]]:
     if not np.iterable(block):
         raise ValueError(
             f"HopeLM: block must be one of {', '.join(KINDS)}, or one for each of the {depth} "
-            f"blocks, got {block!r}"
+            f"blocks, got {described(block)}"
         )
     named = (block,) * depth if isinstance(block, str) else tuple(block)
     if len(named) != depth:
@@ -276,6 +282,7 @@ def _kinds(block: Any, depth: int) -> list[tuple[str, Mapping[str, Any]]]:
                     "HopeLM: each entry of block must be a kind, or a pair of a kind and its "
                     f"options, got {one!r}; options of all blocks are arguments of HopeLM"
                 )
+        choice("HopeLM", "block", kinds[-1][0], tuple(KINDS))
         if taken := {"width", "heads", "scale", "key"} & set(kinds[-1][1]):
             raise ValueError(f"HopeLM: {min(taken)} is the same for all blocks, no option of one")
     return kinds
@@ -296,10 +303,12 @@ def stack_levels(model: HopeLM, periods: Sequence[int], **options: Any) -> HopeL
     Raises:
         ValueError: other blocks, or another number of periods; see also `ContinuumMemory`.
     """
-    if np.shape(periods) != (len(model.blocks),):
+    if not isinstance(model, HopeLM):
+        raise ValueError(f"stack_levels: model must be a HopeLM, got a {type(model).__name__}")
+    if _shape(periods) != (len(model.blocks),):
         raise ValueError(
-            f"stack_levels: pass one period for each of the {len(model.blocks)} blocks, got "
-            f"{periods}"
+            f"stack_levels: periods must be one period for each of the {len(model.blocks)} blocks, "
+            f"got {periods!r:.80}"
         )
     blocks = []
     key = options.pop("key", None)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import check_input, check_key, check_sizes, check_state, whole_or_none
 from .._delta import delta_rule
 from .._masks import Mask, blank, check_masks
 from .._parts import (
@@ -12,10 +13,6 @@ from .._parts import (
     GatedOutput,
     LayerState,
     ShortConvolution,
-    check_input,
-    check_key,
-    check_sizes,
-    check_state,
     linear,
     matrix,
     split_heads,
@@ -84,10 +81,12 @@ class DeltaMemory(eqx.Module):
         trained_start: bool = False,
         key: PRNGKeyArray,
     ):
-        check_sizes("DeltaMemory", width, heads, chunk=chunk)
-        check_key("DeltaMemory", key)
+        name = "DeltaMemory"
+        width, heads = check_sizes(name, width, heads)
+        conv, chunk = whole_or_none(name, "conv", conv, 0), whole_or_none(name, "chunk", chunk)
+        check_key(name, key)
         keys = jax.random.split(key, 5)
-        self.heads, self.negative, self.chunk = heads, negative, chunk
+        self.heads, self.negative, self.chunk = heads, bool(negative), chunk
         self.into = matrix(keys[0], 3 * width, width)
         self.conv = ShortConvolution(3 * width, conv, key=keys[1])
         self.rate = Gate(width, jnp.zeros(heads), key=keys[2])
@@ -130,12 +129,12 @@ class DeltaMemory(eqx.Module):
             ValueError: x is not of shape (time, width), a state of another layer, masks that do
                 not fit.
         """
-        check_input("DeltaMemory", x, self.into.shape[1])
+        x = check_input("DeltaMemory", x, self.into.shape[1])
         valid, reset = check_masks("DeltaMemory", x.shape[0], valid, reset, max_documents)
         if state is None:
             state = self.init_state()
         else:
-            check_state("DeltaMemory", state, self.init_state)
+            state = check_state("DeltaMemory", state, self.init_state)
         x = blank(x, valid)
         mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail, valid, reset)
         q, k, v = jnp.split(split_heads(jax.nn.silu(mixed), self.heads), 3, axis=-1)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import check_input, check_key, check_sizes, check_state, whole_or_none
 from .._delta import linear_attention
 from .._masks import Mask, blank, check_masks
 from .._parts import (
@@ -12,10 +13,6 @@ from .._parts import (
     GatedOutput,
     LayerState,
     ShortConvolution,
-    check_input,
-    check_key,
-    check_sizes,
-    check_state,
     linear,
     matrix,
     split_heads,
@@ -74,8 +71,11 @@ class LinearAttention(eqx.Module):
         trained_start: bool = False,
         key: PRNGKeyArray,
     ):
-        check_sizes("LinearAttention", width, heads, key_size=key_size)
-        check_key("LinearAttention", key)
+        name = "LinearAttention"
+        width, heads = check_sizes(name, width, heads)
+        key_size = whole_or_none(name, "key_size", key_size)
+        conv = whole_or_none(name, "conv", conv, 0)
+        check_key(name, key)
         keys = jax.random.split(key, 4)
         self.heads = heads
         self.key_size = width // heads if key_size is None else key_size
@@ -121,12 +121,12 @@ class LinearAttention(eqx.Module):
             ValueError: x is not of shape (time, width), a state of another layer, masks that do
                 not fit.
         """
-        check_input("LinearAttention", x, self.into.shape[1])
+        x = check_input("LinearAttention", x, self.into.shape[1])
         valid, reset = check_masks("LinearAttention", x.shape[0], valid, reset, max_documents)
         if state is None:
             state = self.init_state()
         else:
-            check_state("LinearAttention", state, self.init_state)
+            state = check_state("LinearAttention", state, self.init_state)
         x = blank(x, valid)
         mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail, valid, reset)
         mine = split_heads(jax.nn.silu(mixed), self.heads)

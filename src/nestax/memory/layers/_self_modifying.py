@@ -2,25 +2,30 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._arguments import check_number
+from .._checks import (
+    check_input,
+    check_key,
+    check_sizes,
+    check_state,
+    choice,
+    described,
+    positive,
+    whole,
+    whole_or_none,
+)
 from .._masks import Mask, blank, check_masks
 from .._parts import (
     Gate,
     GatedOutput,
     ShortConvolution,
-    check_input,
-    check_key,
-    check_sizes,
-    check_state,
     linear,
     matrix,
     split_heads,
@@ -168,11 +173,29 @@ class SelfModifyingMemory(eqx.Module):
         read: str = "before",
         key: PRNGKeyArray,
     ):
-        check_sizes("SelfModifyingMemory", width, heads, chunk=chunk, chunk_others=chunk_others)
-        check_key("SelfModifyingMemory", key)
-        others = chunk if chunk_others is None else chunk_others
-        _check(memory, objective, rule, read, adaptive, chunk, others, max_rate, limit)
-        returns = memory == "mlp" or not skip
+        name = "SelfModifyingMemory"
+        width, heads = check_sizes(name, width, heads)
+        chunk, others = (
+            whole(name, "chunk", chunk),
+            whole_or_none(name, "chunk_others", chunk_others),
+        )
+        others = chunk if others is None else others
+        if max(chunk, others) % min(chunk, others):
+            raise ValueError(
+                f"{name}: one of chunk and chunk_others must divide the other, got {chunk} and "
+                f"{others}"
+            )
+        conv = whole_or_none(name, "conv", conv, 0)
+        check_key(name, key)
+        memory = choice(name, "memory", memory, ("linear", "mlp"))
+        objective = choice(name, "objective", objective, ("dot", "l2"))
+        rule = choice(name, "rule", rule, ("dgd", "gd"))
+        read = choice(name, "read", read, ("before", "after"))
+        adaptive = _adaptive(name, adaptive)
+        unstable = ", beyond which erasing is unstable"
+        max_rate = positive(name, "max_rate", max_rate, 2.0, unstable)
+        limit = positive(name, "limit", limit)
+        returns = memory == "mlp" or not bool(skip)
         self.written = Rule(objective, rule, max_rate, limit, chunk, others, read, returns)
         self.heads = heads
         own_queries = "q" in adaptive
@@ -234,13 +257,13 @@ class SelfModifyingMemory(eqx.Module):
                 not fit.
         """
         width = self.into.shape[1]
-        check_input("SelfModifyingMemory", x, width)
+        x = check_input("SelfModifyingMemory", x, width)
         fresh = state is None
         valid, reset = check_masks("SelfModifyingMemory", x.shape[0], valid, reset, max_documents)
         if state is None:
             state = self.init_state()
         else:
-            check_state("SelfModifyingMemory", state, self.init_state)
+            state = check_state("SelfModifyingMemory", state, self.init_state)
         x = blank(x, valid)
         mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail, valid, reset)
         mine = split_heads(jax.nn.silu(mixed), self.heads)
@@ -291,46 +314,13 @@ def _memory(
     return (up, matrix(down_key, rows, 2 * size, 2 * start * math.sqrt(2 * size / rows)))
 
 
-def _check(
-    memory: str,
-    objective: str,
-    rule: str,
-    read: str,
-    adaptive: Sequence[str],
-    chunk: int,
-    others: int,
-    max_rate: float,
-    limit: float,
-) -> None:
-    for name, value, known in (
-        ("memory", memory, ("linear", "mlp")),
-        ("objective", objective, ("dot", "l2")),
-        ("rule", rule, ("dgd", "gd")),
-        ("read", read, ("before", "after")),
-    ):
-        if value not in known:
-            raise ValueError(f"SelfModifyingMemory: {name} must be one of {known}, got {value!r}")
-    if isinstance(adaptive, str) or not set(adaptive) <= set(_KINDS):
+def _adaptive(name: str, adaptive: Any) -> tuple[str, ...]:
+    """The boxes that are memories, as strings of Python."""
+    several = isinstance(adaptive, Iterable) and not isinstance(adaptive, str)
+    boxes = list(adaptive) if several else [None]
+    if not all(isinstance(box, str) and box in _KINDS for box in boxes):
         raise ValueError(
-            f"SelfModifyingMemory: adaptive must be a sequence of some of {_KINDS}, got "
-            f"{adaptive!r}; the memory that is read always modifies itself"
+            f"{name}: adaptive must be a sequence of some of {_KINDS}, got {described(adaptive)}; "
+            "the memory that is read always modifies itself"
         )
-    if max(chunk, others) % min(chunk, others):
-        raise ValueError(
-            "SelfModifyingMemory: one of chunk and chunk_others must divide the other, got "
-            f"{chunk} and {others}"
-        )
-    for name, number in (("max_rate", max_rate), ("limit", limit)):
-        if isinstance(number, bool) or not isinstance(number, (int, float, np.number)):
-            raise ValueError(
-                f"SelfModifyingMemory: {name} must be a number, got {type(number).__name__} "
-                f"{number!r:.40}"
-            )
-        check_number("SelfModifyingMemory", name, number)
-    if not 0 < max_rate <= 2:
-        raise ValueError(
-            "SelfModifyingMemory: max_rate must be above 0 and at most 2, beyond which erasing is "
-            f"unstable, got {max_rate}"
-        )
-    if not limit > 0:
-        raise ValueError(f"SelfModifyingMemory: limit must be above 0, got {limit}")
+    return tuple(map(str, boxes))

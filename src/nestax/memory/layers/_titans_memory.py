@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import check_input, check_key, check_sizes, check_state, choice, whole_or_none
 from .._masks import Mask, blank, check_masks
 from .._network_scan import NetworkState, network_scan
 from .._parts import (
@@ -16,10 +17,6 @@ from .._parts import (
     GatedOutput,
     LayerState,
     ShortConvolution,
-    check_input,
-    check_key,
-    check_sizes,
-    check_state,
     linear,
     matrix,
     split_heads,
@@ -119,16 +116,15 @@ class TitansMemory(eqx.Module):
         read: str = "before",
         key: PRNGKeyArray,
     ):
-        check_sizes("TitansMemory", width, heads, hidden=hidden, chunk=chunk)
-        check_key("TitansMemory", key)
-        for name, value, known in (
-            ("memory", memory, ("linear", "mlp")),
-            ("objective", objective, ("l2", "dot")),
-            ("rule", rule, ("gd", "dgd", "local")),
-            ("read", read, ("before", "after")),
-        ):
-            if value not in known:
-                raise ValueError(f"TitansMemory: {name} must be one of {known}, got {value!r}")
+        name = "TitansMemory"
+        width, heads = check_sizes(name, width, heads)
+        hidden, chunk = whole_or_none(name, "hidden", hidden), whole_or_none(name, "chunk", chunk)
+        conv = whole_or_none(name, "conv", conv, 0)
+        check_key(name, key)
+        memory = choice(name, "memory", memory, ("linear", "mlp"))
+        objective = choice(name, "objective", objective, ("l2", "dot"))
+        rule = choice(name, "rule", rule, ("gd", "dgd", "local"))
+        read = choice(name, "read", read, ("before", "after"))
         if hidden is not None and memory == "linear":
             raise ValueError(
                 f'TitansMemory: a linear memory has no hidden units; pass memory="mlp" or leave '
@@ -198,13 +194,13 @@ class TitansMemory(eqx.Module):
             ValueError: x is not of shape (time, width), a state of another layer, masks that do
                 not fit.
         """
-        check_input("TitansMemory", x, self.into.shape[1])
+        x = check_input("TitansMemory", x, self.into.shape[1])
         fresh = state is None
         valid, reset = check_masks("TitansMemory", x.shape[0], valid, reset, max_documents)
         if state is None:
             state = self.init_state()
         else:
-            check_state("TitansMemory", state, self.init_state)
+            state = check_state("TitansMemory", state, self.init_state)
         x = blank(x, valid)
         mixed, tail = self.conv(linear(self.into.astype(x.dtype), x), state.tail, valid, reset)
         q, k, v = jnp.split(split_heads(jax.nn.silu(mixed), self.heads), 3, axis=-1)
