@@ -444,6 +444,19 @@ def test_inputs_and_states_that_do_not_fit_are_refused(monkeypatch):
     state = layer.init_state()
     for call, message in (
         (lambda: layer.gather(state, state.weights[:1], 3), "gather: gradients must be those of 2"),
+        (lambda: layer.gather(state, 3, 3), "gather: gradients must be those of 2 levels, .* int"),
+        (
+            lambda: layer.gather(state, (*state.weights[:1], state.tick), 3),
+            r"gather: gradients\[1\] must have the structure and shapes of state.weights\[1\]",
+        ),
+        (
+            lambda: ContinuumMemory(WIDTH, (2,), norms=[None], key=jax.random.key(0)),
+            ": norms are those of given levels",
+        ),
+        (
+            lambda: layer.from_mlps(layer.levels, layer.periods, norms=[None, 1.0]),
+            ": norms must be a sequence",
+        ),
         (
             lambda: layer.gather(state.weights, state.weights, 3),
             "gather: state must be a Continuum",

@@ -103,6 +103,34 @@ def test_what_is_wrong_is_said():
             _checks.check_input("Layer", jnp.zeros((2, 6), dtype), 6)
 
 
+def test_sizes_numbers_and_options_are_plain():
+    assert 2 * _checks.whole("Layer", "chunk", np.uint8(200)) == 400
+    for value, kind in (
+        (_checks.whole("Layer", "chunk", np.int64(2)), int),
+        (_checks.choice("Layer", "read", np.str_("after"), ("before", "after")), str),
+        (_checks.real("Layer", "scale", jnp.float32(2)), float),
+        (_checks.positive("Layer", "limit", np.float32(np.inf)), float),
+    ):
+        assert type(value) is kind
+    for wrong in (
+        None,
+        "1",
+        [1.0],
+        np.ones(2),
+        1j,
+        np.nan,
+        np.inf,
+        True,
+        jax.random.key(0),
+        10**400,
+    ):
+        with pytest.raises(ValueError, match="Layer: scale must be one finite number, got"):
+            _checks.real("Layer", "scale", wrong)
+    for wrong in (np.ones(2), ["after"], 5, None, len):
+        with pytest.raises(ValueError, match=r"Layer: read must be one of .*, got"):
+            _checks.choice("Layer", "read", wrong, ("before", "after"))
+
+
 def test_keys_are_typed_and_single():
     _checks.check_key("Layer", jax.random.key(0))
     jax.vmap(lambda key: _checks.check_key("Layer", key))(jax.random.split(jax.random.key(0)))
@@ -121,11 +149,19 @@ def test_states_are_those_of_the_layer():
         return _parts.LayerState(jnp.zeros((2, width)), (jnp.zeros(4), None))
 
     _checks.check_state("Layer", init_state(), init_state)
+    of_numpy = jax.tree.map(np.asarray, init_state())
+    held = _checks.check_state("Layer", of_numpy, init_state)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(held))
+    hidden = np.ma.masked_array(of_numpy.tail, True)
     for wrong, message in (
         (3, "state must be a LayerState, got a int; pass a state that this layer returned"),
         (tuple(init_state()), "state must be a LayerState, got a tuple"),
         (init_state()._replace(memory=()), "state must hold 2 arrays, got 1"),
         (init_state(5), r"state.tail must be of shape \(2, 3\), got \(2, 5\)"),
+        (init_state()._replace(tail=np.full((2, 3), "a")), "state.tail must be .* got <U1; pass"),
+        (init_state()._replace(tail=jnp.ones((2, 3)) * 1j), "state.tail must be .* got complex64"),
+        (init_state()._replace(tail=jnp.ones((2, 3), int)), "state.tail must be .* got int32"),
+        (init_state()._replace(tail=hidden), "state.tail must be an array, got a masked one"),
     ):
         with pytest.raises(ValueError, match=f"Layer: {message}"):
             _checks.check_state("Layer", wrong, init_state)

@@ -81,12 +81,19 @@ def choice(name: str, what: str, value: Any, known: Sequence[str | None]) -> Any
 
 def known_number(value: Any) -> float | None:
     """The real number that a scalar is, of Python, NumPy or JAX; None if it is none, or traced."""
-    scalars = (int, float, np.generic, np.ndarray, jax.Array)
-    if isinstance(value, Tracer) or not isinstance(value, scalars) or np.shape(value):
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        known = not isinstance(value, (Tracer, np.ma.MaskedArray)) and not np.shape(value)
+        return float(np.asarray(value)) if known and _is_real(value) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    array = np.asarray(value)
-    real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    return float(array) if real else None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _is_real(value: Any) -> bool:
+    return holds(value, jnp.floating) or holds(value, jnp.integer)
 
 
 def real(name: str, what: str, value: Any) -> Any:
@@ -95,7 +102,7 @@ def real(name: str, what: str, value: Any) -> Any:
     Raises:
         ValueError: no number, several, complex, or not finite where it is known.
     """
-    if isinstance(value, Tracer) and not value.shape and jnp.issubdtype(value.dtype, jnp.floating):
+    if isinstance(value, Tracer) and not value.shape and _is_real(value):
         return value
     number = known_number(value)
     if number is None or not math.isfinite(number):

@@ -179,14 +179,27 @@ def check_rates(name: str, rate: Any, count: int) -> tuple[float, ...]:
     return tuple(r for r in rates if r is not None)
 
 
-def check_norms(name: str, norms: Any, width: int | None) -> list[Any]:
-    """Refuses all but a sequence of norms: scales (width,), or None for no norm.
+def check_levels(
+    name: str, levels: Any, norms: Any, count: int, width: int | None
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Refuses levels that cannot be written, and norms that are not theirs.
 
     Args:
         name: of the layer, for the error.
-        norms: as given by the user.
+        levels: a sequence of functions with weights, as given by the user.
+        norms: a sequence of scales (width,), or of None for no norm; None: no norms.
+        count: of periods.
         width: of the tokens, if it is known.
+
+    Returns:
+        Levels and norms, one of each for each period.
     """
+    if not isinstance(levels, Sequence) or isinstance(levels, str):
+        raise ValueError(
+            f"{name}: levels (of from_mlps: mlps) must be a sequence of MLPs, one for each "
+            f"period, got a {type(levels).__name__}"
+        )
+    norms = [None] * len(levels) if norms is None else norms
     some = isinstance(norms, Sequence) and not isinstance(norms, str)
     for norm in norms if some else ():
         shape = getattr(norm, "shape", ())
@@ -197,4 +210,35 @@ def check_norms(name: str, norms: Any, width: int | None) -> list[Any]:
             f"{name}: norms must be a sequence, for each level floating-point scales of shape "
             f"({width or 'width'},), or None for no norm; got {described(norms)}"
         )
-    return list(norms)
+    if not len(levels) == len(norms) == count:
+        raise ValueError(
+            f"{name}: one period, one level and one norm (or None) belong together, got "
+            f"{count} periods, {len(levels)} levels and {len(norms)} norms"
+        )
+    for index, level in enumerate(levels):
+        weights = jax.tree.leaves(eqx.filter(level, eqx.is_inexact_array))
+        if not weights or not callable(level):
+            raise ValueError(
+                f"{name}: level {index} of levels must be a function with weights that can be "
+                f"written, got {level!r:.80}; pass an equinox module, or "
+                "jax.tree_util.Partial(function, weights)"
+            )
+    return tuple(levels), tuple(norms)
+
+
+def check_gradients(name: str, gradients: Any, weights: tuple[PyTree, ...]) -> None:
+    """Refuses gradients that are not like the weights of all levels."""
+    count = len(gradients) if isinstance(gradients, Sequence) else type(gradients).__name__
+    if count != len(weights):
+        raise ValueError(
+            f"{name}: gradients must be those of {len(weights)} levels, like state.weights, got "
+            f"{count}"
+        )
+    for index, (gradient, weight) in enumerate(zip(gradients, weights, strict=True)):
+        same = jax.tree.structure(gradient) == jax.tree.structure(weight)
+        given, wanted = ([np.shape(a) for a in jax.tree.leaves(t)] for t in (gradient, weight))
+        if not same or given != wanted:
+            raise ValueError(
+                f"{name}: gradients[{index}] must have the structure and shapes of "
+                f"state.weights[{index}], {wanted}, got {given}"
+            )

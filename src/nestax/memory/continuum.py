@@ -36,7 +36,8 @@ from ._continuum_level import (
     ContinuumState,
     Masks,
     add,
-    check_norms,
+    check_gradients,
+    check_levels,
     check_periods,
     check_rates,
     cycle_of,
@@ -168,30 +169,11 @@ class ContinuumMemory(eqx.Module):
         if levels is None:
             assert width is not None
             if norms is not None:
-                raise ValueError(f"{name}: norms belong to given levels; pass levels too")
+                raise ValueError(f"{name}: norms are those of given levels; pass levels= too")
             hidden = max(1, round(8 * width / 3 / count)) if hidden is None else hidden
             levels = [SwiGLU(width, hidden, scale=scale, key=k) for k in keys[1:]]
             norms = [jnp.ones(width)] * count
-        if not isinstance(levels, Sequence) or isinstance(levels, str):
-            raise ValueError(
-                f"{name}: levels (of from_mlps: mlps) must be a sequence of MLPs, one for each "
-                f"period, got a {type(levels).__name__}"
-            )
-        norms = [None] * len(levels) if norms is None else check_norms(name, norms, width)
-        if not len(levels) == len(norms) == count:
-            raise ValueError(
-                f"{name}: one period, one level and one norm (or None) belong together, got "
-                f"{count} periods, {len(levels)} levels and {len(norms)} norms"
-            )
-        for index, level in enumerate(levels):
-            written = jax.tree.leaves(eqx.filter(level, eqx.is_inexact_array))
-            if not written or not callable(level):
-                raise ValueError(
-                    f"{name}: level {index} of levels must be a function with weights that can be "
-                    f"written, got {level!r:.80}; pass an equinox module, or "
-                    "jax.tree_util.Partial(function, weights)"
-                )
-        self.levels, self.norms = tuple(levels), tuple(norms)
+        self.levels, self.norms = check_levels(name, levels, norms, count, width)
         self.rate = jnp.asarray(rates, jnp.result_type(float)) if trained_rate else None
         self.constant_rate = None if trained_rate else rates
         self.target = None
@@ -325,11 +307,7 @@ class ContinuumMemory(eqx.Module):
         """
         name = "ContinuumMemory.gather"
         state = check_state(name, state, self.init_state)
-        if len(gradients) != len(self.levels):
-            raise ValueError(
-                f"{name}: gradients must be those of {len(self.levels)} levels, like "
-                f"state.weights, got {len(gradients)}"
-            )
+        check_gradients(name, gradients, state.weights)
         parts = []
         for s, period in enumerate(self.periods):
             if not is_count(tokens) or period % tokens:

@@ -175,11 +175,8 @@ class SelfModifyingMemory(eqx.Module):
     ):
         name = "SelfModifyingMemory"
         width, heads = check_sizes(name, width, heads)
-        chunk, others = (
-            whole(name, "chunk", chunk),
-            whole_or_none(name, "chunk_others", chunk_others),
-        )
-        others = chunk if others is None else others
+        chunk = whole(name, "chunk", chunk)
+        others = chunk if chunk_others is None else whole(name, "chunk_others", chunk_others)
         if max(chunk, others) % min(chunk, others):
             raise ValueError(
                 f"{name}: one of chunk and chunk_others must divide the other, got {chunk} and "
