@@ -448,8 +448,8 @@ def _models() -> list[Call]:
         ),
         _made(
             "stream_tokens",
-            {"model": of_model, "prompt": tokens(VOCABULARY), "key": key(), "steps": count(1),
-             "state": state(read=False)},
+            {"model": of_model, "prompt": tokens(VOCABULARY), "key": key(),
+             "steps": count(1, optional=True), "state": state(read=False)},
             stream, model=model, prompt=prompt, steps=2, key=seed, state=model(prompt)[1],
         ),
         _made(
