@@ -250,3 +250,23 @@ def test_whole_numbers_are_taken_for_floating_ones(untyped):
     found = nm.hebbian(np.zeros((VALUE, KEY), int), np.ones(KEY, bool), np.ones(VALUE, bool), 0.5)
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1.0])
+def test_rates_of_padding_are_not_looked_at(bad):
+    """What padding holds reaches nothing; at a token that is there it is refused as ever."""
+    valid = np.array([True, True, False, True])
+    q = jnp.eye(4, 3) + 0.1
+    sound = np.full(4, 0.5, np.float32)
+    padded = np.where(valid, sound, np.float32(bad))
+    weights = (0.1 * jnp.ones((3, 3)),)
+    for run in (
+        lambda rate: nm.delta_rule(q, q, q, rate, valid=valid),
+        lambda rate: nm.titans(q, q, q, rate, 0.5, valid=valid),
+        lambda rate: nm.memory_scan(q, q, q, erase=rate, valid=valid),
+        lambda rate: nm.network_scan(q, q, q, weights, rate, valid=valid),
+    ):
+        for a, b in zip(jax.tree.leaves(run(padded)), jax.tree.leaves(run(sound)), strict=True):
+            np.testing.assert_array_equal(a, b)
+        with pytest.raises(ValueError, match="must be finite and 0 or more"):
+            run(np.where(valid, np.float32(bad), sound))

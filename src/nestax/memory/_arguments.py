@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ._masks import Mask
 from ._parts import check_floating
 
 # Parameters of rules, and the largest they may be.
@@ -115,19 +116,24 @@ def check_rate(name: str, what: str, rate: Any, high: float = math.inf) -> None:
 
 
 def per_token(
-    name: str, what: str, rate: Rate, time: int, high: float = math.inf
+    name: str, what: str, rate: Rate, time: int, high: float = math.inf, valid: Mask | None = None
 ) -> Float[Array, " time"]:
     """A rate of every token: those that are given, or the number that is given.
 
     Raises:
-        ValueError: another shape, or no rate; see `check_rate`.
+        ValueError: another shape, or no rate; see `check_rate`. What padding holds is not looked
+            at, so nothing is where `valid` is traced.
     """
     if getattr(rate, "shape", ()) not in ((), (time,)):
         raise ValueError(
             f"{name}: {what} must be a number or hold one per token, shape {(time,)}, got "
             f"{jnp.shape(rate)}"
         )
-    check_rate(name, what, rate, high)
+    check_number(name, what, rate)
+    if valid is None or not jnp.ndim(rate):
+        check_rate(name, what, rate, high)
+    elif not isinstance(valid, Tracer) and _known(rate) is not None:
+        check_rate(name, what, np.where(np.asarray(valid), _known(rate), 0.0), high)
     return jnp.broadcast_to(jnp.asarray(rate), (time,))
 
 

@@ -203,7 +203,7 @@ def _of_tokens(
     name: str, what: str, rate: Rate, v: Array, valid: Mask | None, high: float = math.inf
 ) -> Float[Array, " time"]:
     """What stands at tokens that are not valid reaches no gradient of values either."""
-    return blank(per_token(name, what, rate, v.shape[0], high), valid)
+    return blank(per_token(name, what, rate, v.shape[0], high, valid), valid)
 
 
 def _as_given(made: tuple[Array, Any], q: Array, k: Array, v: Array) -> tuple[Array, Any]:

@@ -155,7 +155,8 @@ def network_scan(
     rates = {n: a for n, a in named.items() if n == "rate" or a[0] is not None}
     given = jnp.result_type(q, k, v)
     columns = [
-        per_token("network_scan", name, a, time, high)[:, None] for name, (a, high) in rates.items()
+        per_token("network_scan", name, a, time, high, valid)[:, None]
+        for name, (a, high) in rates.items()
     ]
     dtype = jnp.result_type(given, jnp.float32, *(a for a, _ in rates.values()), *state.now)
     columns = [a.astype(dtype) for a in columns]

@@ -249,12 +249,12 @@ def network_chunk(
     check_options(name, rule, read, skip, activation, clip, q, v)
     objective = error_of(objective, name)
     time = k.shape[0]
-    rate = per_token(name, "rate", rate, time)
-    if retain is not None:
-        retain = per_token(name, "retain", retain, time, 1.0)
-    if momentum is not None:
-        momentum = per_token(name, "momentum", momentum, time, 1.0)
     valid, _ = check_masks(name, time, valid, None)
+    rate = per_token(name, "rate", rate, time, valid=valid)
+    if retain is not None:
+        retain = per_token(name, "retain", retain, time, 1.0, valid)
+    if momentum is not None:
+        momentum = per_token(name, "momentum", momentum, time, 1.0, valid)
     if not time:
         now, surprise = jax.tree.map(
             lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), (now, surprise)

@@ -271,7 +271,7 @@ def _canonical(
     valid, reset = check_masks(name, k.shape[0], valid, reset)
     bounds = {"erase": math.inf, "retain": 1.0, "momentum": 1.0, "carried": math.inf}
     rates = tuple(
-        None if rate is None else per_token(name, what, rate, k.shape[0], high)
+        None if rate is None else per_token(name, what, rate, k.shape[0], high, valid)
         for (what, high), rate in zip(bounds.items(), rates, strict=True)
     )
     wide = _wide(q, k, u, state, initial, *rates)
