@@ -139,3 +139,19 @@ def test_flows_compares_the_flows_of_an_experiment(tmp_path, capsys):
 def test_an_experiment_without_a_nest_has_no_levels(capsys):
     code, out, err = run(["levels", "information-plane"], capsys)
     assert code == 2 and "maml" in out + err
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["rn"], "nestax rn: nothing has that name; did you mean: nestax run?"),
+        (["run", "implicit-bais"], "did you mean: nestax run implicit-bias?"),
+        (["data", "lst"], "did you mean: nestax data list?"),
+        (["flows", "zzz"], "nestax flows zzz: nothing has that name; there are: "),
+    ],
+)
+def test_names_that_there_are_not(given, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(given)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err

@@ -17,7 +17,7 @@ from .experiments.study import Example
 from .levels import compare_flows
 from .runs import RunError, RunFolder, SettingsError, refusals
 from .runs.machine import machine
-from .spelling import correction, options
+from .spelling import correction, options, unnamed
 
 _CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 DataName = Literal["digits", "mnist", "fashion-mnist", "omniglot", "tinyshakespeare", "wikitext2"]
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits 0, 1 (a run could not be done) or 2 (the command was not understood)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _named(given)
         if given[:1] == ["run"]:
             _spelled(given, out=Path(), resume=False, overwrite=False)
             _parse({name: _run(name) for name in EXPERIMENTS}, given[1:], "nestax run", _RUN)
@@ -74,6 +75,24 @@ _RUN = "Run an experiment and leave everything about it in a folder."
 
 _LEVELS = "Show the levels of an experiment's nest: who is updated how often, who waits for whom."
 _FLOWS = "Compare flows on an experiment's nest: bias, spread, time and memory of each."
+
+
+def _named(given: list[str]) -> None:
+    """Refuses a command or an experiment that does not exist, in one line with the nearest one."""
+    commands = ("run", "resume", "report", "list", "levels", "flows", "data", "doctor")
+    with_example = [name for name, one in EXPERIMENTS.items() if one.example]
+    parts = {
+        "run": EXPERIMENTS,
+        "levels": with_example,
+        "flows": with_example,
+        "data": ("list", "path", "fetch"),
+    }
+    for word, known, before in (
+        (given[:1], commands, "nestax"),
+        (given[1:2], parts.get("".join(given[:1]), ()), f"nestax {''.join(given[:1])}"),
+    ):
+        if wrong := unnamed(known, word, before):
+            raise SettingsError(wrong)
 
 
 def _spelled(given: list[str], **more: Any) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
@@ -54,6 +54,21 @@ def correction(known: Mapping[str, Any], given: Sequence[str], command: str) -> 
         if found:
             return found
     return None
+
+
+def unnamed(known: Collection[str], word: Sequence[str], before: str) -> str | None:
+    """What to write instead of a command's name that there is not; None if it is right or absent.
+
+    Args:
+        known: the names; none if anything goes.
+        word: the name, in a sequence of none or one.
+        before: what stands before it on the command line.
+    """
+    if not known or not word or word[0].startswith("-") or word[0] in known:
+        return None
+    near = difflib.get_close_matches(word[0], known, 1)
+    hint = f"did you mean: {before} {near[0]}?" if near else f"there are: {', '.join(known)}"
+    return f"{before} {word[0]}: nothing has that name; {hint}"
 
 
 def _unknown(known: Mapping[str, Any], flag: str, command: str) -> str:

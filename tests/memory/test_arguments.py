@@ -257,8 +257,8 @@ def test_rates_of_padding_are_not_looked_at(bad):
     """What padding holds reaches nothing; at a token that is there it is refused as ever."""
     valid = np.array([True, True, False, True])
     q = jnp.eye(4, 3) + 0.1
-    sound = np.full(4, 0.5, np.float32)
-    padded = np.where(valid, sound, np.float32(bad))
+    sound = jnp.full(4, 0.5)
+    padded = jnp.where(valid, sound, bad)
     weights = (0.1 * jnp.ones((3, 3)),)
     for run in (
         lambda rate: nm.delta_rule(q, q, q, rate, valid=valid),
@@ -269,4 +269,4 @@ def test_rates_of_padding_are_not_looked_at(bad):
         for a, b in zip(jax.tree.leaves(run(padded)), jax.tree.leaves(run(sound)), strict=True):
             np.testing.assert_array_equal(a, b)
         with pytest.raises(ValueError, match="must be finite and 0 or more"):
-            run(np.where(valid, np.float32(bad), sound))
+            run(jnp.where(valid, bad, sound))
