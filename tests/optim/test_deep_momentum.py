@@ -396,3 +396,10 @@ def test_features_of_another_shape_are_refused():
     tx = optim.deep_momentum(0.1, features=lambda key: jnp.outer(key, key))
     with pytest.raises(ValueError, match="features must map a key of shape \\(2,\\) to one axis"):
         tx.init(jnp.zeros(3))
+
+
+def test_the_key_may_be_traced():
+    """Typed keys have a dtype of their own kind, within `vmap` and `jit` too."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    states = jax.vmap(lambda key: optim.deep_momentum(0.1, key=key).init(jnp.ones(3)))(keys)
+    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(states))

@@ -169,7 +169,11 @@ def deep_momentum(
     """
     name = "deep_momentum"
     # A number that became an array, as under inject_hyperparams, and not a key.
-    number_as_array = isinstance(key, jax.Array) and key.ndim == 0 and key.dtype.kind in "fi"
+    number_as_array = (
+        isinstance(key, jax.Array)
+        and key.ndim == 0
+        and any(jnp.issubdtype(key.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    )
     static(name, readout=readout, key=key if number_as_array else None)
     check(
         objective, memory, memory_input, normalize, hidden, skip, shared, readout, features, output
