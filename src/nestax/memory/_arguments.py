@@ -130,10 +130,11 @@ def per_token(
             f"{jnp.shape(rate)}"
         )
     check_number(name, what, rate)
+    numbers = _known(rate)
     if valid is None or not jnp.ndim(rate):
         check_rate(name, what, rate, high)
-    elif not isinstance(valid, Tracer) and _known(rate) is not None:
-        check_rate(name, what, np.where(np.asarray(valid), _known(rate), 0.0), high)
+    elif numbers is not None and not isinstance(valid, Tracer):
+        check_rate(name, what, np.where(np.asarray(valid), numbers, 0.0), high)
     return jnp.broadcast_to(jnp.asarray(rate), (time,))
 
 

@@ -155,8 +155,8 @@ class HopeLM(eqx.Module):
                 `segment_starts`. A document begins with the first token, so `state` is forgotten.
             max_documents: how many documents begin in the piece at most. Only for documents that
                 are traced, as in `jax.vmap` or as an argument of a jit: None makes room for one at
-                each token then, which costs a chunk for each. If there are more, scores are NaN where
-                a block has a continuum memory or an MLP for its memory; others need no bound.
+                each token then, which costs a chunk for each. If there are more, scores are NaN in
+                models with a continuum memory or an MLP for a memory; others need no bound.
             key: of a step of training, for dropout; None: nothing is left out.
 
         Returns:
