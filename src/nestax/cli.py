@@ -91,6 +91,10 @@ def _named(given: list[str]) -> None:
         (given[:1], commands, "nestax"),
         (given[1:2], parts.get("".join(given[:1]), ()), f"nestax {''.join(given[:1])}"),
     ):
+        if known == with_example and word and word[0] in EXPERIMENTS and word[0] not in known:
+            raise SettingsError(
+                f"{before} {word[0]}: this experiment has no nest; {', '.join(known)} have one"
+            )
         if wrong := unnamed(known, word, before):
             raise SettingsError(wrong)
 

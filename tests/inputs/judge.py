@@ -174,5 +174,6 @@ def arguments(function: Callable) -> dict[str, Any]:
 def is_function(value: Any) -> bool:
     """Whether a public name is called with a user's input: no state, no result, no alias."""
     if isinstance(value, type):
-        return not issubclass(value, tuple) and not hasattr(value, "at_ceiling")
+        results = (tuple, Iterator)
+        return not issubclass(value, results) and not hasattr(value, "at_ceiling")
     return callable(value) and hasattr(value, "__code__")
