@@ -87,6 +87,21 @@ def definition(context: Any) -> int:
     return zlib.crc32(repr(_described(context, 4)).encode())
 
 
+def occurrences(contexts: list[Any]) -> dict[int, int]:
+    """Numbers contexts that have the same definition and are not the same 0, 1, 2, …, so that they
+    draw different batches; by id."""
+    seen: dict[int, list[Any]] = {}
+    numbers: dict[int, int] = {}
+    for context in contexts:
+        alike = seen.setdefault(definition(context), [])
+        numbers[id(context)] = next(
+            (number for number, one in enumerate(alike) if same(context, one)), len(alike)
+        )
+        if numbers[id(context)] == len(alike):
+            alike.append(context)
+    return numbers
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two contexts are one: the same object, equal bound methods or other objects that
     compare equal, or partial applications of one function to equal arguments."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from ..flows import Unroll
 from ..flows._vectors import norm
 from ..flows.fixed_point import difference, memory_of, merge, remembering
+from . import _known
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, flow_of, weights_of
 from ._field import Field
@@ -101,7 +102,7 @@ class _Point:
     def movable(self, level: Level, trained: Any) -> Any:
         """The leaves that the level's optimizer can move; None for the others, which are constants
         to every flow outside."""
-        moves = self.program.moves(level, self.carry, self.view)
+        moves = _known.moves(self.program, level, self.carry, self.view)
         return jax.tree.map(lambda leaf, free: leaf if free else None, trained, moves)
 
     def unknowns(self, level: Level) -> Unknowns:
@@ -319,7 +320,7 @@ class _Point:
         inner = [
             one
             for one in self.nest.eliminated(level)
-            if self.program.may_rest(one, self.carry, self.view)
+            if _known.may_rest(self.program, one, self.carry, self.view)
         ]
         if flow.by_update or flow.differences or not inner:
             return -jnp.ones(())

@@ -12,7 +12,6 @@ import optax
 from ..flows import lean_gradient, trained_leaves
 from ..flows._safe_update import quiet, rejects, safe_update
 from ..flows._vectors import uphill
-from ..flows.jaxprs import dependence, has_cases
 from . import _draws
 from ._calls import arrays_only, call_with_values, loss_of, noted
 from ._carry import Carry, Mode, View
@@ -39,7 +38,7 @@ class Problem:
             for number, context in enumerate(self.contexts())
             if isinstance(context, Stream)
         }
-        self.occurrences = occurrences(self._given())
+        self.occurrences = _draws.occurrences(self._given())
         self.processes: dict[str, Process] = {}
         for context in self.contexts():
             if isinstance(context, Process):
@@ -360,54 +359,6 @@ class Problem:
         """A gradient as the level's optimizer gets it; a field is taken as it is."""
         return gradient if isinstance(level.objective, Field) else uphill(gradient)
 
-    def moves(self, level: Level, carry: Carry, view: View) -> Any:
-        """Which trained leaves the level's optimizer can move: a pytree of bools like them.
-
-        An update that depends on nothing at all (`optax.set_to_zero` for a part of the leaves)
-        leaves its leaf alone.
-        """
-        if level.name not in self._moves:
-            trained = carry.values[level.name].trained
-            found = dependence(*self._alone(level, carry, view), trained)
-            structure = jax.tree.structure(trained)
-            self._moves[level.name] = structure.unflatten([bool(needs) for needs in found])
-        return self._moves[level.name]
-
-    def unmoved(self, level: Level, carry: Carry, view: View, moves: list[bool]) -> None:
-        """Notes leaves that stayed where they are when the optimizer was tried: a zero need not be
-        one by structure. Where nothing moved (gradients are gathered first), nothing is known."""
-        known = self.moves(level, carry, view)
-        leaves, structure = jax.tree.flatten(known)
-        if any(moves):
-            leaves = [a and b for a, b in zip(leaves, moves, strict=True)]
-        self._moves[level.name] = structure.unflatten(leaves)
-
-    def follows(self, level: Level, carry: Carry, view: View, differentiably: bool) -> bool:
-        """Whether the level's update depends on its gradient, which a search does not; and whether
-        it has a derivative with respect to it, which one that takes signs has not."""
-        proposed, carry = self._alone(level, carry, view)
-        gradient = carry.values[level.name].trained
-        count = len(jax.tree.leaves(carry))
-        found = dependence(proposed, carry, gradient, differentiable=differentiably)
-        return any(leaf >= count for needs in found for leaf in needs)
-
-    def may_rest(self, level: Level, carry: Carry, view: View) -> bool:
-        """Whether the level's optimizer may leave weights exactly where they are although their
-        gradient is not zero, as projections and masks do."""
-        if level.name not in self._may_rest:
-            trained = carry.values[level.name].trained
-            self._may_rest[level.name] = has_cases(*self._alone(level, carry, view), trained)
-        return self._may_rest[level.name]
-
-    def _alone(self, level: Level, carry: Carry, view: View) -> tuple[Any, Carry]:
-        """The optimizer's proposal as a function of (carry, gradient), and the carry."""
-
-        def proposed(carry: Carry, gradient: Any) -> Any:
-            shape = () if view.copies is None else (view.copies,)
-            return self.proposed(level, carry, gradient, jnp.zeros(shape), view)[0]
-
-        return proposed, carry._replace(gathered={}, before={})
-
     def keep(self, level: Level, parts: Parts, info: Any, view: View) -> tuple[Parts, Any]:
         """The level's new value with what its `keep` makes of the objective's info, and the info
         without what has gone into the value as it was."""
@@ -468,18 +419,3 @@ def searchable(level: Level) -> None:
             f"{label}: its optimizer evaluates the objective at one tick, and "
             f"accumulate={level.accumulate!r} gathers it over {level.every}; {repair}"
         )
-
-
-def occurrences(contexts: list[Any]) -> dict[int, int]:
-    """Numbers contexts that have the same definition and are not the same 0, 1, 2, …, so that they
-    draw different batches; by id."""
-    seen: dict[int, list[Any]] = {}
-    numbers: dict[int, int] = {}
-    for context in contexts:
-        alike = seen.setdefault(_draws.definition(context), [])
-        numbers[id(context)] = next(
-            (number for number, one in enumerate(alike) if _draws.same(context, one)), len(alike)
-        )
-        if numbers[id(context)] == len(alike):
-            alike.append(context)
-    return numbers

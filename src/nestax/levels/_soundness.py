@@ -15,7 +15,7 @@ import optax
 
 from ..flows.fixed_point import Motion, motion, widened
 from ..flows.jaxprs import dependence
-from . import _executed, _point
+from . import _executed, _known, _point
 from ._carry import Carry, View
 from ._declaration import flow_of
 from ._field import Field
@@ -46,7 +46,7 @@ def check(nest: "Nest", begun: "State") -> None:
 def _reached(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     """Refuses a level whose loss does not depend on its value, as far as its flow looks."""
     carry, view = nest._carry(begun, feed), View(nest.copies)
-    if not nest._program.follows(level, carry, view, False):
+    if not _known.follows(nest._program, level, carry, view, False):
         return  # held, or moved by a search: nobody follows its gradient
     if _depends(nest, level, begun, feed):
         if not flow_of(level).partial:
@@ -140,9 +140,9 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     carry = nest._carry(begun, feed)
     tried = {one.name: _tried(nest, one, begun) for one in inner}
     for one in inner:
-        program.unmoved(one, carry, View(nest.copies), tried[one.name].moves)
+        _known.unmoved(program, one, carry, View(nest.copies), tried[one.name].moves)
         _movable(nest, one, carry)
-        if by_update and not program.follows(one, carry, View(nest.copies), True):
+        if by_update and not _known.follows(program, one, carry, View(nest.copies), True):
             raise ValueError(
                 f"level {level.name!r}: the update of {one.name!r} has no derivative with respect "
                 "to its gradient (it takes signs), so its fixed point has none; use "
@@ -245,7 +245,7 @@ _GATHERING = (optax.MultiStepsState, optax.ApplyEvery)
 
 
 def _movable(nest: "Nest", level: Level, carry: Carry) -> None:
-    moves = jax.tree.leaves(nest._program.moves(level, carry, View(nest.copies)))
+    moves = jax.tree.leaves(_known.moves(nest._program, level, carry, View(nest.copies)))
     if not any(moves):
         raise ValueError(
             f"level {level.name!r}: its optimizer cannot move any leaf, and a flow outside "
