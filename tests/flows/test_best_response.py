@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from nestax.flows import (
     CG,
+    ES,
     Dense,
     Direct,
     FiniteDifference,
@@ -537,3 +538,8 @@ def test_slow_values_in_half_precision_are_derived_by_sums_in_single(flow):
     pushed = best_response(lambda slow, w: w, rated, 512, flow)
     found = jit(jax.grad(lambda slow: pushed(slow, start)))(slow)
     assert found.dtype == jnp.bfloat16 and found == 512 * share
+
+
+def test_flows_of_nests_only_are_refused():
+    with pytest.raises(TypeError, match=r"ES\(0\.1\) runs a level's period in a nest"):
+        best_response(lambda slow, fast: fast**2, optax.sgd(0.1), 3, ES(0.1))

@@ -149,6 +149,11 @@ def _check(optimizer: Any, steps: Any, flow: Any) -> None:
             "best_response: the flow must be Unroll, OneStep, Forward, Implicit, FiniteDifference "
             f"or Direct, or None for Unroll(), got {flow!r}"
         )
+    if type(flow).response is Flow.response:
+        raise TypeError(
+            f"best_response: {flow!r} runs a level's period in a nest, and gives no derivative of "
+            "where an inner problem ends; use Unroll(), or a nest"
+        )
     if flow.last is not None and flow.last > steps:
         raise ValueError(
             f"best_response: {flow!r} asks for more than the {steps} steps taken; "
