@@ -39,7 +39,8 @@ class Level:
             always give a state of the same structure. `update` receives `value`, `grad`,
             `value_fn`, `grad_fn`, `obj_fn` (these three functions of the trained value) and
             `batch`, or those of them that it has a name for.
-        context: the level's own data, `context(task, key) -> batch`, or a `Stream`. Levels given
+        context: the level's own data, `context(task, key) -> batch`, a `Stream` of host data, or a
+            `Process`, whose batches depend on values or on what it remembers. Levels given
             the same object, or equal ones such as bound methods of one object, see the same batch
             at the same tick. None: the batch is the task itself. With a third parameter
             named `copy`, `context(task, key, copy)`, it gets the number of the copy too, from 0; 0
