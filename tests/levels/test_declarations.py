@@ -1,5 +1,7 @@
 """What makes no sense is refused, at construction or at init, by level and by how to mend it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,12 +81,23 @@ def test_levels_are_refused(make, message):
             lambda: nx.Nest([level(), level("d", 2, flow=nx.Implicit(nx.CG(2)), accumulate="sum")]),
             "'d': accumulate gathers gradients under Direct",
         ),
-        (lambda: nx.Nest([level(start=fresh)]), "'w' has a start, but no level outside"),
         (
             lambda: nx.Nest([level(start=fresh, horizon=5), level("d", 2)]),
             "'w': an episode of 5 ticks is not a multiple of 2",
         ),
-        (lambda: nx.Nest([level()], copies=3), "copies without a level that has a start"),
+        (lambda: nx.Nest([level(start=fresh, horizon=(4, 9)), level("d", 2)]), "of 9 ticks is not"),
+        (
+            lambda: nx.Nest([level(start=fresh, done=print), level("d", 2)]),
+            "'w': done can end an episode every 2 ticks, and the horizon does so in any case",
+        ),
+        (lambda: nx.Nest([level()], copies=2, stagger=True), "no level has episodes that end"),
+        (lambda: nx.Nest([level(start=fresh)], copies=2, stagger=True), "no level has episodes"),
+        (
+            lambda: nx.Nest(
+                [level(start=fresh, horizon=math.inf, done=print)], copies=2, stagger=True
+            ),
+            "'w' have no longest length; give it a finite horizon beside done",
+        ),
         (lambda: nx.Nest([level()], task=lambda key: key), "a task function without a level"),
         (lambda: nx.Nest([level(start=fresh, horizon=2)], stagger=True), "give copies as well"),
         (lambda: nx.Nest([level(start=fresh, horizon=2)], copies=0), "copies is a whole number"),

@@ -192,7 +192,7 @@ def test_transformations_take_states_as_before():
         assert filled.tick is other and filled.values["m"].key is other
         assert hasattr(filled, "task")
     whole = jax.tree.map(lambda a: 0, state, is_leaf=lambda a: isinstance(a, dict))
-    assert jax.tree.leaves(whole) == [0] * 7  # four dicts, the tick, the key and the task
+    assert jax.tree.leaves(whole) == [0] * 8  # five dicts, the tick, the key and the task
     assert same(pickle.loads(pickle.dumps(state.values["c"])), state.values["c"])
 
 

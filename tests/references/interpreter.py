@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from nestax.levels import _draws
+NEVER = 2**31 - 1  # the end of an episode that has none
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,30 @@ class World:
     )  # (own value, weights) while perturbed ones are lived
     flows: dict = field(default_factory=dict)  # per pair: what the flow remembers, None at first
     contexts: dict = field(default_factory=dict)  # process -> per copy (batch, memory)
+    episodes: dict = field(default_factory=dict)  # per copy: ticks at which it began and will end
 
     def having(self, part, level, content):
         return replace(self, **{part: {**getattr(self, part), level.name: content}})
 
 
 class Interpreter:
-    """`init(values)`, then `tick(world, t)` for t = 0, 1, 2, ..."""
+    """`init(values)`, then `tick(world, t)` for t = 0, 1, 2, ...
 
-    def __init__(self, nest, key):
-        self.nest, self.key, self.groups = nest, key, nest.groups
+    `definition` gives each context the number that stands for it in a draw.
+    """
+
+    def __init__(self, nest, key, definition):
+        self.nest, self.key, self.definition = nest, key, definition
+        self.groups = nest.groups
         self.levels = [level for group in nest.groups for level in group]
         self.home = {level.name: k for k, group in enumerate(nest.groups) for level in group}
         self.copies = nest.copies or 1
         started = [k for k, group in enumerate(nest.groups) if any(x.start for x in group)]
-        self.shared_from = max(started, default=-1) + 1 if nest.copies else 0
+        self.shared_from = max(started, default=len(self.groups) - 1) + 1 if nest.copies else 0
         self.periods = sorted({level.every for level in self.levels})
-        self.horizons = {
-            x.name: x.horizon or min(self.periods_outside(x)) for x in self.levels if x.start
-        }
         self.pairs = any(is_evolution(x) for x in self.levels)
-        self.phases = [self.phase(c) for c in range(self.copies)]
+        bound = lambda x: (self.bound(x), self.home[x.name])  # noqa: E731
+        self.longest = max((x for x in self.levels if x.start), key=bound, default=None)
         contexts = [c for x in self.levels for c in (x.context, getattr(x.flow, "context", None))]
         self.contexts = []
         for context in contexts:
@@ -75,15 +78,54 @@ class Interpreter:
     def periods_outside(self, level):
         return [x.every for x in self.levels if self.home[x.name] > self.home[level.name]]
 
-    def phase(self, copy):
-        """R8: episodes spread evenly over the longest one, in whole restart periods."""
-        if not self.nest.stagger:
-            return 0
-        longest = max(self.horizons.values())
-        level = [x for x in self.levels if self.horizons.get(x.name) == longest][-1]
-        restart = min(self.periods_outside(level), default=level.every)
-        count = self.number(self.copies)
-        return self.number(copy) * (longest // restart) // count * restart
+    def grid(self, level):
+        """R7: the ticks at which the level's episodes may begin are its multiples."""
+        return max(min(self.periods_outside(level), default=level.every), level.every)
+
+    def bound(self, level):
+        """R7: the most ticks that an episode may have."""
+        horizon = level.horizon
+        if horizon is None:
+            horizon = min(self.periods_outside(level), default=NEVER)
+        if callable(horizon) or horizon == float("inf"):
+            return NEVER
+        return horizon[1] if isinstance(horizon, tuple) else horizon
+
+    def length(self, world, level, t, copy):
+        """R7: how many ticks the episode will have that begins now."""
+        grid, number = self.grid(level), self.number(copy)
+        key = self.draw_key(zlib.crc32(f"horizon {level.name}".encode()), t, number)
+        if callable(level.horizon):
+            ticks = float(called(level.horizon, number, world.task[copy], key))
+            return max(1, -int(-ticks // grid)) * grid
+        if isinstance(level.horizon, tuple):
+            least, most = level.horizon
+            ticks = least * (most / least) ** float(jax.random.uniform(key, (), jnp.float32))
+            return round(ticks / grid) * grid
+        return self.bound(level)
+
+    def births(self, world):
+        """R7, R8: the episodes that go on at tick 0. Staggered, they spread evenly over the longest
+        one of their copy, in whole restart periods."""
+        for level in [x for x in self.levels if x.start]:
+            episodes = []
+            for c in range(self.copies):
+                age, length = 0, self.length(world, level, 0, c)
+                if self.nest.stagger:
+                    whole, grid = self.length(world, self.longest, 0, c), self.restart(self.longest)
+                    count = self.number(self.copies)
+                    age = self.number(c) * (whole // grid) // count * grid % length
+                episodes.append((-age, NEVER if length == NEVER else length - age))
+            world = world.having("episodes", level, episodes)
+        return world
+
+    def restart(self, level):
+        return min(self.periods_outside(level), default=level.every)
+
+    def begins(self, world, level, t, copy):
+        """Whether an episode begins at this tick, whether or not it was begun already."""
+        began, end = world.episodes[level.name][copy]
+        return t >= end or began == t
 
     def number(self, copy):
         """Copies 2i and 2i + 1 share all draws under evolution strategies."""
@@ -119,8 +161,12 @@ class Interpreter:
         world = World(tasks)
         for level in self.levels:
             if not level.start:
-                world = world.having("values", level, [values[level.name]] * self.width(level))
-        world = self.begin(world, 0, len(self.groups), always=True)
+                value, width = values[level.name], self.width(level)
+                each = [value] * width
+                if self.nest.copies and not self.longest:  # copies begin where they are told to
+                    each = [jax.tree.map(lambda a, c=c: a[c], value) for c in range(width)]
+                world = world.having("values", level, each)
+        world = self.births(self.begin(world, 0, len(self.groups), always=True))
         for process in [c for c in self.contexts if is_process(c)]:
             held = [(None, self.memory(world, process, 0, c)) for c in range(self.copies)]
             world = replace(world, contexts={**world.contexts, process: held})
@@ -134,9 +180,8 @@ class Interpreter:
 
     def begin(self, world, t, limit, always=False):
         """Tasks, then fresh values, outermost first; and a mark where a period begins."""
-        longest = max(self.horizons.values(), default=1)
         if callable(self.nest.task):
-            new = [always or (t + phase) % longest == 0 for phase in self.phases]
+            new = [always or self.begins(world, self.longest, t, c) for c in range(self.copies)]
             numbers = [self.number(c) for c in range(self.copies)]
             draws = [self.nest.task(self.draw_key(zlib.crc32(b"task"), t, n)) for n in numbers]
             tasks = [
@@ -145,8 +190,8 @@ class Interpreter:
             world = replace(world, task=tasks)
         for k in reversed(range(limit)):
             for level in self.groups[k]:
-                for c, phase in enumerate(self.phases if level.start else []):
-                    if always or (t + phase) % self.horizons[level.name] == 0:
+                for c in range(self.copies if level.start else 0):
+                    if always or self.begins(world, level, t, c):
                         world = self.start(world, level, t, c)
             for level in self.groups[k]:
                 if is_trajectory(level) and t % level.every == 0:
@@ -165,6 +210,10 @@ class Interpreter:
         values = list(world.values.get(level.name, [None] * self.width(level)))
         values[copy] = value
         world = world.having("values", level, values)
+        if level.name in world.episodes:
+            length, episodes = self.length(world, level, t, copy), list(world.episodes[level.name])
+            episodes[copy] = (t, NEVER if length == NEVER else t + length)
+            world = world.having("episodes", level, episodes)
         if level.name in world.optimizers and level.reset_optimizer:
             states = list(world.optimizers[level.name])
             made = self.transformation(level, world, copy)
@@ -183,14 +232,13 @@ class Interpreter:
     def experience(self, world, t, inside):
         """Draws, before any update, from the values there; what is held longer than the period that
         is run again stays as it is."""
-        longest = max(self.horizons.values(), default=None)
         for process in [c for c in self.contexts if is_process(c)]:
             if t % process.every or (inside and process.every > inside.every):
                 continue
             held = list(world.contexts[process])
-            for c, phase in enumerate(self.phases):
+            for c in range(self.copies):
                 memory = held[c][1]
-                if longest and (t + phase) % longest == 0:
+                if self.longest and self.begins(world, self.longest, t, c):
                     memory = self.memory(world, process, t, c)
                 key = self.draw_key(*self.identity(process), t, self.number(c))
                 values, task = self.seen(world, c), world.task[c]
@@ -284,6 +332,7 @@ class Interpreter:
     def stepped(self, world, point, level, t, losses, gradients):
         """The world after one update of the level, computed at `point`."""
         values, states = list(point.values[level.name]), list(point.optimizers[level.name])
+        over = set()
         for c, gradient in enumerate(gradients):
             if not is_field(level):  # uphill: JAX's derivative by z is dL/dx - i dL/dy
                 gradient = jax.tree.map(jnp.conj, gradient)
@@ -309,6 +358,16 @@ class Interpreter:
                 kept = level.keep(values[c], self.info(point, level, t, c))
                 kept = jax.lax.stop_gradient(kept)
                 values[c] = merge(trainable(level, values[c]), kept)
+            info = self.info(point, level, t, c) if level.done else None
+            if level.done and level.done(values[c], info):
+                over.add(self.number(c))
+        if over:
+            grid = self.grid(level)
+            episodes = [
+                (began, min(end, (t // grid + 1) * grid) if self.number(c) in over else end)
+                for c, (began, end) in enumerate(world.episodes[level.name])
+            ]
+            world = world.having("episodes", level, episodes)
         return world.having("values", level, values).having("optimizers", level, states)
 
     # Evolution strategies: copies 2i and 2i + 1 are a pair
@@ -316,7 +375,6 @@ class Interpreter:
     def perturb(self, world, level, t):
         """Gives each copy a value of its own to live through the period with."""
         (value,), kind = world.values[level.name], type(level.flow).__name__
-        longest = max(self.horizons.values())
         leaves, structure = jax.tree.flatten(trainable(level, value))
         key = self.draw_key(zlib.crc32(f"flow {level.name}".encode()), t)
         keys = jax.random.split(key, len(leaves))
@@ -328,7 +386,7 @@ class Interpreter:
         for i in range(self.copies // 2):
             fresh = structure.unflatten([x[i] for x in noise])
             memory = world.flows.get(level.name, [None] * self.copies)[i]
-            if memory is None or (t + self.phases[2 * i]) % longest == 0:
+            if memory is None or self.begins(world, self.longest, t, 2 * i):
                 memory = None
             reused = kind == "NRES" and memory is not None
             epsilon = memory if reused else fresh
@@ -373,8 +431,8 @@ class Interpreter:
 
     def identity(self, context):
         """What a context is, and its number among those defined alike."""
-        what = _draws.definition(context)
-        alike = [c for c in self.contexts if _draws.definition(c) == what]
+        what = self.definition(context)
+        alike = [c for c in self.contexts if self.definition(c) == what]
         return what, [one_context(context, c) for c in alike].index(True)
 
     def info(self, world, level, t, copy):
@@ -386,7 +444,8 @@ class Interpreter:
         found = []
         for c in range(self.copies) if shared else [copy]:
             batch = self.batch(world, level.context, t, c)
-            found.append(level.objective(self.seen(world, c), batch)[1])
+            returned = level.objective(self.seen(world, c), batch)
+            found.append(returned[1] if isinstance(returned, tuple) else None)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found) if shared else found[0]
 
     def losses(self, world, level, t, context=None):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 
 import nestax as nx
+from nestax.levels._draws import definition
 
 from .interpreter import Interpreter, is_direct
 
@@ -81,7 +83,7 @@ def agree(nest, values, steps=2, seed=0, whole_run=True, gradients=(), tolerance
             end, info = nest.step(end)
             infos.append(info)
         info = jax.tree.map(lambda *rows: np.concatenate(rows), *infos)
-    oracle = Interpreter(nest, begin.key)
+    oracle = Interpreter(nest, begin.key, definition)
     world = oracle.init(values)
     for t in range(steps * oracle.periods[-1]):
         world = oracle.tick(world, t)
@@ -101,6 +103,10 @@ def agree(nest, values, steps=2, seed=0, whole_run=True, gradients=(), tolerance
         same(end.optimizers[name], rows(world.optimizers[name]), f"{name}: optimizer")
         if name in gradients:
             same(nest.gradient(begin, name), rows(updates[0][2]), f"{name}: nest.gradient")
+    for name, episode in end.episodes.items():
+        assert np.stack(episode, axis=-1).reshape(-1, 2).tolist() == [
+            list(one) for one in world.episodes[name]
+        ], f"{name}: episodes"
     return end, world
 
 
@@ -254,6 +260,28 @@ def experienced(nest, values):
         return nest._changed(change)
     except ValueError:
         return None
+
+
+def restless(nest):
+    """The same nest with episodes of drawn lengths, which the first level with a start may end."""
+    grid, first = nest.declaration.grid, nest.declaration.episodic[0].name
+
+    def change(level):
+        if level.start is None:
+            return level
+        spread = (grid(level), 3 * grid(level))
+        if level.name != first:
+            return dataclasses.replace(level, horizon=spread)
+        if level.accumulate and level.every > 1:
+            horizon = lambda task, key: 1 + grid(level) * jax.random.bernoulli(key)  # noqa: E731
+            return dataclasses.replace(level, horizon=horizon)
+        return dataclasses.replace(
+            level,
+            horizon=spread if nest.stagger else math.inf,
+            done=lambda value, info: vector(value)[0] > 0.3,
+        )
+
+    return nest._changed(change)
 
 
 def _with_state(weights, seen):

@@ -34,6 +34,7 @@ def structure(nest: "Nest", state: "State") -> None:
         states = begun.optimizers[name], found.optimizers[name]
         _alike(f"level {name!r}: its optimizer state", *states)
     _alike("its task", begun.held, found.held)
+    _alike("its episodes", begun.episodes, found.episodes)
     _alike("its key", begun.key, found.key)
 
 
@@ -58,7 +59,7 @@ def _begun(nest: "Nest", state: "State") -> "State":
         if level.start is not None:
             continue
         parts[level.name] = state.parts[level.name]
-        if nest.declaration.copied(level):
+        if nest.declaration.copied(level) and nest.declaration.episodic:
             for path, a in jax.tree_util.tree_leaves_with_path(parts[level.name].arrays):
                 if a.shape[:1] != (nest.copies,):
                     _refuse(

@@ -8,6 +8,8 @@ import jax
 
 from ._values import Parts
 
+NEVER = 2**31 - 1  # the end of an episode that has none
+
 
 class Carry(NamedTuple):
     """What moves. `tick` is the number of the tick being executed, from 0. `gathered` and `before`
@@ -24,6 +26,15 @@ class Carry(NamedTuple):
     feed: dict[int, Any]
     flows: dict[str, Any]
     contexts: dict[str, Any]
+    episodes: dict[str, "Episode"]
+
+
+class Episode(NamedTuple):
+    """The ticks at which a level's present episode began and at which it will end, int32; of each
+    copy, if there are any."""
+
+    began: Any
+    ends: Any
 
 
 @dataclasses.dataclass(frozen=True)

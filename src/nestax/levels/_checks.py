@@ -117,6 +117,21 @@ def trainable(parts: dict[str, Parts], levels: dict[str, Level]) -> None:
             )
 
 
+def for_copies(nest: Declaration, parts: dict[str, Parts]) -> None:
+    """Values of a nest in which copies persist: where each copy begins, on a leading axis."""
+    if nest.copies is None or nest.episodic:
+        return
+    for name, one in parts.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(one.arrays):
+            if np.shape(leaf)[:1] != (nest.copies,):
+                raise ValueError(
+                    f"level {name!r}: its value{jax.tree_util.keystr(path)} has the shape "
+                    f"{list(np.shape(leaf))}; no level has a start, so each of the {nest.copies} "
+                    "copies begins at a value of its own, along a leading axis. For equal ones use "
+                    f"jax.tree.map(lambda a: jnp.stack([a] * {nest.copies}), value)"
+                )
+
+
 def feed(nest: "Nest", state: "State", given: Any) -> None:
     """Refuses batches of another nest, and those of other ticks than the step about to be done."""
     streams = nest._program.streams

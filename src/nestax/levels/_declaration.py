@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -69,8 +70,30 @@ class Declaration:
         """The smallest period outside a level: the grid on which its episodes begin."""
         return min((other.every for other in self.outside(level)), default=level.every)
 
-    def horizon(self, level: Level) -> int:
-        return level.horizon or self.restart_period(level)
+    def grid(self, level: Level) -> int:
+        """The lengths of a level's episodes are multiples of it."""
+        return max(self.restart_period(level), level.every)
+
+    def horizon(self, level: Level) -> int | float:
+        """The most ticks that an episode of the level may have; `math.inf` if there is no bound."""
+        if level.horizon is None:
+            return self.restart_period(level) if self.outside(level) else math.inf
+        if isinstance(level.horizon, tuple):
+            return level.horizon[1]
+        return math.inf if callable(level.horizon) else level.horizon
+
+    @property
+    def kept_episodes(self) -> bool:
+        """Whether the state holds when episodes end. It need not where the tick says so: where all
+        of them have fixed lengths, or no end."""
+        return any(
+            level.done is not None or isinstance(level.horizon, tuple) or callable(level.horizon)
+            for level in self.episodic
+        )
+
+    def ending(self, level: Level) -> bool:
+        """Whether episodes of a level end at all."""
+        return self.kept_episodes or self.horizon(level) < math.inf
 
     @property
     def episodic(self) -> tuple[Level, ...]:
@@ -83,7 +106,7 @@ class Declaration:
         return max(self.episodic, key=key, default=None)
 
     def copied(self, level: Level) -> bool:
-        last = max((self.group(one) for one in self.episodic), default=-1)
+        last = max((self.group(one) for one in self.episodic), default=len(self.groups) - 1)
         return self.copies is not None and self.group(level) <= last
 
     @property
@@ -308,7 +331,12 @@ def _check_open(nest: Declaration, level: Level) -> None:
     if nest.copied(level):
         raise ValueError(
             f"{label}: {kind} tries a value for each copy, so its level must be shared by the "
-            "copies; only levels inside it may have a start"
+            "copies; "
+            + (
+                "only levels inside it may have a start"
+                if nest.episodic
+                else "give a level inside it a start, with horizon=math.inf if it never begins anew"
+            )
         )
     if nest.copies is None or nest.copies % 2:
         raise ValueError(
@@ -347,21 +375,23 @@ def _check_episode(nest: Declaration, level: Level) -> None:
     if level.start is None:
         return
     label = f"level {level.name!r}"
-    if not nest.outside(level) and level.horizon is None:
+    given = level.horizon if isinstance(level.horizon, tuple) else (nest.horizon(level),)
+    for horizon in given:
+        for divisor, what in (
+            (nest.restart_period(level), "the smallest period outside it"),
+            (level.every, "its own period"),
+        ):
+            if horizon < math.inf and horizon % divisor:
+                raise ValueError(
+                    f"{label}: an episode of {horizon} ticks is not a multiple of {divisor}, "
+                    f"{what}; use {horizon + divisor - horizon % divisor}"
+                )
+    if level.done is not None and nest.horizon(level) <= nest.grid(level):
         raise ValueError(
-            f"{label} has a start, but no level outside it ends its episodes; give a horizon"
+            f"{label}: done can end an episode every {nest.grid(level)} ticks, and the horizon "
+            "does so in any case; give a longer horizon, or math.inf for one that ends only when "
+            "done"
         )
-    horizon, grid = nest.horizon(level), nest.restart_period(level)
-    for divisor, what in (
-        (grid, "the smallest period outside it"),
-        (level.every, "its own period"),
-    ):
-        if horizon % divisor:
-            raise ValueError(
-                f"{label}: an episode of {horizon} ticks is not a multiple of {divisor}, "
-                f"{what}; use "
-                f"{horizon + divisor - horizon % divisor}"
-            )
 
 
 def _check_process(nest: Declaration, level: Level) -> None:
@@ -400,12 +430,20 @@ def _check_copies(nest: Declaration) -> None:
         isinstance(copies, bool) or not isinstance(copies, int) or copies < 1
     ):
         raise ValueError(f"copies is a whole number of at least 1, got {shown(copies)}")
-    if not nest.episodic:
-        for given, what in ((copies is not None, "copies"), (nest.draws_task, "a task function")):
-            if given:
-                raise ValueError(
-                    f"{what} without a level that has a start: nothing begins an episode; give the "
-                    "inner level a start"
-                )
+    if nest.draws_task and not nest.episodic:
+        raise ValueError(
+            "a task function without a level that has a start: nothing begins an episode; give the "
+            "inner level a start, or fixed tasks as tasks"
+        )
     if nest.stagger and copies is None:
         raise ValueError("stagger spreads the episodes of copies; give copies as well")
+    if nest.stagger and (nest.longest is None or not nest.ending(nest.longest)):
+        raise ValueError(
+            "stagger spreads the episodes of copies, and no level has episodes that end; give the "
+            "inner level a start and a horizon"
+        )
+    if nest.stagger and nest.longest is not None and nest.longest.horizon == math.inf:
+        raise ValueError(
+            f"stagger spreads episodes evenly, and those of {nest.longest.name!r} have no longest "
+            "length; give it a finite horizon beside done"
+        )

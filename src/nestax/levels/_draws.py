@@ -57,6 +57,11 @@ def start_key(key: jax.Array, name: str, tick: Any, copy: Any) -> jax.Array:
     return _fold(key, zlib.crc32(b"start " + name.encode()), tick, copy)
 
 
+def horizon_key(key: jax.Array, name: str, tick: Any, copy: Any) -> jax.Array:
+    """The key of the length of a level's episode that begins at `tick`."""
+    return _fold(key, zlib.crc32(b"horizon " + name.encode()), tick, copy)
+
+
 def flow_key(key: jax.Array, name: str, tick: Any) -> jax.Array:
     """The key of what the flow of a level draws for the period that begins at `tick`."""
     return _fold(key, zlib.crc32(b"flow " + name.encode()), tick)

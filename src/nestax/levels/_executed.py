@@ -93,7 +93,8 @@ def _settled(nest: "Nest", level: Level, state: "State", feed: Any) -> Callable[
         def again(carried: Any) -> Any:
             now, _, _, count = carried
             after, info = other._advance(now, feed, k, other._program)
-            after = dataclasses.replace(after, tick=state.tick, contexts=state.contexts)
+            same = {"contexts": state.contexts, "episodes": state.episodes}
+            after = dataclasses.replace(after, tick=state.tick, **same)
             loss = jnp.sum(info[level.name].loss[-1])
             return after, _distance(now, after, inside), loss, count + 1
 

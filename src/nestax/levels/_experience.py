@@ -25,10 +25,12 @@ def drawn(program: Episodes, every: int, carry: Carry, view: View) -> Carry:
 
 def _draw(program: Episodes, name: str, carry: Carry, view: View) -> tuple[Any, Any]:
     """The batch of a process and its memory afterwards."""
-    process, longest = program.processes[name], program.nest.longest
+    process, restarts = program.processes[name], program.nest.longest is not None
     whose = f"the process of level {name!r}"
 
-    def one(values: dict[str, Parts], memory: Any, task: Parts, copy: Any) -> tuple[Any, Any]:
+    def one(
+        values: dict[str, Parts], memory: Any, task: Parts, copy: Any, began: Any
+    ) -> tuple[Any, Any]:
         number = program.nest.number(copy)
         occurrence = program.occurrences[id(process)]
         key = _draws.batch_key(process, carry.key, carry.tick, number, occurrence)
@@ -37,10 +39,9 @@ def _draw(program: Episodes, name: str, carry: Carry, view: View) -> tuple[Any, 
             batch = with_copy(process.draw, number, seen, given, key)
             arrays_only(whose, batch)
             return jax.tree.map(_strong, batch), ()
-        if longest is not None:
-            age = (carry.tick + program.phase(copy)) % program.nest.horizon(longest)
+        if restarts:
             fresh = _fresh_memory(program, process, carry, seen, given, number)
-            memory = jax.tree.map(lambda a, b: jnp.where(age == 0, a, b), fresh, memory)
+            memory = jax.tree.map(lambda a, b: jnp.where(began, a, b), fresh, memory)
         returned = with_copy(process.draw, number, seen, memory, given, key)
         if not (isinstance(returned, tuple) and len(returned) == 2):
             raise ValueError(
@@ -51,11 +52,12 @@ def _draw(program: Episodes, name: str, carry: Carry, view: View) -> tuple[Any, 
         return jax.tree.map(_strong, batch), _alike(whose, memory, after)
 
     memory = carry.contexts[name][1]
+    began = program.began(carry, view) if restarts else False
     if view.copies is None:
-        return one(carry.values, memory, carry.task, view.copy)
-    axes = (program.axes(carry.values), 0, program.nest.task_axis, 0)
-    copies = jnp.arange(view.copies)
-    return program.placed(program.lift(one, view, axes)(carry.values, memory, carry.task, copies))
+        return one(carry.values, memory, carry.task, view.copy, began)
+    axes = (program.axes(carry.values), 0, program.nest.task_axis, 0, 0 if restarts else None)
+    given = (carry.values, memory, carry.task, jnp.arange(view.copies), began)
+    return program.placed(program.lift(one, view, axes)(*given))
 
 
 def _fresh_memory(

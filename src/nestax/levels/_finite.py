@@ -52,7 +52,7 @@ def lost(nest: "Nest", before: "State", after: "State") -> jax.Array:
     """
     rows = []
     for level in nest.declaration.levels:
-        alive = _alive(nest, level, after.tick)
+        alive = _alive(nest, level, after)
         old, new = (jax.tree.leaves(s.parts[level.name].trained) for s in (before, after))
         pairs = list(zip(old, new, strict=True))
         values = [jnp.isnan(b) | (jnp.isinf(b) & ~jnp.isinf(a)) for a, b in pairs]
@@ -71,15 +71,24 @@ def _any(flags: list[jax.Array], alive: Any) -> jax.Array:
     return jnp.any(jnp.array([jnp.any(a) for a in flags])) if flags else jnp.zeros((), bool)
 
 
-def _alive(nest: "Nest", level: Level, tick: Any) -> Any:
-    """Whether the level's episode (of each copy, if they differ) goes on after this tick."""
-    if level.start is None:
+def _alive(nest: "Nest", level: Level, state: "State") -> Any:
+    """Whether the level's episode (of each copy, if they differ) goes on after this state."""
+    if level.start is None or not nest.declaration.ending(level):
         return True
+    if level.name in state.episodes:
+        return state.tick < state.episodes[level.name].ends
     horizon = nest.declaration.horizon(level)
-    if not nest.stagger and nest.ticks_per_step % horizon == 0:
+    if _brief(nest, level):
         return False  # at the end of every step
     copies = jnp.arange(nest.copies) if nest.stagger else 0
-    return (tick + nest._program.phase(copies)) % horizon != 0
+    return (state.tick + nest._program.phase(copies)) % horizon != 0
+
+
+def _brief(nest: "Nest", level: Level) -> bool:
+    """Whether an episode of the level ends with every step."""
+    declaration = nest.declaration
+    fixed = not (declaration.kept_episodes or nest.stagger)
+    return fixed and nest.ticks_per_step % declaration.horizon(level) == 0
 
 
 def examine(
@@ -164,7 +173,10 @@ def _names(nest: "Nest") -> list[str]:
 def _lasting(nest: "Nest") -> bool:
     """Whether a state that was lost at any step is still so at the end of a piece: no episode of
     several steps begins anew within it."""
-    return all(_alive(nest, level, 0) in (True, False) for level in nest.declaration.levels)
+    return all(
+        level.start is None or not nest.declaration.ending(level) or _brief(nest, level)
+        for level in nest.declaration.levels
+    )
 
 
 def _looked(nest: "Nest", state: Any, infos: Any, fed: Any) -> Any:

@@ -5,6 +5,7 @@ levels inside it (Nested Learning, Definition 3; elsewhere: an inner or outer pr
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,10 @@ class Level:
             `values` holds the levels outside it, and its peers that have no start. None: the value
             persists. With a fourth parameter named `copy`, `start(values, task, key, copy)`, it
             gets the number of the copy too.
-        horizon: ticks of an episode. None: the smallest period outside it.
+        horizon: ticks of an episode. `(least, most)`: drawn log-uniformly for every episode, in
+            whole restart periods. A function `(task, key) -> ticks`, or `(task, key, copy)`: drawn
+            by it, and rounded up to whole restart periods. `math.inf`: episodes do not end. None:
+            the smallest period outside it; `math.inf` where nothing lies outside.
         accumulate: None takes the objective at the due tick; "mean" and "sum" gather it over every
             tick of the period: gradients under `Direct`, losses under `Unroll` and `Forward`. A
             sequence of `every` finite numbers gathers a weighted sum, one weight for each tick of
@@ -70,6 +74,11 @@ class Level:
             the level's value has a part for them. (Where `start` makes them of outer values, those
             are differentiated through `start` as usual.) None: all inexact arrays; statistics,
             random state and modules of flax, equinox and haiku are then refused by `Nest.init`.
+        done: `done(value, info) -> bool`, called after each update with the level's new value and
+            what the objective returned beside its loss: whether the episode is over. The next one
+            begins with the next restart period. With copies it sees one copy; under evolution
+            strategies the episodes of a pair end together, when either is done. None: episodes end
+            by their horizon alone.
         keep: `keep(value, info) -> value`, called after each update with the level's new value and
             what the objective returned beside its loss, at the point where the gradient was taken
             (None if it returned a loss only). The leaves that are not trained are kept as it
@@ -90,11 +99,12 @@ class Level:
     every: int = 1
     flow: Any = None
     start: Callable[..., Any] | None = None
-    horizon: int | None = None
+    horizon: Any = None
     accumulate: Any = None
     reset_optimizer: bool = True
     trained: Any = None
     keep: Callable[[Any, Any], Any] | None = None
+    done: Any = None
 
     @property
     def held(self) -> bool:
@@ -132,14 +142,11 @@ class Level:
         for context in (self.context, getattr(self.flow, "context", None)):
             if callable(context) and not isinstance(context, Stream):
                 check_arguments(owner, "context", context, ("task", "key"), ("copy",))
-        for field, value in (("every", self.every), ("horizon", self.horizon)):
-            if value is None and field == "horizon":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                refuse(
-                    f"{field} is a number of ticks, a whole number of at least 1, got "
-                    f"{shown(value)}"
-                )
+        if not _whole(self.every):
+            refuse(
+                f"every is a number of ticks, a whole number of at least 1, got {shown(self.every)}"
+            )
+        self._check_horizon(owner, refuse)
         if self.start is not None and not callable(self.start):
             refuse(f"start is a function (values, task, key) -> value, got {shown(self.start)}")
         if self.start is not None:
@@ -182,12 +189,44 @@ class Level:
                     )
         if self.keep is not None and not callable(self.keep):
             refuse(f"keep is a function (value, info) -> value, got {self.keep!r}")
+        if self.done is not None and self.start is None:
+            refuse("done ends an episode, and a level without a start has none; give start as well")
+        if self.done is not None and not callable(self.done):
+            refuse(f"done is a function (value, info) -> bool, got {shown(self.done)}")
+        if self.done is not None and self.accumulate and self.every > 1:
+            refuse(
+                "done is called with the info of one objective, and a level that accumulates has "
+                "many; leave accumulate out"
+            )
         if self.keep is not None and self.accumulate and self.every > 1:
             refuse(
                 "keep is called with the info of one objective, and a level that accumulates has "
                 f"many; leave accumulate out and gather in the optimizer, with every=1 and "
                 f"optax.MultiSteps(optimizer, {self.every}).gradient_transformation()"
             )
+
+    def _check_horizon(self, owner: str, refuse: Callable[[str], None]) -> None:
+        horizon = self.horizon
+        if isinstance(horizon, list):
+            horizon = tuple(horizon)
+        if callable(horizon):
+            check_arguments(owner, "horizon", horizon, ("task", "key"), ("copy",))
+        elif isinstance(horizon, tuple):
+            if len(horizon) != 2 or not all(map(_whole, horizon)) or horizon[0] >= horizon[1]:
+                refuse(
+                    "a horizon that is drawn is (least, most), two whole numbers of ticks, the "
+                    f"first smaller, got {horizon}"
+                )
+            object.__setattr__(self, "horizon", horizon)
+        elif not (horizon is None or horizon == math.inf or _whole(horizon)):
+            refuse(
+                "horizon is a number of ticks, a whole number of at least 1, math.inf, a range "
+                f"(least, most) or a function (task, key) -> ticks, got {shown(horizon)}"
+            )
+
+
+def _whole(ticks: Any) -> bool:
+    return isinstance(ticks, int) and not isinstance(ticks, bool) and ticks >= 1
 
 
 def _weights(given: Any) -> tuple[float, ...] | None:

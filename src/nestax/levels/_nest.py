@@ -45,6 +45,7 @@ class Nest:
             shapes of its arrays. `tasks` gives each copy its own.
         copies: this many independent episodes side by side: every group up to the last one with a
             start is copied, arrays have a leading axis; levels outside see the mean over copies.
+            Without any start all levels are copied, and `init` takes values with that axis.
         order: how peers of one period move: "simultaneous", from one point, or "alternating". A
             group given as `Peers(..., order=...)` has its own order.
         stagger: whether the copies' episodes begin at evenly spread ticks.
@@ -149,7 +150,8 @@ class Nest:
 
         Args:
             values: a value for every level without a start, by name; levels with a start are
-                started.
+                started. If copies are given and no level has a start, every array has a leading
+                axis of copies: where each of them begins.
             key: `jax.random.key(seed)`.
 
         Raises:
@@ -163,6 +165,7 @@ class Nest:
         levels = self._program.levels
         parts = {n: self._program.taken_apart(levels[n], value) for n, value in values.items()}
         _checks.trainable(parts, levels)
+        _checks.for_copies(self.declaration, parts)
         check_arrays("the task", self._given_task)
         task = Parts.of(self._given_task, copy=False)
         # One program instead of hundreds of single operations.
@@ -191,7 +194,7 @@ class Nest:
         program, nest = self._program, self.declaration
         view = View(nest.copies)
         zero = jnp.zeros((), jnp.int32)
-        carry = Carry({}, {}, task, zero, key, {}, {}, {}, {}, {})
+        carry = Carry({}, {}, task, zero, key, {}, {}, {}, {}, {}, {})
         if nest.draws_task:
             carry = carry._replace(task=program.drawn_task(self.task, carry, view))
         elif nest.given_tasks:
@@ -202,7 +205,7 @@ class Nest:
                 one = parts[name]
                 if program.copied[name]:
                     spread = lambda a: jnp.broadcast_to(a, (nest.copies, *a.shape))  # noqa: E731
-                    one = program.placed(jax.tree.map(spread, one))
+                    one = program.placed(jax.tree.map(spread, one) if nest.episodic else one)
                 carry = carry._replace(values={name: one, **carry.values})
         # A start may look at any level outside it: persistent values are all there by now.
         for level in reversed(nest.episodic):
@@ -221,7 +224,8 @@ class Nest:
         flows = {level.name: program.memory(level, values) for level in nest.levels}
         flows = {name: memory for name, memory in flows.items() if jax.tree.leaves(memory)}
         contexts = _memories(_experience.remembered(program, carry._replace(values=values), view))
-        return State(values, optimizers, zero, key, carry.task, flows, contexts)
+        episodes = program.first_episodes(carry, view)
+        return State(values, optimizers, zero, key, carry.task, flows, contexts, episodes)
 
     def _optimizer(self, level: Level, values: dict[str, Parts]) -> Any:
         program, copies = self._program, self.declaration.copies
@@ -249,6 +253,7 @@ class Nest:
             feed or {},
             state.flows,
             contexts,
+            state.episodes,
         )
         return _experience.with_batches(self._program, carry, View(self.declaration.copies), blank)
 
@@ -261,6 +266,7 @@ class Nest:
         order = [level.name for level in self.declaration.levels if level.name in infos]
         infos = self._everywhere({name: infos[name] for name in order})
         rest = (carry.tick + 1, carry.key, carry.task, carry.flows, _memories(carry))
+        rest = (*rest, carry.episodes)
         return State(carry.values, carry.optimizers, *rest), infos
 
     def _everywhere(self, reports: Any) -> Any:

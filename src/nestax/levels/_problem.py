@@ -93,6 +93,7 @@ class Problem:
             {number: (None, 1) for number in carry.feed},
             {name: None for name in carry.flows},
             {name: None if self.nest.copies is None else 0 for name in carry.contexts},
+            self.axes(carry.episodes),  # type: ignore
         )
 
     def _gathered_axes(self, name: str) -> tuple:

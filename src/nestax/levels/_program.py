@@ -303,10 +303,8 @@ class Program(Episodes):
             return Reached(self.total(level, losses), losses, (reached, infos, user))
 
         memory = carry.flows.get(name, ())
-        if jax.tree.leaves(memory) and (longest := self.nest.longest) is not None:
-            copies = jnp.zeros((), int) if view.copies is None else jnp.arange(view.copies)
-            age = (carry.tick + self.phase(copies)) % self.nest.horizon(longest)
-            memory = flow.restarted(memory, jnp.broadcast_to(age == 0, copies.shape))
+        if jax.tree.leaves(memory) and self.nest.longest is not None:
+            memory = flow.restarted(memory, self.began(carry, view))
         period = Period(variables[name].trained, view.copies, run, run_each)
         key = _draws.flow_key(carry.key, name, carry.tick)
         gradient, came, memory = flow.gradient(period, memory, key)
@@ -399,6 +397,8 @@ class Program(Episodes):
         user = found.user
         if level.keep is not None:
             parts, user = self.keep(level, parts, user, view)
+        if level.done is not None:
+            after = self.ended(level, parts, found.user, after, view)
         own = view if self.copied[name] else View()
         shared = not self.copied[name]
         report = LevelInfo(

@@ -1,5 +1,6 @@
 """Nests and states for the eye: a few lines on a terminal, a table in a notebook."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -58,13 +59,26 @@ def _nest_rows(declaration: Declaration) -> list[tuple[str, ...]]:
             _cut(repr(flow_of(level))),
             _cut(_kind(level)),
             str(declaration.copies) if declaration.copied(level) else "",
-            f"of {declaration.horizon(level)} ticks" if level.start is not None else "",
+            _episodes(declaration, level) if level.start is not None else "",
             str(level.accumulate or ""),
         ]
         for level in declaration.levels
     ]
     used = [i for i in range(len(head)) if i < 4 or any(row[i] for row in rows)]
     return [tuple(row[i] for i in used) for row in (head, *rows)]
+
+
+def _episodes(declaration: Declaration, level: Level) -> str:
+    """How long the episodes of a level are."""
+    if callable(level.horizon):
+        length = "of a drawn length"
+    elif isinstance(level.horizon, tuple):
+        length = f"of {level.horizon[0]} to {level.horizon[1]} ticks"
+    elif declaration.horizon(level) == math.inf:
+        return "until done" if level.done is not None else "without end"
+    else:
+        length = f"of {declaration.horizon(level)} ticks"
+    return length if level.done is None else f"{length}, or until done"
 
 
 def _cut(text: str) -> str:

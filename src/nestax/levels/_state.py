@@ -4,10 +4,12 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from . import _draws, _show
 from ._calls import shown
+from ._carry import NEVER, Episode
 from ._values import Parts, Values, alike, joined, parted, whole
 
 
@@ -26,6 +28,8 @@ class State:
         flows: level name -> what its flow remembers, such as the perturbations that `PES` has
             accumulated; levels whose flow remembers nothing are left out.
         contexts: what processes remember, by the name of the first level that reads each.
+        episodes: level name -> an `Episode`, the ticks at which its present episode began and will
+            end, of each copy; empty where all episodes have fixed lengths, which the tick tells.
     """
 
     parts: Any  # annotated no further: transformations fill pytrees with what they like
@@ -35,6 +39,12 @@ class State:
     held: Any
     flows: Any = dataclasses.field(default_factory=dict)
     contexts: Any = dataclasses.field(default_factory=dict)
+    episodes: Any = dataclasses.field(default_factory=dict)
+
+    @property
+    def ages(self) -> dict[str, Any]:
+        """Level name -> how many ticks old its episode is, of each copy; see `episodes`."""
+        return {name: self.tick - episode.began for name, episode in self.episodes.items()}
 
     @property
     def values(self) -> dict[str, Any]:
@@ -86,6 +96,13 @@ class State:
                     raise ValueError(f"tick is a number of ticks, at least 0, got {tick!r}")
                 tick = int(tick)
             tick = alike(self.tick, tick, "tick")
+        episodes = self.episodes
+        if tick is not None:  # they go on for as long as they would have, and begin anew at 0
+            ends = lambda a: jnp.where(tick == 0, 0, _later(a, tick - self.tick))  # noqa: E731
+            episodes = {
+                name: Episode(_later(one.began, tick - self.tick), ends(one.ends))
+                for name, one in episodes.items()
+            }
         return State(
             parts,
             states,
@@ -94,6 +111,7 @@ class State:
             self.held if task is None else self.held.like(task, "task"),
             self.flows,
             self.contexts,
+            episodes,
         )
 
     def __repr__(self) -> str:
@@ -106,7 +124,7 @@ class State:
         children, static = self.tree_flatten()
         keys = map(
             jax.tree_util.GetAttrKey,
-            ("values", "optimizers", "tick", "key", "task", "flows", "contexts"),
+            ("values", "optimizers", "tick", "key", "task", "flows", "contexts", "episodes"),
         )
         return tuple(zip(keys, children, strict=True)), static
 
@@ -115,13 +133,18 @@ class State:
         values, kinds = joined(self.parts)
         held, kind = joined({"task": self.held})
         rest = (self.optimizers, self.tick, self.key, held["task"], self.flows, self.contexts)
-        return (values, *rest), (kinds, kind)
+        return (values, *rest, self.episodes), (kinds, kind)
 
     @classmethod
     def tree_unflatten(cls, static, children):
         (values, optimizers, tick, key, task, *rest), (kinds, kind) = children, static
         held = parted({"task": task}, kind)["task"]
         return cls(parted(values, kinds), optimizers, tick, key, held, *rest)
+
+
+def _later(tick: Any, by: Any) -> Any:
+    """A tick moved; an episode without an end keeps none."""
+    return jnp.where(tick == NEVER, tick, tick + by)
 
 
 def _by_level(state: State, what: str, given: Any) -> dict[str, Any]:
