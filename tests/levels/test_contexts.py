@@ -131,6 +131,21 @@ def test_flows_are_compared_on_the_same_batches():
     assert row.error.max() < 1e-6
 
 
+def test_what_a_context_closes_over_may_change_and_its_draws_do_not():
+    seen: list[int] = []
+
+    def context(task, key):
+        seen.append(1)
+        return jax.random.normal(key)
+
+    level = nx.Level("w", lambda v, b: (v["w"] * b, b), optax.sgd(0.1), context)
+    nest = nx.Nest([level])
+    state = nest.init({"w": 1.0}, KEY)
+    once, _ = nest.step(state)
+    _, info = nest.step(once)
+    np.testing.assert_array_equal(nest.run(state, 2)[1]["w"].user[1:], info["w"].user)
+
+
 def test_a_definition_is_the_same_in_every_process():
     class Label:
         pass

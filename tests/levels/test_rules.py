@@ -1,5 +1,7 @@
 """One special case of the rules each, compiled nests against the tick-by-tick interpreter."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,6 +164,30 @@ def test_two_games_of_one_nest_in_two_orders(x64):
 
 
 # R6: flows.
+
+
+def test_peers_that_look_back_differently_far_share_one_pass(x64):
+    make = Levels("abcd")
+    calls = itertools.count()
+
+    def counted(task, key):
+        jax.debug.callback(lambda: next(calls))
+        return noisy(0.3)(task, key)
+
+    inner = make("a", begins=True, horizon=6, context=counted)
+    flows = (nx.Unroll(last=1), nx.Unroll(), nx.Unroll(last=2))
+    peers = [make(n, 3, flow, context=None) for n, flow in zip("bcd", flows, strict=True)]
+    mixed = nx.Nest([inner, tuple(peers)], FIXED, copies=2)
+    check(mixed, gradients="bcd")
+    begin = mixed.init({n: jnp.ones(SIZES[n]) for n in "bcd"}, jax.random.key(0))
+    jax.effects_barrier()
+    before = next(calls)
+    jax.block_until_ready(mixed.step(begin))
+    jax.effects_barrier()
+    assert next(calls) - before - 1 == 2 * 3  # copies and ticks
+    together = mixed.gradient(begin, ("b", "c", "d"))
+    for name in "bcd":
+        np.testing.assert_array_equal(together[name], mixed.gradient(begin, name))
 
 
 @pytest.mark.parametrize("accumulate", [None, "mean"])

@@ -21,7 +21,7 @@ _TASK = zlib.crc32(b"task")
 
 
 def batch(
-    context: Any, key: jax.Array, task: Any, tick: Any, copy: Any, occurrence: int = 0
+    context: Any, key: jax.Array, task: Any, tick: Any, copy: Any, identity: Any = None
 ) -> Any:
     """The batch of `context` at a tick, for one copy.
 
@@ -32,24 +32,23 @@ def batch(
         task: this copy's task.
         tick: number of the tick being executed, from 0.
         copy: number of the copy; 0 where there are none.
-        occurrence: number of this context among the nest's contexts that are defined alike and not
-            the same, such as two lambdas of one line made in a loop.
+        identity: of the context in its nest, see `identities`; None for a context that is the only
+            one with its definition.
     """
     if context is None:
         return task
-    return with_copy(plain(context), copy, task, batch_key(context, key, tick, copy, occurrence))
+    identity = (definition(context), 0) if identity is None else identity
+    return with_copy(plain(context), copy, task, batch_key(identity, key, tick, copy))
 
 
-def batch_key(context: Any, key: jax.Array, tick: Any, copy: Any, occurrence: int = 0) -> jax.Array:
+def batch_key(identity: tuple[int, int], key: jax.Array, tick: Any, copy: Any) -> jax.Array:
     """The key of that batch."""
-    return _fold(key, definition(context), occurrence, tick, copy)
+    return _fold(key, *identity, tick, copy)
 
 
-def memory_key(
-    context: Any, key: jax.Array, tick: Any, copy: Any, occurrence: int = 0
-) -> jax.Array:
+def memory_key(identity: tuple[int, int], key: jax.Array, tick: Any, copy: Any) -> jax.Array:
     """The key of what a process remembers at first, in an episode that begins at `tick`."""
-    return _fold(key, zlib.crc32(b"memory"), definition(context), occurrence, tick, copy)
+    return _fold(key, zlib.crc32(b"memory"), *identity, tick, copy)
 
 
 def start_key(key: jax.Array, name: str, tick: Any, copy: Any) -> jax.Array:
@@ -92,19 +91,24 @@ def definition(context: Any) -> int:
     return zlib.crc32(repr(_described(context, 4)).encode())
 
 
-def occurrences(contexts: list[Any]) -> dict[int, int]:
-    """Numbers contexts that have the same definition and are not the same 0, 1, 2, …, so that they
-    draw different batches; by id."""
+def identities(contexts: list[Any]) -> dict[int, tuple[int, int]]:
+    """What stands for each context in its draws, by id: its definition, and its number among the
+    contexts that have the same definition and are not the same, so that they draw different
+    batches.
+
+    Taken once for a nest: what a context closes over may change while the nest is used, and its
+    draws must not.
+    """
     seen: dict[int, list[Any]] = {}
-    numbers: dict[int, int] = {}
+    found: dict[int, tuple[int, int]] = {}
     for context in contexts:
-        alike = seen.setdefault(definition(context), [])
-        numbers[id(context)] = next(
-            (number for number, one in enumerate(alike) if same(context, one)), len(alike)
-        )
-        if numbers[id(context)] == len(alike):
+        what = definition(context)
+        alike = seen.setdefault(what, [])
+        number = next((i for i, one in enumerate(alike) if same(context, one)), len(alike))
+        if number == len(alike):
             alike.append(context)
-    return numbers
+        found[id(context)] = what, number
+    return found
 
 
 def same(a: Any, b: Any) -> bool:

@@ -32,8 +32,7 @@ def _draw(program: Episodes, name: str, carry: Carry, view: View) -> tuple[Any, 
         values: dict[str, Parts], memory: Any, task: Parts, copy: Any, began: Any
     ) -> tuple[Any, Any]:
         number = program.nest.number(copy)
-        occurrence = program.occurrences[id(process)]
-        key = _draws.batch_key(process, carry.key, carry.tick, number, occurrence)
+        key = _draws.batch_key(program.identities[id(process)], carry.key, carry.tick, number)
         seen, given = whole(values), task.whole()
         if process.init is None:
             batch = with_copy(process.draw, number, seen, given, key)
@@ -64,9 +63,7 @@ def _fresh_memory(
     program: Episodes, process: Process, carry: Carry, values: Any, task: Any, number: Any
 ) -> Any:
     assert process.init is not None
-    key = _draws.memory_key(
-        process, carry.key, carry.tick, number, program.occurrences[id(process)]
-    )
+    key = _draws.memory_key(program.identities[id(process)], carry.key, carry.tick, number)
     memory = with_copy(process.init, number, values, task, key)
     arrays_only("the memory of a process", memory)
     for path, leaf in jax.tree_util.tree_leaves_with_path(memory):

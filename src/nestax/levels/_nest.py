@@ -384,28 +384,34 @@ class Nest:
         taken_state(state, "run")
         return _run.run(self, state, steps, watch, check)
 
-    def gradient(self, state: State, name: str) -> Any:
+    def gradient(self, state: State, name: str | Sequence[str]) -> Any:
         """What a level hands to its optimizer at its next update, from this state.
 
         Args:
             state: at the boundary of a step, as `init`, `step` and `run` return it.
-            name: the level's name.
+            name: the level's name. Several names, such as those of all players of a game: the joint
+                field, in one program.
 
         Returns:
             A pytree like the level's value with None where nothing is trained; for copied levels
-            with a leading axis of copies.
+            with a leading axis of copies. For several names a dict of such pytrees.
 
         Raises:
             ValueError: no level has that name; a state of another nest.
         """
         taken_state(state, "gradient")
-        _checks.known(self.declaration, name)
+        names = tuple(name) if isinstance(name, (tuple, list)) else (name,)
+        for one in names:
+            _checks.known(self.declaration, one)
+        if not names:
+            raise ValueError("gradient takes the name of a level, or several, got none")
         _belongs.moment(self, state)
-        every = self._program.levels[name].every
+        every = max(self._program.levels[one].every for one in names)
         feed = {}
         if self._program.streams:
             feed = _run.feed(self._program, int(state.tick), every)
-        return self._gradient(name)(state, feed)
+        found = self._gradient(names, every)(state, feed)
+        return found if isinstance(name, (tuple, list)) else found[name]
 
     def levels(self, state: State | None = None, hidden: bool = False) -> LevelTable:
         """The level table of one step (NL Definition 2): who moves how often, who waits for whom.
@@ -431,16 +437,17 @@ class Nest:
 
         return level_table(step, shapes, feed, hidden=hidden)
 
-    def _gradient(self, name: str) -> Callable[[State, Any], Any]:
+    def _gradient(self, names: tuple[str, ...], every: int) -> Callable[[State, Any], Any]:
         kept = self.__dict__.setdefault("_gradients", {})
-        if name not in kept:
+        if names not in kept:
             program = _copy.copy(self._program)
-            program.captured = name
-            k = program.periods.index(program.levels[name].every)
+            program.captured = frozenset(names)
+            k = program.periods.index(every)
 
             def gradient(state: State, feed: Any) -> Any:
-                found = self._advance(state, feed, k, program)[1][name].gradient
+                infos = self._advance(state, feed, k, program)[1]
+                found = {name: infos[name].gradient for name in names}
                 return jax.tree.map(lambda a: a[0], found)
 
-            kept[name] = jax.jit(gradient)
-        return kept[name]
+            kept[names] = jax.jit(gradient)
+        return kept[names]

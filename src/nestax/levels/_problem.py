@@ -38,7 +38,7 @@ class Problem:
             for number, context in enumerate(self.contexts())
             if isinstance(context, Stream)
         }
-        self.occurrences = _draws.occurrences(self._given())
+        self.identities = _draws.identities(self._given())
         self.processes: dict[str, Process] = {}
         for context in self.contexts():
             if isinstance(context, Process):
@@ -118,14 +118,12 @@ class Problem:
         if isinstance(context, Process):
             name = next(n for n, one in self.processes.items() if one is context)
             return carry.contexts[name][0], None if view.copies is None else 0
-        occurrence = self.occurrences[id(context)]
+        identity = self.identities[id(context)]
 
         def one(task: Parts, copy: Any) -> Any:
             with noted(self.whose(context)):
                 number = self.nest.number(copy)
-                batch = _draws.batch(
-                    context, carry.key, task.whole(), carry.tick, number, occurrence
-                )
+                batch = _draws.batch(context, carry.key, task.whole(), carry.tick, number, identity)
             if view.copies is not None:
                 arrays_only(self.whose(context), batch)
             return batch

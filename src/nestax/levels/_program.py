@@ -32,7 +32,7 @@ class Program(Episodes):
     Attributes:
         due: for each clock the peers that are due when it ticks, group after group.
         rerun: levels whose last period some outer flow runs again.
-        captured: the level whose gradient is reported as well.
+        captured: the levels whose gradients are reported as well.
         norms: whether the norms of gradients are reported.
     """
 
@@ -48,7 +48,7 @@ class Program(Episodes):
             for period in self.periods
         ]
         self.rerun = frozenset(_point.rerun(declaration))
-        self.captured: str | None = None
+        self.captured: frozenset[str] = frozenset()
 
     def advance(self, k: int, carry: Carry, view: View, mode: Mode) -> tuple[Carry, dict]:
         """One period of the k-th clock: enters with the number of its first tick, leaves with that
@@ -210,15 +210,16 @@ class Program(Episodes):
         self, followers, k, q, carry, pending, view, mode, swaps, moved=None
     ) -> tuple[Carry, dict, dict[str, Found]]:
         """Runs the period before the q-th group's update, differentiated with respect to peers of
-        one flow; returns where it came to and what they found. `moved`: values of peers that moved
-        before them in the tick, seen by their objectives but constant."""
+        flows that are alike; returns where it came to and what they found. `moved`: values of peers
+        that moved before them in the tick, seen by their objectives but constant."""
         flow = flow_of(followers[0])
         group = self.nest.group(followers[0])
         outer = tuple(n for n in pending if n is None or self._group(n) >= group)
         carry = self.restart(outer, carry, view)
         pending = tuple(n for n in pending if n not in outer)
         length = self.iterations(k)
-        keep = length if flow.last is None else min(flow.last, length)
+        # When each begins to look: peers that look back less far see the others' values until then.
+        begin = {one.name: length - min(flow_of(one).last or length, length) for one in followers}
         forward = mode.forward or not flow.reverse
         first_order = mode.first_order or flow.first_order
         inner = Mode(flow, mode.lean and not forward, forward, first_order)
@@ -229,8 +230,9 @@ class Program(Episodes):
             values = dict(carry.values)
             for level, one in zip(followers, trained, strict=True):
                 values[level.name] = variables[level.name].but(one)
-            late = tuple((length - keep, f.name, values[f.name]) for f in followers)
-            here, late = (carry, late) if keep < length else (carry._replace(values=values), ())
+            late = tuple((at, name, values[name]) for name, at in begin.items() if at)
+            early = {name: values[name] for name, at in begin.items() if not at}
+            here = carry._replace(values={**carry.values, **early})
             if program is not self:  # its optimizer has no axis of copies
                 here = here._replace(optimizers={**carry.optimizers, followers[0].name: ()})
             reached, infos = program.until(k, q - 1, here, pending, view, inner, (*swaps, *late))
@@ -405,7 +407,7 @@ class Program(Episodes):
             loss=jnp.mean(found.losses) if shared else found.losses,
             gradient_norm=self.lift(_norm, own, 0)(gradient) if self.norms else None,
             user=user,
-            gradient=self.handed(level, gradient) if self.captured == name else None,
+            gradient=self.handed(level, gradient) if name in self.captured else None,
             **(found.diagnostics or {}),
         )
         infos = {**infos, name: jax.tree.map(lambda a: jnp.asarray(a)[None], report)}
@@ -415,11 +417,14 @@ class Program(Episodes):
 
 
 def _alike(followers: list[Level]) -> list[list[Level]]:
-    """Peers whose gradients are taken together, first those from whose runs the nest goes on."""
+    """Peers whose gradients are taken in one pass, first those from whose runs the nest goes on."""
     together: dict[Any, list[Level]] = {}
     for level in followers:
         flow = flow_of(level)
-        together.setdefault(flow if flow.joint else (flow, level.name), []).append(level)
+        alike = flow if flow.joint else (flow, level.name)
+        if flow.joint and flow.last is not None:
+            alike = dataclasses.replace(flow, last=None)
+        together.setdefault(alike, []).append(level)
     return sorted(together.values(), key=lambda same: flow_of(same[0]).joint)
 
 
