@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nestax.flows import lean_gradient
+from nestax.flows.internal import lean_gradient
 
 # Programs here are small and run once or twice: most of the time goes into compiling them.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

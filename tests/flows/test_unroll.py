@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from nestax.flows import Forward, OneStep, Unroll, lean_gradient, unrolled
+from nestax.flows import Forward, OneStep, Unroll, unrolled
 from nestax.flows._scan import _arrangement, _measured, _near_divisor
+from nestax.flows.internal import lean_gradient
 
 # Programs here are small and run once or twice: most of the time goes into compiling them.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -1,9 +1,8 @@
 """Flows: how the gradient of a slower level passes through the updates of the faster ones.
 
-Trajectory flows differentiate, or sample, a period as it was executed: a frozen dataclass with
-`value_and_gradients(losses, values)`, in which evolution strategies will find their place. Point
-flows look at one point: a partial derivative, or the implicit function theorem over a linear
-solver.
+A flow is a frozen dataclass that computes a gradient and may remember (`Flow`). Trajectory flows
+differentiate a period as it was executed, or estimate the gradient from runs of it. Point flows
+look at one point: a partial derivative, or the implicit function theorem over a linear solver.
 """
 
 from ._best_response import best_response as best_response
@@ -27,7 +26,6 @@ from ._implicit import implicit_root as implicit_root
 from ._iterative import CG as CG
 from ._iterative import GMRES as GMRES
 from ._iterative import Neumann as Neumann
-from ._lean import lean_gradient as lean_gradient
 from ._linear import solve_linear as solve_linear
 from ._lineax import Lineax as Lineax
 from ._nystrom import Nystrom as Nystrom
@@ -39,6 +37,3 @@ from ._solvers import Solver as Solver
 from ._unroll import Forward as Forward
 from ._unroll import OneStep as OneStep
 from ._unroll import Unroll as Unroll
-from ._weights import check_arrays as check_arrays
-from ._weights import is_function as is_function
-from ._weights import trained_leaves as trained_leaves

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from . import _frozen, _soundness, _stopped
+from . import _episodes, _frozen, _soundness, _stopped
 from ._calls import is_data, no_level, shown
 from ._carry import View
 from ._declaration import Declaration, flow_of
@@ -134,14 +134,14 @@ def for_copies(nest: Declaration, parts: dict[str, Parts]) -> None:
 
 def feed(nest: "Nest", state: "State", given: Any) -> None:
     """Refuses batches of another nest, and those of other ticks than the step about to be done."""
-    streams = nest._program.streams
+    streams = nest._problem.streams
     repair = "draw it with feed of the same nest, at the same state"
     if not isinstance(given, Mapping) or given.keys() != streams.keys():
         what = repair if streams else "it has no streams, so leave the feed out"
         raise ValueError(f"step takes a feed of this nest, got {shown(given)}; {what}")
     for number, stream in streams.items():
         base, batches = given[number]
-        where, stride = nest._program.whose(stream), nest._program.stride(stream)
+        where, stride = nest._problem.whose(stream), nest._problem.stride(stream)
         if nest._shapes is not None:
             expected = nest._shapes[1][number][1]
             shape = lambda a: (np.shape(a)[1:], jnp.result_type(a))  # noqa: E731
@@ -159,15 +159,15 @@ def feed(nest: "Nest", state: "State", given: Any) -> None:
 
 
 def state(nest: "Nest", begun: "State") -> None:
-    program = nest._program
-    trainable(begun.parts, program.levels)
+    problem = nest._problem
+    trainable(begun.parts, problem.levels)
     fed = nest._example(begun)
     if nest.declaration.draws_task:
         view = View(nest.copies)
         _steady(
             "the task function",
             "episode; draw with jax.random and the key",
-            lambda begun: program.drawn_task(program.draw, nest._carry(begun, {}), view),
+            lambda begun: _episodes.drawn_task(problem, problem.draw, nest._carry(begun, {}), view),
             begun,
         )
     seen = {level.name: _stable(nest, level, begun, fed) for level in nest.declaration.levels}
@@ -194,24 +194,24 @@ class _Seen(NamedTuple):
 def _stable(nest: "Nest", level: Level, begun: "State", fed: Any) -> _Seen:
     """An update must leave the level's value and optimizer state as it found them in shape, and
     every function must be the same program at every call."""
-    program, view, label = nest._program, View(nest.copies), f"level {level.name!r}"
+    problem, view, label = nest._problem, View(nest.copies), f"level {level.name!r}"
     old = (begun.parts[level.name], begun.optimizers[level.name])
 
     def batch(begun: "State", fed: Any) -> Any:
-        found = program.batch(level.context, nest._carry(begun, fed), view)[0]
+        found = problem.batch(level.context, nest._carry(begun, fed), view)[0]
         return [leaf for leaf in jax.tree.leaves(found) if is_data(leaf)]
 
     def losses(begun: "State", fed: Any) -> Any:
         carry = nest._carry(begun, fed)
-        batch, axis = program.batch(level.context, carry, view)
-        return program.losses(level, carry.values, batch, axis, view)
+        batch, axis = problem.batch(level.context, carry, view)
+        return problem.losses(level, carry.values, batch, axis, view)
 
     def update(begun: "State", fed: Any, losses: Any) -> Any:
         carry = nest._carry(begun, fed)
-        return program.update(level, carry, carry.values[level.name].trained, losses, view)
+        return problem.update(level, carry, carry.values[level.name].trained, losses, view)
 
     def start(begun: "State", fed: Any) -> Any:
-        return program.fresh(level, nest._carry(begun, fed), view)
+        return _episodes.fresh(problem, level, nest._carry(begun, fed), view)
 
     again = None
     if level.start is not None:
@@ -226,7 +226,7 @@ def _stable(nest: "Nest", level: Level, begun: "State", fed: Any) -> _Seen:
     way = "step; keep what changes in the optimizer's state, or in a level's value"
     moved, (parts, optimizer) = _steady(f"{label}: its optimizer", way, update, begun, fed, loss)
     if level.keep is not None:
-        kept = lambda parts, user: program.keep(level, parts, user, view)[0]  # noqa: E731
+        kept = lambda parts, user: problem.keep(level, parts, user, view)[0]  # noqa: E731
         parts = jax.eval_shape(kept, parts, user)
     _same(level, "its optimizer's update", "value", old[0], parts)
     _same(level, "its optimizer's update", "optimizer state", old[1], optimizer)

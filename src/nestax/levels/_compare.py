@@ -227,7 +227,7 @@ def double(nest: Nest, name: str, flow: Any, drawn: bool = True) -> Nest:
 
     other = with_flow(nest, name, flow, change)
     if nest.declaration.draws_task:
-        other._program.draw = wide(nest.task)
+        other._problem.draw = wide(nest.task)
     return other
 
 
@@ -301,7 +301,7 @@ def check_gradient(
     level = _level(nest, name)
     _belongs.structure(nest, state)
     _belongs.moment(nest, state)
-    flow = options.pop("flow", flow_of(nest._program.levels[level]))
+    flow = options.pop("flow", flow_of(nest._problem.levels[level]))
     if flow.estimates:
         raise ValueError(
             f"check_gradient: {flow!r} of level {level!r} draws an estimate, which is right in the "
@@ -312,7 +312,7 @@ def check_gradient(
     with jax.enable_x64(True):
         wide = double(nest, level, flow, drawn=False)
         state, feed = widened_state(wide, state), cast(feed, jnp.float64)
-        found = wide._gradient(level)(state, feed)
+        found = wide._gradient(level)(state, feed)[level]
         point = jax.tree.map(jnp.zeros_like, found)
         if options.get("step") is None:
             leaves = jax.tree.leaves(state.parts[level].trained)

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from ..flows import Unroll
-from ._carry import Carry, Mode, View
 from ._declaration import flow_of
 from ._level import Level
+from ._problem import Problem
 from ._program import Program
 from ._values import Parts
 
@@ -43,13 +43,14 @@ def executed(nest: "Nest", name: str, state: "State", feed: Any = None) -> Calla
         displacement -> loss, summed over copies of a copied level and averaged over those that
         share it. The displacement is a pytree like `nest.gradient(state, name)`.
     """
-    level = nest._program.levels[name]
+    level = nest._problem.levels[name]
     flow, feed = flow_of(level), feed or {}
     if flow.partial:
 
         def displaced(by: Any) -> Any:
-            program = _Displaced(nest.declaration, nest.mesh, False)
-            program.draw, program.name, program.by = nest._program.draw, name, by
+            problem = Problem(nest.declaration, nest.mesh, nest._problem.draw)
+            problem.displaced = {name: by}
+            program = Program(problem, norms=False)
             return _loss(nest, program, level, state, feed)
 
         return displaced
@@ -118,8 +119,8 @@ def with_flow(
         lambda one: change(dataclasses.replace(one, flow=flow) if one.name == name else one)
     )
     other._trusts = True  # states of the nest that it was made from, in other dtypes too
-    other._program.draw = nest._program.draw
-    other._program._moves = dict(nest._program._moves)
+    other._problem.draw = nest._problem.draw
+    other._problem.moves = dict(nest._problem.moves)
     return other
 
 
@@ -133,19 +134,6 @@ class _Probe(Unroll):
         (value,) = values
         outputs, aux = losses((jax.tree.map(jnp.add, value, self.by),))
         return outputs, (jax.tree.map(jnp.zeros_like, value),), aux
-
-
-class _Displaced(Program):
-    """A program in which one level's objective sees its own value displaced, and nobody else."""
-
-    name: str = ""
-    by: Any = None
-
-    def direct(self, level: Level, carry: Carry, view: View, mode: Mode) -> Any:
-        if level.name == self.name:
-            moved = _moved(carry.values[level.name], self.by)
-            carry = carry._replace(values={**carry.values, level.name: moved})
-        return super().direct(level, carry, view, mode)
 
 
 def _moved(parts: Parts, by: Any) -> Parts:

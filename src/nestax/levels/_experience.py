@@ -5,41 +5,41 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import _draws
+from . import _draws, _episodes
 from ._calls import arrays_only, shown
 from ._carry import Carry, View
 from ._copy_number import with_copy
-from ._episodes import Episodes
+from ._problem import Problem
 from ._process import Process
 from ._values import Parts, whole
 
 
-def drawn(program: Episodes, every: int, carry: Carry, view: View) -> Carry:
+def drawn(problem: Problem, every: int, carry: Carry, view: View) -> Carry:
     """The carry with the batches of those processes that draw once in so many ticks."""
     contexts = dict(carry.contexts)
-    for name, process in program.processes.items():
+    for name, process in problem.processes.items():
         if process.every == every:
-            contexts[name] = _draw(program, name, carry, view)
+            contexts[name] = _draw(problem, name, carry, view)
     return carry._replace(contexts=contexts)
 
 
-def _draw(program: Episodes, name: str, carry: Carry, view: View) -> tuple[Any, Any]:
+def _draw(problem: Problem, name: str, carry: Carry, view: View) -> tuple[Any, Any]:
     """The batch of a process and its memory afterwards."""
-    process, restarts = program.processes[name], program.nest.longest is not None
+    process, restarts = problem.processes[name], problem.nest.longest is not None
     whose = f"the process of level {name!r}"
 
     def one(
         values: dict[str, Parts], memory: Any, task: Parts, copy: Any, began: Any
     ) -> tuple[Any, Any]:
-        number = program.nest.number(copy)
-        key = _draws.batch_key(program.identities[id(process)], carry.key, carry.tick, number)
+        number = problem.nest.number(copy)
+        key = _draws.batch_key(problem.identities[id(process)], carry.key, carry.tick, number)
         seen, given = whole(values), task.whole()
         if process.init is None:
             batch = with_copy(process.draw, number, seen, given, key)
             arrays_only(whose, batch)
             return jax.tree.map(_strong, batch), ()
         if restarts:
-            fresh = _fresh_memory(program, process, carry, seen, given, number)
+            fresh = _fresh_memory(problem, process, carry, seen, given, number)
             memory = jax.tree.map(lambda a, b: jnp.where(began, a, b), fresh, memory)
         returned = with_copy(process.draw, number, seen, memory, given, key)
         if not (isinstance(returned, tuple) and len(returned) == 2):
@@ -51,19 +51,19 @@ def _draw(program: Episodes, name: str, carry: Carry, view: View) -> tuple[Any, 
         return jax.tree.map(_strong, batch), _alike(whose, memory, after)
 
     memory = carry.contexts[name][1]
-    began = program.began(carry, view) if restarts else False
+    began = _episodes.began(problem, carry, view) if restarts else False
     if view.copies is None:
         return one(carry.values, memory, carry.task, view.copy, began)
-    axes = (program.axes(carry.values), 0, program.nest.task_axis, 0, 0 if restarts else None)
+    axes = (problem.axes(carry.values), 0, problem.nest.task_axis, 0, 0 if restarts else None)
     given = (carry.values, memory, carry.task, jnp.arange(view.copies), began)
-    return program.placed(program.lift(one, view, axes)(*given))
+    return problem.placed(problem.lift(one, view, axes)(*given))
 
 
 def _fresh_memory(
-    program: Episodes, process: Process, carry: Carry, values: Any, task: Any, number: Any
+    problem: Problem, process: Process, carry: Carry, values: Any, task: Any, number: Any
 ) -> Any:
     assert process.init is not None
-    key = _draws.memory_key(program.identities[id(process)], carry.key, carry.tick, number)
+    key = _draws.memory_key(problem.identities[id(process)], carry.key, carry.tick, number)
     memory = with_copy(process.init, number, values, task, key)
     arrays_only("the memory of a process", memory)
     for path, leaf in jax.tree_util.tree_leaves_with_path(memory):
@@ -76,40 +76,40 @@ def _fresh_memory(
     return jax.tree.map(_strong, memory)
 
 
-def remembered(program: Episodes, carry: Carry, view: View) -> Carry:
+def remembered(problem: Problem, carry: Carry, view: View) -> Carry:
     """The carry with the memories that processes begin with, and no batches yet."""
     contexts: dict[str, Any] = {}
-    for name, process in program.processes.items():
+    for name, process in problem.processes.items():
         if process.init is None:
             contexts[name] = ((), ())
             continue
 
         def one(values: Any, task: Any, copy: Any, process: Process = process) -> Any:
-            given = (whole(values), task.whole(), program.nest.number(copy))
-            return _fresh_memory(program, process, carry, *given)
+            given = (whole(values), task.whole(), problem.nest.number(copy))
+            return _fresh_memory(problem, process, carry, *given)
 
         if view.copies is None:
             contexts[name] = ((), one(carry.values, carry.task, view.copy))
         else:
-            axes = (program.axes(carry.values), program.nest.task_axis, 0)
+            axes = (problem.axes(carry.values), problem.nest.task_axis, 0)
             copies = jnp.arange(view.copies)
-            made = program.lift(one, view, axes)(carry.values, carry.task, copies)
-            contexts[name] = ((), program.placed(made))
+            made = problem.lift(one, view, axes)(carry.values, carry.task, copies)
+            contexts[name] = ((), problem.placed(made))
     return carry._replace(contexts=contexts)
 
 
-def with_batches(program: Episodes, carry: Carry, view: View, blank: bool) -> Carry:
+def with_batches(problem: Problem, carry: Carry, view: View, blank: bool) -> Carry:
     """The carry with a batch of every process: that of the present tick, or zeros where the
     program will draw before anybody looks."""
     contexts = dict(carry.contexts)
-    for name in program.processes:
+    for name in problem.processes:
         if blank:
             shapes = jax.eval_shape(
-                lambda carry, name=name: _draw(program, name, carry, view)[0], carry
+                lambda carry, name=name: _draw(problem, name, carry, view)[0], carry
             )
             batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         else:
-            batch = _draw(program, name, carry, view)[0]
+            batch = _draw(problem, name, carry, view)[0]
         contexts[name] = (batch, contexts[name][1])
     return carry._replace(contexts=contexts)
 

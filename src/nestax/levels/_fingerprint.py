@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _draws
+from . import _draws, _episodes
 from ._carry import View
 from ._declaration import flow_of
 from ._level import Level
@@ -89,10 +89,10 @@ def _state(state: "State") -> dict[str, str]:
 
 def _program(nest: "Nest", state: "State") -> dict[str, str]:
     found, digest, feed = {}, Digest(), _fed(nest, state)
-    program = nest._program
+    problem = nest._problem
     if nest.declaration.draws_task:
         key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
-        found["the function that draws tasks"] = digest.of(jax.make_jaxpr(program.draw)(key))
+        found["the function that draws tasks"] = digest.of(jax.make_jaxpr(problem.draw)(key))
     for level in nest.declaration.levels:
         for what, function in _pieces(nest, level, feed).items():
             if function is not None:
@@ -112,7 +112,7 @@ def _program(nest: "Nest", state: "State") -> dict[str, str]:
 def _pieces(nest: "Nest", level: Level, feed: Any) -> dict[str, Callable | None]:
     """A level's parts as functions of the state. Small ones, traced once each: what differs gets a
     name, and nothing is compiled."""
-    program, view = nest._program, View(nest.copies)
+    problem, view = nest._problem, View(nest.copies)
 
     def carry(state: "State") -> Any:
         return nest._carry(state, feed)
@@ -122,7 +122,7 @@ def _pieces(nest: "Nest", level: Level, feed: Any) -> dict[str, Callable | None]
         axes = []
 
         def batch(state: "State") -> Any:
-            found, axis = program.batch(level.context, carry(state), view)
+            found, axis = problem.batch(level.context, carry(state), view)
             axes.append(axis)
             return found
 
@@ -135,8 +135,8 @@ def _pieces(nest: "Nest", level: Level, feed: Any) -> dict[str, Callable | None]
 
         def total(trained: Any) -> Any:
             values = {**here.values, level.name: here.values[level.name].but(trained)}
-            losses, user = program.losses(level, values, batch, axis, view)
-            return program.total(level, losses), (losses, user)
+            losses, user = problem.losses(level, values, batch, axis, view)
+            return problem.total(level, losses), (losses, user)
 
         trained = here.values[level.name].trained
         try:  # rules for derivatives of its own are a part of the objective
@@ -148,16 +148,16 @@ def _pieces(nest: "Nest", level: Level, feed: Any) -> dict[str, Callable | None]
         here = carry(state)
         copies = (nest.copies,) if nest.copies is not None else ()
         gradient = here.values[level.name].trained
-        return program.update(level, here, gradient, jnp.zeros(copies), view)
+        return problem.update(level, here, gradient, jnp.zeros(copies), view)
 
     def context(state: "State") -> Any:
-        return program.batch(level.context, carry(state), view)[0]
+        return problem.batch(level.context, carry(state), view)[0]
 
     def override(state: "State") -> Any:
-        return program.batch(flow_of(level).context, carry(state), view)[0]
+        return problem.batch(flow_of(level).context, carry(state), view)[0]
 
     def start(state: "State") -> Any:
-        return program.fresh(level, carry(state), view)
+        return _episodes.fresh(problem, level, carry(state), view)
 
     other = flow_of(level).context
     return {
@@ -175,7 +175,7 @@ def _draws_data(context: Any) -> bool:
 
 def _fed(nest: "Nest", state: "State") -> Any:
     """Zeros like the host data of one step."""
-    if not nest._program.streams:
+    if not nest._problem.streams:
         return {}
     feed = nest._shapes[1] if nest._shapes is not None else nest.feed(state)
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), feed)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import _episodes
 from ._declaration import flow_of
 from ._level import Level
 
@@ -81,7 +82,7 @@ def _alive(nest: "Nest", level: Level, state: "State") -> Any:
     if _brief(nest, level):
         return False  # at the end of every step
     copies = jnp.arange(nest.copies) if nest.stagger else 0
-    return (state.tick + nest._program.phase(copies)) % horizon != 0
+    return (state.tick + _episodes.phase(nest._problem, copies)) % horizon != 0
 
 
 def _brief(nest: "Nest", level: Level) -> bool:

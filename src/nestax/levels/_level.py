@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from ..flows import is_function
+from ..flows.internal import is_function
 from ._calls import shown
 from ._field import Field
 from ._process import Process

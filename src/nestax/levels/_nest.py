@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ..flows import check_arrays
-from . import _belongs, _checks, _draws, _experience, _run, _show
+from ..flows.internal import check_arrays
+from . import _belongs, _checks, _draws, _episodes, _experience, _run, _show
 from ._calls import shown
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, flow_of, read_groups
 from ._info import LevelInfo
 from ._level import Level
 from ._peers import Order, Peers
+from ._problem import Problem
 from ._program import Program
 from ._state import State, taken_state
 from ._table import LevelTable, level_table
@@ -95,8 +96,8 @@ class Nest:
         self.tasks = tasks
         if mesh is not None:
             _checks.mesh(mesh, copies)
-        self._program = Program(self.declaration, mesh, norms)
-        self._program.draw = task if draws else None
+        self._problem = Problem(self.declaration, mesh, task if draws else None)
+        self._program = Program(self._problem, norms)
         self._warned: set[Any] = set()
         self._shapes: Any = None
         self._host: Any = None
@@ -162,8 +163,8 @@ class Nest:
         """
         raw = _draws.raw_key("init", key)
         _checks.names(self.declaration, values)
-        levels = self._program.levels
-        parts = {n: self._program.taken_apart(levels[n], value) for n, value in values.items()}
+        levels = self._problem.levels
+        parts = {n: self._problem.taken_apart(levels[n], value) for n, value in values.items()}
         _checks.trainable(parts, levels)
         _checks.for_copies(self.declaration, parts)
         check_arrays("the task", self._given_task)
@@ -171,7 +172,7 @@ class Nest:
         # One program instead of hundreds of single operations.
         state = jax.jit(self._begin)(parts, raw, task)
         self._host = self.feed(state)
-        _run.check_streams(self._program, self._host)
+        _run.check_streams(self._problem, self._host)
         _checks.state(self, state)
         self._shapes = _belongs.shapes((state, self._host))
         self._host = self._shapes[1]
@@ -191,25 +192,25 @@ class Nest:
         return self._host
 
     def _begin(self, parts: dict[str, Parts], key: jax.Array, task: Parts) -> State:
-        program, nest = self._program, self.declaration
+        problem, nest = self._problem, self.declaration
         view = View(nest.copies)
         zero = jnp.zeros((), jnp.int32)
         carry = Carry({}, {}, task, zero, key, {}, {}, {}, {}, {}, {})
         if nest.draws_task:
-            carry = carry._replace(task=program.drawn_task(self.task, carry, view))
+            carry = carry._replace(task=_episodes.drawn_task(problem, self.task, carry, view))
         elif nest.given_tasks:
-            carry = carry._replace(task=program.placed(task))
+            carry = carry._replace(task=problem.placed(task))
         for level in reversed(nest.levels):
             name = level.name
             if level.start is None:
                 one = parts[name]
-                if program.copied[name]:
+                if problem.copied[name]:
                     spread = lambda a: jnp.broadcast_to(a, (nest.copies, *a.shape))  # noqa: E731
-                    one = program.placed(jax.tree.map(spread, one) if nest.episodic else one)
+                    one = problem.placed(jax.tree.map(spread, one) if nest.episodic else one)
                 carry = carry._replace(values={name: one, **carry.values})
         # A start may look at any level outside it: persistent values are all there by now.
         for level in reversed(nest.episodic):
-            value, state = program.fresh(level, carry, view)
+            value, state = _episodes.fresh(problem, level, carry, view)
             carry = carry._replace(
                 values={level.name: value, **carry.values},
                 optimizers={level.name: state, **carry.optimizers},
@@ -221,27 +222,27 @@ class Nest:
             for level in nest.levels
         }
         values = {level.name: carry.values[level.name] for level in nest.levels}
-        flows = {level.name: program.memory(level, values) for level in nest.levels}
+        flows = {level.name: self._program.memory(level, values) for level in nest.levels}
         flows = {name: memory for name, memory in flows.items() if jax.tree.leaves(memory)}
-        contexts = _memories(_experience.remembered(program, carry._replace(values=values), view))
-        episodes = program.first_episodes(carry, view)
+        contexts = _memories(_experience.remembered(problem, carry._replace(values=values), view))
+        episodes = _episodes.first_episodes(problem, carry, view)
         return State(values, optimizers, zero, key, carry.task, flows, contexts, episodes)
 
     def _optimizer(self, level: Level, values: dict[str, Parts]) -> Any:
-        program, copies = self._program, self.declaration.copies
-        if program.copied[level.name]:
+        problem, copies = self._problem, self.declaration.copies
+        if problem.copied[level.name]:
 
             def one(values: dict[str, Parts]) -> Any:
-                made = program.transformation(level, values)
+                made = problem.transformation(level, values)
                 return begun(level.name, made, values[level.name].trained)
 
-            return program.lift(one, View(copies), (program.axes(values),))(values)
-        visible = {n: p for n, p in values.items() if copies is None or not program.copied[n]}
-        made = program.transformation(level, visible)
+            return problem.lift(one, View(copies), (problem.axes(values),))(values)
+        visible = {n: p for n, p in values.items() if copies is None or not problem.copied[n]}
+        made = problem.transformation(level, visible)
         return begun(level.name, made, values[level.name].trained)
 
     def _carry(self, state: State, feed: Any, blank: bool = False) -> Carry:
-        contexts = {n: ((), state.contexts.get(n, ())) for n in self._program.processes}
+        contexts = {n: ((), state.contexts.get(n, ())) for n in self._problem.processes}
         carry = Carry(
             state.parts,
             state.optimizers,
@@ -255,7 +256,7 @@ class Nest:
             contexts,
             state.episodes,
         )
-        return _experience.with_batches(self._program, carry, View(self.declaration.copies), blank)
+        return _experience.with_batches(self._problem, carry, View(self.declaration.copies), blank)
 
     def _advance(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
         if not self._trusts:
@@ -330,7 +331,7 @@ class Nest:
                     "counts the inner levels as given, so the map's derivative would be wrong; "
                     "use Implicit(Identity(rate)), the derivative that it approximates"
                 )
-        if feed is None and self._program.streams:
+        if feed is None and self._problem.streams:
             raise ValueError("map: this nest reads streams; give feed=nest.feed(state)")
         return self._step(state, feed or {})[0]
 
@@ -339,9 +340,9 @@ class Nest:
         taken_state(state, "feed")
         if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
             raise ValueError(f"steps is a whole number of at least 1, got {shown(steps)}")
-        if not self._program.streams:
+        if not self._problem.streams:
             return {}
-        return _run.feed(self._program, int(state.tick), steps * self.ticks_per_step)
+        return _run.feed(self._problem, int(state.tick), steps * self.ticks_per_step)
 
     def run(
         self, state: State, steps: int, *, watch: Any = None, check: bool = True
@@ -400,18 +401,19 @@ class Nest:
             ValueError: no level has that name; a state of another nest.
         """
         taken_state(state, "gradient")
-        names = tuple(name) if isinstance(name, (tuple, list)) else (name,)
+        several = isinstance(name, (tuple, list))
+        names: tuple[Any, ...] = tuple(name) if several else (name,)
         for one in names:
             _checks.known(self.declaration, one)
         if not names:
             raise ValueError("gradient takes the name of a level, or several, got none")
         _belongs.moment(self, state)
-        every = max(self._program.levels[one].every for one in names)
+        every = max(self._problem.levels[one].every for one in names)
         feed = {}
-        if self._program.streams:
-            feed = _run.feed(self._program, int(state.tick), every)
-        found = self._gradient(names, every)(state, feed)
-        return found if isinstance(name, (tuple, list)) else found[name]
+        if self._problem.streams:
+            feed = _run.feed(self._problem, int(state.tick), every)
+        found = self._gradient(*names)(state, feed)
+        return found if several else found[names[0]]
 
     def levels(self, state: State | None = None, hidden: bool = False) -> LevelTable:
         """The level table of one step (NL Definition 2): who moves how often, who waits for whom.
@@ -437,12 +439,12 @@ class Nest:
 
         return level_table(step, shapes, feed, hidden=hidden)
 
-    def _gradient(self, names: tuple[str, ...], every: int) -> Callable[[State, Any], Any]:
+    def _gradient(self, *names: str) -> Callable[[State, Any], dict[str, Any]]:
         kept = self.__dict__.setdefault("_gradients", {})
         if names not in kept:
             program = _copy.copy(self._program)
             program.captured = frozenset(names)
-            k = program.periods.index(every)
+            k = program.periods.index(max(program.levels[name].every for name in names))
 
             def gradient(state: State, feed: Any) -> Any:
                 infos = self._advance(state, feed, k, program)[1]

@@ -9,25 +9,28 @@ level's last period again.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ..flows import Unroll
-from ..flows._vectors import norm
-from ..flows.fixed_point import difference, memory_of, merge, remembering
+from ..flows.internal import difference, memory_of, merge, norm, remembering
 from . import _known
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, flow_of, weights_of
 from ._field import Field
 from ._level import Level
+from ._problem import Problem
 from ._values import Parts
 
-if TYPE_CHECKING:
-    from ._program import Program
-
 Trained = dict[str, Any]
+
+Again = Callable[..., tuple[Carry, jax.Array]]
+"""`(level, carry, view, values, own) -> (carry, losses)`: the last period of a level with a flow
+that follows it, run again with other values (by name, `Parts`) of it and of what lies outside. What
+is returned is where it comes to and the loss (of each copy) that the flow follows. `own` is the
+variable of the level's own gradient, in place where its flow begins to look."""
 
 
 class Unknowns(NamedTuple):
@@ -56,33 +59,34 @@ def rerun(nest: Declaration) -> set[str]:
 
 
 def gradient(
-    program: "Program", level: Level, carry: Carry, view: View, mode: Mode
+    problem: Problem, again: Again, level: Level, carry: Carry, view: View
 ) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
     """Losses, the objective's info, the gradient and diagnostics of a level with a point flow.
 
-    Where every eliminated level is copied, each copy has a linear system of its own.
+    `again` is for the periods that flows inside follow. Where every eliminated level is copied,
+    each copy has a linear system of its own.
     """
-    apart = all(program.copied[one.name] for one in program.nest.eliminated(level))
+    apart = all(problem.copied[one.name] for one in problem.nest.eliminated(level))
     if view.copies is None or not apart:
-        return _Point(program, carry, view).implicit(level)
+        return Point(problem, again, carry, view).implicit(level)
 
     def one(carry: Carry, copy: Any) -> Any:
-        return _Point(program, carry, View(None, copy)).implicit(level)
+        return Point(problem, again, carry, View(None, copy)).implicit(level)
 
-    axes = (program.carry_axes(carry), 0)
-    losses, user, found, diagnostics = program.lift(one, view, axes)(carry, jnp.arange(view.copies))
-    if not program.copied[level.name]:
+    axes = (problem.carry_axes(carry), 0)
+    losses, user, found, diagnostics = problem.lift(one, view, axes)(carry, jnp.arange(view.copies))
+    if not problem.copied[level.name]:
         found = jax.tree.map(lambda a: jnp.mean(a, axis=0), found)
     return losses, user, found, diagnostics
 
 
-class _Point:
+class Point:
     """Levels as functions of one another around a carry; `free` maps names to trained values."""
 
-    def __init__(self, program: "Program", carry: Carry, view: View):
+    def __init__(self, problem: Problem, again: Again, carry: Carry, view: View):
         # Derivatives are taken by, and linear systems solved in, float32 at least.
         wide = {name: parts.wide() for name, parts in carry.values.items()}
-        self.program, self.nest, self.view = program, program.nest, view
+        self.problem, self.again, self.nest, self.view = problem, again, problem.nest, view
         self.carry = carry._replace(values=wide)
 
     def current(self, levels: Any) -> Trained:
@@ -102,7 +106,7 @@ class _Point:
     def movable(self, level: Level, trained: Any) -> Any:
         """The leaves that the level's optimizer can move; None for the others, which are constants
         to every flow outside."""
-        moves = _known.moves(self.program, level, self.carry, self.view)
+        moves = _known.moves(self.problem, level, self.carry, self.view)
         return jax.tree.map(lambda leaf, free: leaf if free else None, trained, moves)
 
     def unknowns(self, level: Level) -> Unknowns:
@@ -116,9 +120,9 @@ class _Point:
         return Unknowns(values, memories)
 
     def loss(self, level: Level, values: Trained, context: Any) -> tuple[jax.Array, Any]:
-        batch, axis = self.program.batch(context, self.carry, self.view)
-        losses, user = self.program.losses(level, self.parts(values), batch, axis, self.view)
-        return self.program.total(level, losses), (losses, user)
+        batch, axis = self.problem.batch(context, self.carry, self.view)
+        losses, user = self.problem.losses(level, self.parts(values), batch, axis, self.view)
+        return self.problem.total(level, losses), (losses, user)
 
     def filled(self, group: int, free: Trained) -> Trained:
         """Every level's value, given those of the groups from `group` on."""
@@ -126,7 +130,7 @@ class _Point:
         if inner is None:
             return free
         if flow_of(inner).follows:
-            reached = self.again(inner, free)[0]
+            reached = self.run_again(inner, free)[0]
             lower = self.nest.inside(inner)
             # Whole: a start may have made what is not trained of outer values.
             return {**free, **{one.name: reached.values[one.name] for one in lower}}
@@ -142,35 +146,11 @@ class _Point:
             lambda fast, slow, _: self.inner(level, {**slow, **fast.values}),
         )(fast, free)
 
-    def again(
+    def run_again(
         self, level: Level, free: Trained, own: Parts | None = None
     ) -> tuple[Carry, jax.Array]:
-        """The last period of a level with a trajectory flow, run again for other values of it and
-        of what lies outside; where it comes to and the loss (of each copy) that its flow follows.
-
-        `own` is the variable of the level's own gradient, in place where its flow begins to look.
-        """
-        program, flow = self.program, flow_of(level)
-        carry = program.restored(self.carry.before[level.name], self.carry)
-        carry = carry._replace(values={**carry.values, **self.parts(free)})
-        k = program.periods.index(level.every)
-        q = next(i for i, peers in enumerate(program.due[k]) if level in peers)
-        carry = program.opened(k, carry, self.view)
-        inner = {one.name for one in self.nest.inside(level)}
-        pending, swaps = program.restarts(k), ()
-        if None in pending:
-            carry = program.restart((None,), carry, self.view)
-        # What lies outside has its values from `free`.
-        pending = tuple(name for name in pending if name in inner)
-        if own is not None:
-            length, last = program.iterations(k), flow.last
-            if last is not None and last < length:
-                swaps = ((length - last, level.name, own),)
-            else:
-                carry = carry._replace(values={**carry.values, level.name: own})
-        mode = Mode(flow, first_order=flow.first_order)
-        carry, _ = program.until(k, q, carry, pending, self.view, mode, swaps)
-        return carry, program._followed(level, carry, self.view)[0]
+        """The last period of a level inside, at other values of it and of what lies outside."""
+        return self.again(level, self.carry, self.view, self.parts(free), own)
 
     def own_gradient(
         self, level: Level, boundary: int, free: Trained, context: Any
@@ -193,8 +173,8 @@ class _Point:
             variable = self.parts({name: own})[name]
 
             def followed(one: Any) -> tuple[jax.Array, Any]:
-                losses = self.again(level, free, variable.but(one))[1]
-                return self.program.total(level, losses), losses
+                losses = self.run_again(level, free, variable.but(one))[1]
+                return self.problem.total(level, losses), losses
 
             gradient, losses = jax.grad(followed, has_aux=True)(own)
             return losses, gradient
@@ -203,20 +183,20 @@ class _Point:
 
     def field(self, level: Level, values: Trained, context: Any) -> tuple[jax.Array, Any]:
         """The losses and the field of a level that is given by one."""
-        batch, axis = self.program.batch(context, self.carry, self.view)
-        losses, _, field = self.program.field(level, self.parts(values), batch, axis, self.view)
+        batch, axis = self.problem.batch(context, self.carry, self.view)
+        losses, _, field = self.problem.field(level, self.parts(values), batch, axis, self.view)
         return losses, field
 
     def gathered_loss(self, level: Level, values: Trained, context: Any) -> tuple[jax.Array, Any]:
         """The total loss and the losses; of a level that accumulates, over its period."""
 
-        def loss(point: _Point) -> tuple[jax.Array, jax.Array]:
+        def loss(point: Point) -> tuple[jax.Array, jax.Array]:
             total, (losses, _) = point.loss(level, values, context)
             return total, losses
 
         return self.over_period(level, loss)
 
-    def over_period(self, level: Level, function: Callable[["_Point"], Any]) -> Any:
+    def over_period(self, level: Level, function: Callable[["Point"], Any]) -> Any:
         """A function of the point; of a level that accumulates, its weighted sum over all ticks of
         the level's last complete period."""
         if not level.accumulate or level.every == 1:
@@ -228,7 +208,9 @@ class _Point:
 
         def add(total: Any, at: Any) -> Any:
             offset, weight = at
-            point = _Point(self.program, self.carry._replace(tick=begin + offset), self.view)
+            point = Point(
+                self.problem, self.again, self.carry._replace(tick=begin + offset), self.view
+            )
             added = jax.tree.map(lambda b: weight.astype(b.dtype) * b, function(point))
             return jax.tree.map(jnp.add, total, added), None
 
@@ -263,7 +245,7 @@ class _Point:
         optimizers[level.name] = remembering(optimizers[level.name], memory)
         carry = self.carry._replace(values=values, optimizers=optimizers)
         mode = Mode(Unroll())  # differentiated in reverse
-        parts, state = self.program.update(level, carry, gradient, losses, self.view, mode)
+        parts, state = self.problem.update(level, carry, gradient, losses, self.view, mode)
         old, new = carry.values[level.name].trained, parts.trained
         changed = self.movable(level, jax.tree.map(jnp.subtract, old, new))
 
@@ -320,7 +302,7 @@ class _Point:
         inner = [
             one
             for one in self.nest.eliminated(level)
-            if _known.may_rest(self.program, one, self.carry, self.view)
+            if _known.may_rest(self.problem, one, self.carry, self.view)
         ]
         if flow.by_update or flow.differences or not inner:
             return -jnp.ones(())
@@ -330,13 +312,13 @@ class _Point:
         still, everything, moved = [], [], jnp.zeros((), bool)
         for one in inner:
             losses, gradient = self.own_gradient(one, boundary, free, override or one.context)
-            updates, _ = self.program.proposed(one, self.carry, gradient, losses, self.view)
+            updates, _ = self.problem.proposed(one, self.carry, gradient, losses, self.view)
             gradient_of_all = gradient
             gradient, updates = self.movable(one, gradient), self.movable(one, updates)
             everything += jax.tree.leaves(gradient)
             # A rate that has decayed to zero lets no gradient move them, a bound lets some.
             turned = jax.tree.map(jnp.negative, gradient_of_all)
-            others, _ = self.program.proposed(one, self.carry, turned, losses, self.view)
+            others, _ = self.problem.proposed(one, self.carry, turned, losses, self.view)
             moved |= jnp.any(jnp.stack([jnp.any(u != 0) for u in jax.tree.leaves(others)]))
             resting = jax.tree.map(lambda u, g: jnp.where(u == 0, g, 0), updates, gradient)
             still += jax.tree.leaves(resting)

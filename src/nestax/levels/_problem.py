@@ -3,15 +3,14 @@
 Everything is a function of a `Carry`, in one of two views: all copies at once, or a single one.
 """
 
+import copy as _copy
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ..flows import lean_gradient, trained_leaves
-from ..flows._safe_update import quiet, rejects, safe_update
-from ..flows._vectors import uphill
+from ..flows.internal import lean_gradient, quiet, rejects, safe_update, trained_leaves, uphill
 from . import _draws
 from ._calls import arrays_only, call_with_values, loss_of, noted
 from ._carry import Carry, Mode, View
@@ -26,9 +25,18 @@ from ._values import Parts, whole, widened
 
 
 class Problem:
-    """A declaration's levels as functions of a carry."""
+    """A declaration's levels as functions of a carry.
 
-    def __init__(self, declaration: Declaration, mesh: Any):
+    Attributes:
+        nest: the declaration.
+        mesh: over whose first axis copies are spread, or None.
+        draw: key -> task, or None where the task is fixed.
+        copied: by level, whether its value has an axis of copies.
+        displaced: level name -> by how much the objective of that level, and nobody else, sees its
+            value displaced: for central differences.
+    """
+
+    def __init__(self, declaration: Declaration, mesh: Any = None, draw: Any = None):
         self.nest, self.mesh = declaration, mesh
         self.periods = declaration.periods
         self.levels = {level.name: level for level in declaration.levels}
@@ -45,9 +53,11 @@ class Problem:
                 name = self.readers(context)[0]
                 number = sum(key.split(" ")[0] == name for key in self.processes)
                 self.processes[f"{name} {number}" if number else name] = context
-        self.draw: Any = None  # key -> task
-        self._moves: dict[str, Any] = {}
-        self._may_rest: dict[str, bool] = {}
+        self.draw = draw
+        self.displaced: dict[str, Any] = {}
+        # What is known of the optimizers, by level; see `_known`.
+        self.moves: dict[str, Any] = {}
+        self.may_rest: dict[str, bool] = {}
         self._rejecting: dict[str, bool] = {}
 
     def contexts(self) -> list[Any]:
@@ -66,6 +76,12 @@ class Problem:
         return [context for context in given if context is not None]
 
     # Views.
+
+    def spread(self, name: str) -> "Problem":
+        """The same problem in which every copy has a value of its own of one more level."""
+        other = _copy.copy(self)
+        other.copied = {**self.copied, name: True}
+        return other
 
     def lift(self, function: Any, view: View, in_axes: Any, out_axes: Any = 0) -> Any:
         """`function` of single copies as one of the view's arrays."""
@@ -106,6 +122,14 @@ class Problem:
             return carry
         lifted = self.lift(lambda carry, _: carry, view, (self.carry_axes(carry), 0))
         return jax.tree.map(lambda a: a[0], lifted(carry, jnp.arange(view.copies)))
+
+    def placed(self, copied: Any) -> Any:
+        """Arrays with a leading axis of copies, spread over the mesh."""
+        if self.mesh is None:
+            return copied
+        axis = self.mesh.axis_names[0]
+        sharding = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(axis))
+        return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, sharding), copied)
 
     # Data.
 
@@ -227,8 +251,13 @@ class Problem:
         self, level: Level, carry: Carry, view: View, mode: Mode
     ) -> tuple[jax.Array, Any, Any]:
         """Losses, the objective's info, and the partial derivative at this point."""
+        name = level.name
+        if name in self.displaced:
+            parts = carry.values[name]
+            moved = jax.tree.map(jnp.add, parts.trained, self.displaced[name])
+            carry = carry._replace(values={**carry.values, name: parts.but(moved)})
         batch, axis = self.batch(level.context, carry, view)
-        name, values = level.name, carry.values
+        values = carry.values
         rejecting = self.rejecting(level, carry, view, mode)
         if isinstance(level.objective, Field):
             return self.field(level, values, batch, axis, view, mode, rejecting)

@@ -13,32 +13,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..flows import Direct
-from ..flows._flow import Period, Reached
-from . import _draws, _experience, _point
+from ..flows import Direct, Period, Reached
+from . import _draws, _episodes, _experience, _point
 from ._carry import Carry, Found, Mode, View
-from ._declaration import Declaration, flow_of
-from ._episodes import Episodes
+from ._declaration import flow_of
 from ._info import LevelInfo
 from ._level import Level
+from ._problem import Problem
 from ._values import Parts, like, widened
 
 Swaps = tuple[tuple[int, str, Parts], ...]  # (iteration, level, value)
 
 
-class Program(Episodes):
+class Program:
     """The loops.
 
     Attributes:
+        problem: the levels at one point.
         due: for each clock the peers that are due when it ticks, group after group.
         rerun: levels whose last period some outer flow runs again.
         captured: the levels whose gradients are reported as well.
         norms: whether the norms of gradients are reported.
     """
 
-    def __init__(self, declaration: Declaration, mesh: Any, norms: bool = True):
-        super().__init__(declaration, mesh)
-        self.norms = norms
+    def __init__(self, problem: Problem, norms: bool = True):
+        declaration = problem.nest
+        self.problem, self.nest, self.norms = problem, declaration, norms
+        self.periods, self.levels = problem.periods, problem.levels
         self.due = [
             [
                 peers
@@ -54,7 +55,9 @@ class Program(Episodes):
         """One period of the k-th clock: enters with the number of its first tick, leaves with that
         of its last."""
         carry = self.opened(k, carry, view)
-        carry, infos = self.until(k, len(self.due[k]), carry, self.restarts(k), view, mode)
+        carry, infos = self.until(
+            k, len(self.due[k]), carry, _episodes.restarts(self.problem, k), view, mode
+        )
         kept = {n: a for n, a in carry.gathered.items() if self.levels[n].every > self.periods[k]}
         return carry._replace(gathered=kept), infos
 
@@ -84,8 +87,8 @@ class Program(Episodes):
 
     def _loss_dtype(self, level: Level, carry: Carry, view: View) -> Any:
         def loss(carry: Carry) -> jax.Array:
-            batch, axis = self.batch(level.context, carry, view)
-            return self.losses(level, carry.values, batch, axis, view)[0]
+            batch, axis = self.problem.batch(level.context, carry, view)
+            return self.problem.losses(level, carry.values, batch, axis, view)[0]
 
         return jax.eval_shape(loss, carry).dtype
 
@@ -144,8 +147,8 @@ class Program(Episodes):
         """A period of the k-th clock up to and including the update of its q-th group; `pending` is
         what may begin anew, `swaps` what takes its value only from some iteration on."""
         if q == 0:
-            carry = self.restart(pending, carry, view)
-            carry = _experience.drawn(self, self.periods[k], carry, view)
+            carry = _episodes.restart(self.problem, pending, carry, view)
+            carry = _experience.drawn(self.problem, self.periods[k], carry, view)
             return self.looped(k, carry, view, mode, swaps)
         peers = self.due[k][q - 1]
         followers = [level for level in peers if flow_of(level).follows]
@@ -215,7 +218,7 @@ class Program(Episodes):
         flow = flow_of(followers[0])
         group = self.nest.group(followers[0])
         outer = tuple(n for n in pending if n is None or self._group(n) >= group)
-        carry = self.restart(outer, carry, view)
+        carry = _episodes.restart(self.problem, outer, carry, view)
         pending = tuple(n for n in pending if n not in outer)
         length = self.iterations(k)
         # When each begins to look: peers that look back less far see the others' values until then.
@@ -256,10 +259,14 @@ class Program(Episodes):
             totals, reports = [], []
             for level in followers:
                 alike = (level.objective, id(level.context), level.accumulate)
-                alike = (*alike, self.copied[level.name], level.name if level.accumulate else None)
+                alike = (
+                    *alike,
+                    self.problem.copied[level.name],
+                    level.name if level.accumulate else None,
+                )
                 if alike not in computed:
                     losses, user = self._followed(level, seen, view)
-                    computed[alike] = self.total(level, losses), losses, user
+                    computed[alike] = self.problem.total(level, losses), losses, user
                 total, losses, user = computed[alike]
                 totals.append(total)
                 reports.append((losses, user))
@@ -281,13 +288,13 @@ class Program(Episodes):
         name, flow, spread = level.name, flow_of(level), None
         if flow.perturbs:
             spread = _copy.copy(self)
-            spread.copied = {**self.copied, name: True}
+            spread.problem = self.problem.spread(name)
 
         def run(trained: Any) -> Reached:
             reached, infos, seen = reach((trained,), self)
             losses, user = self._followed(level, seen, view)
             end = (self.narrowed([level], reached), infos, user)
-            return Reached(self.total(level, losses), losses, end)
+            return Reached(self.problem.total(level, losses), losses, end)
 
         def run_each(trained: Any) -> Reached:
             if spread is None:
@@ -302,11 +309,11 @@ class Program(Episodes):
                 optimizers={**reached.optimizers, name: carry.optimizers[name]},
                 before=carry.before,
             )
-            return Reached(self.total(level, losses), losses, (reached, infos, user))
+            return Reached(self.problem.total(level, losses), losses, (reached, infos, user))
 
         memory = carry.flows.get(name, ())
         if jax.tree.leaves(memory) and self.nest.longest is not None:
-            memory = flow.restarted(memory, self.began(carry, view))
+            memory = flow.restarted(memory, _episodes.began(self.problem, carry, view))
         period = Period(variables[name].trained, view.copies, run, run_each)
         key = _draws.flow_key(carry.key, name, carry.tick)
         gradient, came, memory = flow.gradient(period, memory, key)
@@ -314,6 +321,37 @@ class Program(Episodes):
         if jax.tree.leaves(memory):
             reached = reached._replace(flows={**reached.flows, name: memory})
         return reached, infos, {name: Found(came.losses, user, gradient, None)}
+
+    def again(
+        self,
+        level: Level,
+        carry: Carry,
+        view: View,
+        values: dict[str, Parts],
+        own: Parts | None = None,
+    ) -> tuple[Carry, jax.Array]:
+        """See `_point.Again`."""
+        flow = flow_of(level)
+        carry = self.restored(carry.before[level.name], carry)
+        carry = carry._replace(values={**carry.values, **values})
+        k = self.periods.index(level.every)
+        q = next(i for i, peers in enumerate(self.due[k]) if level in peers)
+        carry = self.opened(k, carry, view)
+        inner = {one.name for one in self.nest.inside(level)}
+        pending, swaps = _episodes.restarts(self.problem, k), ()
+        if None in pending:
+            carry = _episodes.restart(self.problem, (None,), carry, view)
+        # What lies outside has its values already.
+        pending = tuple(name for name in pending if name in inner)
+        if own is not None:
+            length, last = self.iterations(k), flow.last
+            if last is not None and last < length:
+                swaps = ((length - last, level.name, own),)
+            else:
+                carry = carry._replace(values={**carry.values, level.name: own})
+        mode = Mode(flow, first_order=flow.first_order)
+        carry, _ = self.until(k, q, carry, pending, view, mode, swaps)
+        return carry, self._followed(level, carry, view)[0]
 
     def memory(self, level: Level, values: dict[str, Parts]) -> Any:
         """What the level's flow remembers at first."""
@@ -333,8 +371,8 @@ class Program(Episodes):
         if level.accumulate and level.every > 1:
             (losses,) = carry.gathered[level.name]
             return losses / (level.every if level.accumulate == "mean" else 1), None
-        batch, axis = self.batch(level.context, carry, view)
-        return self.losses(level, carry.values, batch, axis, view)
+        batch, axis = self.problem.batch(level.context, carry, view)
+        return self.problem.losses(level, carry.values, batch, axis, view)
 
     # Gathering over a period, gradients at a point, updates.
 
@@ -356,10 +394,10 @@ class Program(Episodes):
             if level.name not in gathered:
                 continue  # this part of the program runs without the level's period
             if flow_of(level).follows:
-                batch, axis = self.batch(level.context, carry, view)
-                new: tuple = (self.losses(level, carry.values, batch, axis, view)[0],)
+                batch, axis = self.problem.batch(level.context, carry, view)
+                new: tuple = (self.problem.losses(level, carry.values, batch, axis, view)[0],)
             else:
-                losses, _, gradient = self.direct(level, carry, view, mode)
+                losses, _, gradient = self.problem.direct(level, carry, view, mode)
                 new = losses, gradient
             if isinstance(level.accumulate, tuple):
                 weight = jnp.asarray(level.accumulate)[carry.tick % level.every]
@@ -371,16 +409,16 @@ class Program(Episodes):
     def gradient(self, level: Level, carry: Carry, view: View, mode: Mode) -> Found:
         """What a level with a point flow hands to its optimizer at this point."""
         if level.held:
-            batch, axis = self.batch(level.context, carry, view)
-            losses, user = self.losses(level, carry.values, batch, axis, view)
+            batch, axis = self.problem.batch(level.context, carry, view)
+            losses, user = self.problem.losses(level, carry.values, batch, axis, view)
             return Found(losses, user, carry.values[level.name].trained, None)
         if not flow_of(level).partial:
-            return Found(*_point.gradient(self, level, carry, view, mode))
+            return Found(*_point.gradient(self.problem, self.again, level, carry, view))
         if level.accumulate and level.every > 1:
             count = level.every if level.accumulate == "mean" else 1
             losses, gradient = jax.tree.map(lambda a: a / count, carry.gathered[level.name])
             return Found(losses, None, gradient, None)
-        return Found(*self.direct(level, carry, view, mode), None)
+        return Found(*self.problem.direct(level, carry, view, mode), None)
 
     def moved(
         self,
@@ -395,19 +433,19 @@ class Program(Episodes):
         """`after` with the level's update, computed at `point`, and `infos` with its report."""
         name = level.name
         gradient = like(found.gradient, point.values[name].trained)
-        parts, state = self.update(level, point, gradient, found.losses, view, mode)
+        parts, state = self.problem.update(level, point, gradient, found.losses, view, mode)
         user = found.user
         if level.keep is not None:
-            parts, user = self.keep(level, parts, user, view)
+            parts, user = self.problem.keep(level, parts, user, view)
         if level.done is not None:
-            after = self.ended(level, parts, found.user, after, view)
-        own = view if self.copied[name] else View()
-        shared = not self.copied[name]
+            after = _episodes.ended(self.problem, level, parts, found.user, after, view)
+        own = view if self.problem.copied[name] else View()
+        shared = not self.problem.copied[name]
         report = LevelInfo(
             loss=jnp.mean(found.losses) if shared else found.losses,
-            gradient_norm=self.lift(_norm, own, 0)(gradient) if self.norms else None,
+            gradient_norm=self.problem.lift(_norm, own, 0)(gradient) if self.norms else None,
             user=user,
-            gradient=self.handed(level, gradient) if name in self.captured else None,
+            gradient=self.problem.handed(level, gradient) if name in self.captured else None,
             **(found.diagnostics or {}),
         )
         infos = {**infos, name: jax.tree.map(lambda a: jnp.asarray(a)[None], report)}

@@ -21,7 +21,7 @@ from ._stream import StreamEnded, check, levels_named, read
 
 if TYPE_CHECKING:
     from ._nest import Info, Nest
-    from ._program import Program
+    from ._problem import Problem
     from ._state import State
 
 _BUFFER = 2**24  # bytes of reports, and of host data, that one call of the program holds
@@ -59,23 +59,23 @@ class DivergenceError(FloatingPointError):
         )
 
 
-def feed(program: "Program", tick: int, ticks: int) -> dict[int, Any]:
+def feed(problem: "Problem", tick: int, ticks: int) -> dict[int, Any]:
     """Batches of every stream for ticks `tick` to `tick + ticks - 1`, those that somebody looks
     at."""
-    copies = program.nest.copies
+    copies = problem.nest.copies
     fed = {}
-    for number, stream in program.streams.items():
-        stride = program.stride(stream)
+    for number, stream in problem.streams.items():
+        stride = problem.stride(stream)
         due = [t for t in range(tick, tick + ticks) if (t + 1) % stride == 0]
-        where = program.whose(stream)
+        where = problem.whose(stream)
         try:
-            rows = call(where, read, stream, due, stride, program.nest.draws)
-            if program.nest.paired:
+            rows = call(where, read, stream, due, stride, problem.nest.draws)
+            if problem.nest.paired:
                 rows = [[batch for batch in row for _ in range(2)] for row in rows]
             rows = [row[0] if copies is None else _stack(row, where) for row in rows]
             stacked = _stack(rows, where)
         except (StreamEnded, ValueError) as error:
-            label = levels_named(program.readers(stream))
+            label = levels_named(problem.readers(stream))
             if isinstance(error, StreamEnded):
                 raise StreamEnded(error.batches, error.ticks, f"{label}: {error}") from None
             raise ValueError(f"{label}: {error}") from error
@@ -83,15 +83,15 @@ def feed(program: "Program", tick: int, ticks: int) -> dict[int, Any]:
     return fed
 
 
-def check_streams(program: "Program", fed: dict[int, Any]) -> None:
+def check_streams(problem: "Problem", fed: dict[int, Any]) -> None:
     """Refuses, at `init`, streams that are no functions of the index."""
     told = []
-    for number, stream in program.streams.items():
-        tick = program.stride(stream) - 1  # the first at which somebody looks
-        at = 0 if program.nest.copies is None else (0, 0)
+    for number, stream in problem.streams.items():
+        tick = problem.stride(stream) - 1  # the first at which somebody looks
+        at = 0 if problem.nest.copies is None else (0, 0)
         first = jax.tree.map(lambda a, at=at: a[at], fed[number][1])
-        index = stream.indices(tick, tick + 1, program.nest.draws)[0]
-        told.append((program.readers(stream), stream, index, first))
+        index = stream.indices(tick, tick + 1, problem.nest.draws)[0]
+        told.append((problem.readers(stream), stream, index, first))
     check(told)
 
 
@@ -193,7 +193,7 @@ def _loop(
             tick = int(state.tick)
             ticks = length * nest.ticks_per_step
             fed: Any = {}
-            if nest._program.streams:
+            if nest._problem.streams:
                 if waiting is None or waiting[0] != tick:
                     waiting = (tick, ahead.submit(_partial_feed, nest, tick, count, ticks))
                 try:
@@ -285,10 +285,10 @@ def _rows(buffer: Any, count: int) -> np.ndarray:
 
 def _partial_feed(nest: "Nest", tick: int, count: int, ticks: int) -> Any:
     """Host data for `count` steps, padded to that of a full call."""
-    fed = feed(nest._program, tick, count * nest.ticks_per_step)
+    fed = feed(nest._problem, tick, count * nest.ticks_per_step)
 
     def padded(number: int, batches: Any) -> Any:
-        size = ticks // nest._program.stride(nest._program.streams[number])
+        size = ticks // nest._problem.stride(nest._problem.streams[number])
 
         def pad(a: np.ndarray) -> np.ndarray:
             whole = np.zeros((size, *a.shape[1:]), a.dtype)

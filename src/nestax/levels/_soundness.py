@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..flows.fixed_point import Motion, motion, widened
-from ..flows.jaxprs import dependence
+from ..flows.internal import Motion, dependence, motion, widened
 from . import _executed, _known, _point
 from ._carry import Carry, View
 from ._declaration import flow_of
@@ -46,7 +45,7 @@ def check(nest: "Nest", begun: "State") -> None:
 def _reached(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     """Refuses a level whose loss does not depend on its value, as far as its flow looks."""
     carry, view = nest._carry(begun, feed), View(nest.copies)
-    if not _known.follows(nest._program, level, carry, view, False):
+    if not _known.follows(nest._problem, level, carry, view, False):
         return  # held, or moved by a search: nobody follows its gradient
     if _depends(nest, level, begun, feed):
         if not flow_of(level).partial:
@@ -93,12 +92,12 @@ def _depends(nest: "Nest", level: Level, begun: "State", feed: Any) -> bool:
 def _through_inner(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     """Warns where a trajectory flow finds nothing but the partial derivative, though the level's
     objective has a derivative with respect to inner values."""
-    program, view, carry = nest._program, View(nest.copies), nest._carry(begun, feed)
-    batch, axis = program.batch(level.context, carry, view)
+    problem, view, carry = nest._problem, View(nest.copies), nest._carry(begun, feed)
+    batch, axis = problem.batch(level.context, carry, view)
 
     def loss(inner: dict[str, Any]) -> Any:
         parts = {name: carry.values[name].but(one) for name, one in inner.items()}
-        return program.losses(level, {**carry.values, **parts}, batch, axis, view)[0]
+        return problem.losses(level, {**carry.values, **parts}, batch, axis, view)[0]
 
     inner = {one.name: carry.values[one.name].trained for one in nest.declaration.inside(level)}
     if not any(dependence(loss, inner, differentiable=True)):
@@ -116,7 +115,7 @@ def _through_inner(nest: "Nest", level: Level, begun: "State", feed: Any) -> Non
 
     flow = flow_of(level)
     other = _executed.with_flow(nest, level.name, flow, blinded)
-    if not _depends(other, other._program.levels[level.name], begun, feed):
+    if not _depends(other, other._problem.levels[level.name], begun, feed):
         warnings.warn(
             f"level {level.name!r}: {flow!r} finds nothing but the partial derivative. The level's "
             "value does not occur in what the levels inside do, as far as the flow looks: a "
@@ -132,7 +131,7 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     Judged from products with random vectors at a random point near the values, where nothing that
     depends on anything is exactly zero.
     """
-    program, solver, flow = nest._program, flow_of(level).linear, flow_of(level)
+    problem, solver, flow = nest._problem, flow_of(level).linear, flow_of(level)
     inner = nest.declaration.eliminated(level)
     names = " and ".join(repr(one.name) for one in inner)
     by_update = flow.by_update
@@ -140,9 +139,9 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     carry = nest._carry(begun, feed)
     tried = {one.name: _tried(nest, one, begun) for one in inner}
     for one in inner:
-        _known.unmoved(program, one, carry, View(nest.copies), tried[one.name].moves)
+        _known.unmoved(problem, one, carry, View(nest.copies), tried[one.name].moves)
         _movable(nest, one, carry)
-        if by_update and not _known.follows(program, one, carry, View(nest.copies), True):
+        if by_update and not _known.follows(problem, one, carry, View(nest.copies), True):
             raise ValueError(
                 f"level {level.name!r}: the update of {one.name!r} has no derivative with respect "
                 "to its gradient (it takes signs), so its fixed point has none; use "
@@ -154,7 +153,7 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
 
     def products(begun: "State", feed: Any, key: jax.Array) -> Any:
         carry = single(nest, begun, feed)
-        point = _point._Point(program, carry, view)
+        point = _point.Point(problem, nest._program.again, carry, view)
         group = nest.declaration.group(level)
         slow = point.current(
             o for o in nest.declaration.levels if nest.declaration.group(o) >= group
@@ -245,7 +244,7 @@ _GATHERING = (optax.MultiStepsState, optax.ApplyEvery)
 
 
 def _movable(nest: "Nest", level: Level, carry: Carry) -> None:
-    moves = jax.tree.leaves(_known.moves(nest._program, level, carry, View(nest.copies)))
+    moves = jax.tree.leaves(_known.moves(nest._problem, level, carry, View(nest.copies)))
     if not any(moves):
         raise ValueError(
             f"level {level.name!r}: its optimizer cannot move any leaf, and a flow outside "
@@ -256,7 +255,7 @@ def _movable(nest: "Nest", level: Level, carry: Carry) -> None:
 
 def _tried(nest: "Nest", level: Level, begun: "State") -> Motion:
     """How the level's optimizer moves its weights, in float64."""
-    program = nest._program
+    problem = nest._problem
     view = View(None, 0) if nest.copies is not None else View()
     with jax.enable_x64(True):
         carry = single(nest, widened(begun), widened(nest._example(begun)))
@@ -264,13 +263,13 @@ def _tried(nest: "Nest", level: Level, begun: "State") -> Motion:
 
         def begin(point: Any) -> Any:
             values = {**carry.values, level.name: parts.but(point)}
-            return program.transformation(level, values).init(point)
+            return problem.transformation(level, values).init(point)
 
         def update(gradient: Any, state: Any, point: Any) -> Any:
             values = {**carry.values, level.name: parts.but(point)}
             optimizers = {**carry.optimizers, level.name: state}
             here = carry._replace(values=values, optimizers=optimizers)
-            return program.proposed(level, here, gradient, jnp.zeros(()), view)
+            return problem.proposed(level, here, gradient, jnp.zeros(()), view)
 
         return motion(begin, update, parts.trained)
 
@@ -280,7 +279,7 @@ def single(nest: "Nest", state: "State", feed: Any) -> Carry:
     program = nest._program
     carry = nest._carry(state, feed)
     carry = carry._replace(before={n: program.kept(carry) for n in program.rerun})
-    return program.single(carry, View(nest.copies))
+    return program.problem.single(carry, View(nest.copies))
 
 
 def _dot(a: Any, b: Any) -> Any:

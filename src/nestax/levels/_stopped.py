@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ..flows._hoist import has_reverse_only_rule
-from ..flows._rewrite import any_equation, evaluate
+from ..flows.internal import any_equation, evaluate, has_reverse_only_rule
 from ._carry import View
 from ._declaration import flow_of
 from ._field import Field
@@ -58,20 +57,20 @@ def check(nest: "Nest", begun: "State") -> None:
 
 
 def _hides(nest: "Nest", level: Level, outer: Level, begun: "State") -> bool:
-    program, view, feed = nest._program, View(nest.copies), nest._example(begun)
+    problem, view, feed = nest._problem, View(nest.copies), nest._example(begun)
     moving = [outer.name, *(one.name for one in nest.declaration.inside(outer))]
 
     def look(begun: "State", feed: Any) -> tuple[dict[str, Any], Any]:
         """The values that move, and the objective as a function of them."""
-        carry = program.single(nest._carry(begun, feed), view)
-        batch, axis = program.batch(level.context, carry, View())
+        carry = problem.single(nest._carry(begun, feed), view)
+        batch, axis = problem.batch(level.context, carry, View())
 
         def objective(trained: dict[str, Any]) -> Any:
             parts = {n: carry.values[n].but(one) for n, one in trained.items()}
             values = {**carry.values, **parts}
             if isinstance(level.objective, Field):
-                return program.field(level, values, batch, axis, View())[2]
-            return program.losses(level, values, batch, axis, View())[0]
+                return problem.field(level, values, batch, axis, View())[2]
+            return problem.losses(level, values, batch, axis, View())[0]
 
         return {name: carry.values[name].trained for name in moving}, objective
 

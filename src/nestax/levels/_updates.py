@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from ..flows._vectors import uphill
+from ..flows.internal import uphill
 from ._signatures import signature_of
 
 _LOOKAHEAD = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ...flows.jaxprs import called_by, opened, scan_counts, while_parts
+from ...flows.internal import called_by, opened, scan_counts, while_parts
 from .graph import Body, Branch, Compute, Copy, Key, Loop, Operation, Run, Select
 
 _COPIES = {
