@@ -20,7 +20,7 @@ from ._executed import executed, with_flow
 from ._level import Level
 from ._nest import Nest
 from ._process import Process
-from ._state import State, taken_state
+from ._state import State, single_state
 from ._stream import Stream
 from ._text import html_table, text_table
 
@@ -127,7 +127,7 @@ def compare_flows(
     """
     if not isinstance(nest, Nest):
         raise ValueError(f"compare_flows(nest, state, flows) takes a nest first, got {shown(nest)}")
-    taken_state(state, "compare_flows")
+    single_state(state, "compare_flows")
     for count, what in ((draws, "draws"), (repeats, "repeats")):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{what} is a whole number of at least 1, got {shown(count)}")
@@ -297,7 +297,7 @@ def check_gradient(
     if not isinstance(nest, Nest):
         given = (nest, state) if name is None else (nest, state, name)
         return check_function(*given, *arguments, **options)
-    taken_state(state, "check_gradient")
+    single_state(state, "check_gradient")
     level = _level(nest, name)
     _belongs.structure(nest, state)
     _belongs.moment(nest, state)

@@ -71,18 +71,30 @@ def task_key(key: jax.Array, tick: Any, copy: Any) -> jax.Array:
     return _fold(key, _TASK, tick, copy)
 
 
-def raw_key(who: str, key: Any) -> jax.Array:
-    """A key as raw data, in an array of its own.
+def raw_keys(who: str, keys: Any) -> jax.Array:
+    """A key as raw data, in an array of its own; or several, along a leading axis.
 
     Raises:
-        ValueError: it is no key.
+        ValueError: it is none, or an axis without keys.
     """
     example = jax.random.key_data(jax.random.key(0))
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.key_data(key)
-    if not isinstance(key, jax.Array) or (key.shape, key.dtype) != (example.shape, example.dtype):
-        raise ValueError(f"{who} takes a key, such as jax.random.key(0); got {shown(key)}")
-    return jnp.array(key)
+    given = keys
+    if isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        keys = jax.random.key_data(keys)
+    if isinstance(keys, jax.Array) and keys.dtype == example.dtype:
+        if keys.shape == example.shape:
+            return jnp.array(keys)
+        if keys.ndim == 2 and keys.shape[1:] == example.shape:
+            if not len(keys):
+                raise ValueError(
+                    f"{who} got keys for no run, an array without entries; give at least one, as "
+                    "in jax.random.split(key, 8)"
+                )
+            return jnp.array(keys)
+    raise ValueError(
+        f"{who} takes a key, such as jax.random.key(0), or for runs side by side several along "
+        f"one leading axis, such as jax.random.split(key, 8); got {shown(given)}"
+    )
 
 
 def definition(context: Any) -> int:

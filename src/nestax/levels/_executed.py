@@ -17,6 +17,7 @@ from ._declaration import flow_of
 from ._level import Level
 from ._problem import Problem
 from ._program import Program
+from ._state import single_state
 from ._values import Parts
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def executed(nest: "Nest", name: str, state: "State", feed: Any = None) -> Calla
         displacement -> loss, summed over copies of a copied level and averaged over those that
         share it. The displacement is a pytree like `nest.gradient(state, name)`.
     """
+    single_state(state, "executed")
     level = nest._problem.levels[name]
     flow, feed = flow_of(level), feed or {}
     if flow.partial:

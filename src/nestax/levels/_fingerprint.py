@@ -39,9 +39,9 @@ def fingerprint(nest: "Nest", state: "State") -> dict[str, dict[str, Any]]:
         optimizer; `versions`: those of the packages, on which the program's numbers depend.
     """
     return {
-        "declaration": _declaration(nest),
+        "declaration": _declaration(nest, state),
         "state": _state(state),
-        "program": _program(nest, state),
+        "program": _program(nest, state if state.runs is None else state.run(0)),
         "versions": {"jax": jax.__version__},
     }
 
@@ -64,13 +64,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _declaration(nest: "Nest") -> dict[str, str]:
+def _declaration(nest: "Nest", state: "State") -> dict[str, str]:
     found = {
         "the list of levels": str([[level.name for level in group] for group in nest.groups]),
         "copies": str(nest.copies),
         "orders of peers": str(nest.orders),
         "stagger": str(nest.stagger),
     }
+    if state.runs is not None:
+        found["the number of runs side by side"] = str(state.runs)
     for level in nest.declaration.levels:
         for field in dataclasses.fields(level):
             if field.name not in _TRACED:

@@ -17,6 +17,7 @@ import numpy as np
 from . import _episodes
 from ._declaration import flow_of
 from ._level import Level
+from ._side_by_side import each_of
 
 if TYPE_CHECKING:
     from ._nest import Nest
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 Piece = Callable[["State", int], tuple["State", Any, np.ndarray]]
 """`(state, steps) -> (state, infos, lost)`: some steps of the chunk done again."""
+Looked = Callable[["State", Any], Any]
+"""`(state, report) -> report`: that of the next step, norms included even if the nest has none."""
+ALREADY = "it was not before that step either: begin from a finite state"
 
 
 class Stop(NamedTuple):
@@ -45,12 +49,19 @@ class Stop(NamedTuple):
 
 
 def lost(nest: "Nest", before: "State", after: "State") -> jax.Array:
-    """Whether each level's value and optimizer state, (levels, 2), have stopped being finite.
+    """Whether each level's value and optimizer state, (levels, 2), have stopped being finite; of
+    runs side by side (runs, levels, 2).
 
     Infinite entries that were so before are meant, such as those of a mask; optimizers begin with
     infinities of their own (the best loss so far) and are asked for NaN only. Episodes that are
     over, whose values the next step throws away, do not count.
     """
+    if before.runs is not None:
+        return each_of(lambda before, after: _lost_of(nest, before, after), before, after)
+    return _lost_of(nest, before, after)
+
+
+def _lost_of(nest: "Nest", before: "State", after: "State") -> jax.Array:
     rows = []
     for level in nest.declaration.levels:
         alive = _alive(nest, level, after)
@@ -95,11 +106,12 @@ def _brief(nest: "Nest", level: Level) -> bool:
 def examine(
     nest: "Nest",
     piece: Piece,
-    fed: Any,
+    looked: Looked,
     state: "State",
     count: int,
     infos: Any,
     ends: np.ndarray,
+    who: str = "",
 ) -> Stop | None:
     """The first of `count` steps from `state` that stops the run, if any; warns of those that an
     optimizer has coped with.
@@ -107,11 +119,12 @@ def examine(
     Args:
         nest: the nest.
         piece: the chunk, to be run again.
-        fed: its host data.
+        looked: reports of single steps again, with norms.
         state: where it began.
         count: steps done.
         infos: reports of those steps.
         ends: `lost` for the state they end with.
+        who: the run that this is about, for a warning, if there are several.
     """
     first = int(state.tick) // nest.ticks_per_step
     odd = np.zeros(count, bool)
@@ -121,7 +134,7 @@ def examine(
     if not odd.any() and not ends.any():
         return None
     if not ends.any() and nest.norms and _lasting(nest) and not _unhandled(nest, infos):
-        _cope(nest, infos, first)
+        _cope(nest, infos, first, who)
         return None
     begun = piece(state, 0)[2]
     if begun.any():
@@ -131,19 +144,19 @@ def examine(
         if step > done:
             reached, _, bad = piece(here, step - done) if step < count else (here, None, ends)
             if bad.any():
-                return _between(nest, piece, fed, done, here, step)
+                return _between(nest, piece, looked, done, here, step)
             done, here = step, reached
         if step < count:
             after, report, bad = piece(here, 1)
-            report = _looked(nest, here, report, fed)
+            report = looked(here, report)
             if bad.any() or _unhandled(nest, report):
                 return _blame(nest, done, here, report, bad)
-            _cope(nest, report, first + done)
+            _cope(nest, report, first + done, who)
             done, here = done + 1, after
     return None
 
 
-def _between(nest: "Nest", piece: Piece, fed: Any, done: int, here: Any, bad: int) -> Stop:
+def _between(nest: "Nest", piece: Piece, looked: Looked, done: int, here: Any, bad: int) -> Stop:
     """The step that loses a state, after `done` good ones and before `bad`."""
     while bad - done > 1:
         middle = (done + bad) // 2
@@ -153,7 +166,7 @@ def _between(nest: "Nest", piece: Piece, fed: Any, done: int, here: Any, bad: in
         else:
             done, here = middle, reached
     _, report, flags = piece(here, 1)
-    return _blame(nest, done, here, _looked(nest, here, report, fed), flags)
+    return _blame(nest, done, here, looked(here, report), flags)
 
 
 def _strange(info: Any) -> list[np.ndarray]:
@@ -180,7 +193,7 @@ def _lasting(nest: "Nest") -> bool:
     )
 
 
-def _looked(nest: "Nest", state: Any, infos: Any, fed: Any) -> Any:
+def with_norms(nest: "Nest", fed: Any, state: Any, infos: Any) -> Any:
     """The report of the next step, norms included even if the nest reports none."""
     if nest.norms:
         return infos
@@ -192,7 +205,7 @@ def _looked(nest: "Nest", state: Any, infos: Any, fed: Any) -> Any:
     return jax.tree.map(np.asarray, kept["looked"](state, fed))
 
 
-def _cope(nest: "Nest", infos: Any, first: int) -> None:
+def _cope(nest: "Nest", infos: Any, first: int, who: str) -> None:
     """Warns, once for each level, of what its optimizer has coped with."""
     for level in nest.declaration.levels:
         kinds = zip(("loss", "gradient"), _strange(infos[level.name]), strict=False)
@@ -203,9 +216,10 @@ def _cope(nest: "Nest", infos: Any, first: int) -> None:
             update = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
             step = first + update * level.every // nest.ticks_per_step
             warnings.warn(
-                f"level {level.name!r}: its {what} is not finite in step {step}. The optimizers "
-                "kept all values finite, so the run goes on; further ones are not announced",
-                stacklevel=6,
+                f"level {level.name!r}: its {what} is not finite in step {step}{who}. The "
+                "optimizers kept all values finite, so the run goes on; further ones are not "
+                "announced",
+                stacklevel=6 + bool(who),
             )
 
 
@@ -231,8 +245,7 @@ def _begun(nest: "Nest", flags: np.ndarray, state: Any) -> Stop:
     """A run that was given a state that is not finite."""
     place, what = _lost(flags)
     name = nest.declaration.levels[place].name
-    repair = "it was not before that step either: begin from a finite state"
-    return Stop(0, state, name, what, repair)
+    return Stop(0, state, name, what, ALREADY)
 
 
 def _lost(flags: np.ndarray) -> tuple[int, str]:

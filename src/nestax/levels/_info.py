@@ -17,8 +17,9 @@ _NUMBERS = ("loss", "gradient_norm", "inner_gradient", "residual")
 class LevelInfo:
     """A level's updates over a call; `info["name"].loss` or `info["name"]["loss"]`.
 
-    Arrays have a leading axis, the level's updates in time order, and for copied levels a second
-    one, the copies.
+    Arrays have a leading axis, the level's updates in time order; then come runs side by side, if
+    the state holds several, and for copied levels the copies. `jax.tree.map(lambda a: a[:, i],
+    info)` is the report of run i.
 
     Attributes:
         loss: the loss that was differentiated; for a level shared by copies the mean over them, for
@@ -64,18 +65,19 @@ class LevelInfo:
                 lines.append(f"  {field.name}: and {len(leaves) - _SHOWN} more arrays")
         return "\n".join(["LevelInfo", *lines])
 
-    def scalars(self, copied: bool) -> dict[str, np.ndarray]:
+    def scalars(self, axes: int) -> dict[str, np.ndarray]:
         """Name -> numbers with a leading axis of updates: losses, norms, an implicit flow's
         diagnostics, and the scalars of `user`, called by their paths such as "accuracy" or
         "aux/kl".
 
         Args:
-            copied: whether the nest has copies, whose axis comes second in `user`.
+            axes: how many come second and third in `user`: one for runs side by side, one for the
+                nest's copies.
         """
         found = {name: getattr(self, name) for name in _NUMBERS}
         found = {name: np.asarray(a) for name, a in found.items() if a is not None}
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.user):
-            if not _is_number(leaf) or leaf.ndim != 1 + copied:
+            if not _is_number(leaf) or leaf.ndim != 1 + axes:
                 continue
             name = jax.tree_util.keystr(path, simple=True, separator="/") or "user"
             found[f"user/{name}" if name in _NUMBERS else name] = np.asarray(leaf)
@@ -92,14 +94,21 @@ class LevelInfo:
 
         Raises:
             ModuleNotFoundError: pandas is not installed.
+            ValueError: there are copies and runs side by side: a table has one of these axes.
         """
+        if np.ndim(self.loss) > 2:
+            raise ValueError(
+                f"LevelInfo.frame: the loss has shape {list(np.shape(self.loss))}, updates x runs "
+                "x copies, and a table has one axis beside updates; give it one run: "
+                "jax.tree.map(lambda a: a[:, 0], info).frame()"
+            )
         try:
             import pandas
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 "LevelInfo.frame needs pandas; install it with: pip install pandas"
             ) from error
-        found = {**self.scalars(False), **self.scalars(True)}
+        found = {**self.scalars(0), **self.scalars(1)}
         flat = {}
         for name, array in found.items():
             if array.ndim == 1:

@@ -1,8 +1,8 @@
 """A nest: levels over a task, compiled to one step function."""
 
 import copy as _copy
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ..flows.internal import check_arrays
-from . import _belongs, _checks, _draws, _episodes, _experience, _run, _show
+from . import _belongs, _checks, _draws, _episodes, _experience, _run, _show, _side_by_side
 from ._calls import shown
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, flow_of, read_groups
@@ -146,35 +146,51 @@ class Nest:
         groups = [Peers(*map(change, group), order=order) for group, order in pairs]  # type: ignore
         return Nest(groups, **self._options)
 
-    def init(self, values: Mapping[str, Any], key: jax.Array) -> State:
-        """The state to begin with.
+    def init(
+        self, values: Mapping[str, Any], key: jax.Array, each: Mapping[str, Any] | None = None
+    ) -> State:
+        """The state to begin with, of one run or of several that go on side by side.
 
         Args:
             values: a value for every level without a start, by name; levels with a start are
-                started. If copies are given and no level has a start, every array has a leading
-                axis of copies: where each of them begins.
-            key: `jax.random.key(seed)`.
+                started. Runs side by side all begin with it. If copies are given and no level has a
+                start, every array has a leading axis of copies: where each of them begins.
+            key: `jax.random.key(seed)`; or keys along a leading axis, `jax.random.split(key, n)`,
+                for n independent runs in one state. Each of them is the run that its key alone
+                would begin.
+            each: in place of entries of `values`, what differs between runs: level name -> a value
+                whose arrays have a leading axis of runs.
 
         Raises:
             ValueError: values missing, unknown or without anything to train; leaves of a value that
                 are no weights, and that the level's `trained` does not exclude; an update or start
                 that changes structure, shape or dtype; an implicit flow whose gradient is zero or
-                whose solver does not fit. By level and path.
+                whose solver does not fit; a level both in `values` and in `each`, or there without
+                the axis of runs. By level and path.
         """
-        raw = _draws.raw_key("init", key)
-        _checks.names(self.declaration, values)
+        raw = _draws.raw_keys("init", key)
+        runs = _side_by_side.count(raw)
+        differing = _side_by_side.each_run(each, values, runs)
+        given = {**values, **differing} if isinstance(values, Mapping) else values
+        _checks.names(self.declaration, given)
         levels = self._problem.levels
         parts = {n: self._problem.taken_apart(levels[n], value) for n, value in values.items()}
-        _checks.trainable(parts, levels)
-        _checks.for_copies(self.declaration, parts)
+        own = {n: _side_by_side.taken_apart(levels[n], one) for n, one in differing.items()}
+        single = parts | jax.tree.map(lambda a: a[0], own)
+        _checks.trainable(single, levels)
+        _checks.for_copies(self.declaration, single)
         check_arrays("the task", self._given_task)
         task = Parts.of(self._given_task, copy=False)
         # One program instead of hundreds of single operations.
-        state = jax.jit(self._begin)(parts, raw, task)
-        self._host = self.feed(state)
+        if runs is None:
+            state = first = jax.jit(self._begin)(parts, raw, task)
+        else:
+            state = jax.jit(self._begin_each)(parts, own, raw, task)
+            first = state.run(0)
+        self._host = self.feed(first)
         _run.check_streams(self._problem, self._host)
-        _checks.state(self, state)
-        self._shapes = _belongs.shapes((state, self._host))
+        _checks.state(self, first)
+        self._shapes = _belongs.shapes((first, self._host))
         self._host = self._shapes[1]
         return self._own(state)
 
@@ -228,6 +244,9 @@ class Nest:
         episodes = _episodes.first_episodes(problem, carry, view)
         return State(values, optimizers, zero, key, carry.task, flows, contexts, episodes)
 
+    def _begin_each(self, parts: Any, each: Any, keys: jax.Array, task: Parts) -> State:
+        return _side_by_side.begun(self, parts, each, keys, task)
+
     def _optimizer(self, level: Level, values: dict[str, Parts]) -> Any:
         problem, copies = self._problem, self.declaration.copies
         if problem.copied[level.name]:
@@ -259,16 +278,25 @@ class Nest:
         return _experience.with_batches(self._problem, carry, View(self.declaration.copies), blank)
 
     def _advance(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
+        def one(state: State) -> tuple[State, Info]:
+            return self._advance_one(state, feed, k, program)
+
+        if state.runs is None:
+            after, infos = one(state)
+        else:
+            after, infos = _side_by_side.advanced(self, one, state)
+        return after, self._everywhere(infos)
+
+    def _advance_one(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
         if not self._trusts:
             _belongs.structure(self, state)
         carry = self._carry(state, feed, blank=True)
         carry = carry._replace(before={name: program.kept(carry) for name in program.rerun})
         carry, infos = program.advance(k, carry, View(self.declaration.copies), Mode())
         order = [level.name for level in self.declaration.levels if level.name in infos]
-        infos = self._everywhere({name: infos[name] for name in order})
         rest = (carry.tick + 1, carry.key, carry.task, carry.flows, _memories(carry))
-        rest = (*rest, carry.episodes)
-        return State(carry.values, carry.optimizers, *rest), infos
+        state = State(carry.values, carry.optimizers, *rest, carry.episodes)
+        return state, {name: infos[name] for name in order}
 
     def _everywhere(self, reports: Any) -> Any:
         """Reports that every process of a mesh can read."""
@@ -277,7 +305,7 @@ class Nest:
         everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, everywhere), reports)
 
-    @cached_property
+    @functools.cached_property
     def _step(self) -> Callable[[State, Any], tuple[State, Info]]:
         last = len(self.declaration.periods) - 1
         return jax.jit(lambda state, feed: self._advance(state, feed, last, self._program))
@@ -291,7 +319,9 @@ class Nest:
             feed: batches of the nest's streams for this step, from `feed`; drawn now if absent.
 
         Returns:
-            The next state and, by level name, a `LevelInfo`.
+            The next state and, by level name, a `LevelInfo`; runs side by side are its second axis,
+            after that of updates. They all see the same batches of streams, each its own of other
+            contexts.
 
         Raises:
             ValueError: a state of another nest: what differs and how to repair it.
@@ -358,8 +388,8 @@ class Nest:
                 A function `(step, numbers) -> bool | None`: called after every step with the number
                 of steps done since `init` and, by level name, a dict of floats ("loss",
                 "gradient_norm", and the scalars of the objective's info by their names, such as
-                "accuracy" or "aux/kl"): those of the step's last update, means over copies. True
-                ends the run after that step.
+                "accuracy" or "aux/kl"): those of the step's last update, means over copies, and of
+                runs side by side over those where it is finite. True ends the run after that step.
                 A logger with `add_scalar`, as TensorBoard's writers, or `log`, as a run of Weights
                 & Biases: given about 500 points of the run; `nestax.runs.to_writer` has options.
                 None: nobody, but in a notebook a bar shows progress.
@@ -369,10 +399,12 @@ class Nest:
                 optimizer such as `optax.apply_if_finite`: the run goes on, with one warning for
                 each level (with `norms=False` only losses are seen). Values of episodes that are
                 over do not count, nor infinities that a value has had before, such as a mask's.
+                Of several runs side by side the others go on, with a warning that says which run is
+                lost, where and why; the call stops where all of them are.
 
         Returns:
             The last state and, by level name, a `LevelInfo` whose leading axis is the level's
-            updates in this call.
+            updates in this call; the second is that of runs side by side, if there are any.
 
         Raises:
             DivergenceError: as `check` says. It holds the level, the step, what is not finite, the
@@ -394,8 +426,9 @@ class Nest:
                 field, in one program.
 
         Returns:
-            A pytree like the level's value with None where nothing is trained; for copied levels
-            with a leading axis of copies. For several names a dict of such pytrees.
+            A pytree like the level's value with None where nothing is trained; with leading axes
+            of runs side by side, and of copies for copied levels. For several names a
+            dict of such pytrees.
 
         Raises:
             ValueError: no level has that name; a state of another nest.
@@ -420,7 +453,7 @@ class Nest:
 
         Args:
             state: where conditional writes are counted by running; otherwise the shapes of the last
-                `init` will do.
+                `init` will do. Of runs side by side the first is looked at.
             hidden: whether loop carries that are no part of the state are listed.
 
         Raises:
@@ -431,6 +464,7 @@ class Nest:
         if state is not None:
             taken_state(state, "levels")
             _belongs.moment(self, state)
+            state = state if state.runs is None else state.run(0)
         shapes, feed = self._shapes if state is None else (state, self.feed(state))  # type: ignore
         last = len(self.declaration.periods) - 1
 

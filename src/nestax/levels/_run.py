@@ -3,10 +3,10 @@ lose nothing."""
 
 import concurrent.futures
 import dataclasses
+import functools
 import importlib
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _belongs, _finite
+from . import _belongs, _finite, _lost_runs, _trust
 from ._calls import arrays_only, call, shown
-from ._declaration import flow_of
 from ._stream import StreamEnded, check, levels_named, read
 
 if TYPE_CHECKING:
@@ -182,10 +181,11 @@ def _loop(
     _belongs.moment(nest, state)
     parts: list[Any] = []
     kept = nest.__dict__.setdefault("_chunks", {})
-    if "chunk" not in kept:
+    if state.runs not in kept:
         length = _length(nest, state)
-        kept["chunk"] = length, _chunk(nest, length)
-    length, chunk = kept["chunk"]
+        kept[state.runs] = length, _chunk(nest, length)
+    length, chunk = kept[state.runs]
+    gone: set[int] = set()  # of runs side by side, those that are lost
     pieces = _pieces(nest, state, steps - done, length, watch is not None)
     with concurrent.futures.ThreadPoolExecutor(1) as ahead:
         waiting, ended = None, None
@@ -219,7 +219,12 @@ def _loop(
             tell(time.monotonic() - began)
             stop = None
             if check:
-                stop = _finite.examine(nest, piece, fed, state, count, infos, lost)
+                looked = functools.partial(_finite.with_norms, nest, fed)
+                seen = (nest, piece, looked, state, count, infos, lost)
+                if state.runs is None:
+                    stop = _finite.examine(*seen)
+                else:
+                    stop = _lost_runs.examine(*seen, gone)
             good = count if stop is None else stop.step
             wanted = None if watch is None else watch.stops(nest, state, infos, good)
             if stop is not None and wanted is None:
@@ -228,7 +233,7 @@ def _loop(
                 count, infos = wanted, _first(nest, infos, wanted)
                 next_state = piece(state, wanted)[0]
             parts.append(infos)
-            _trust(nest, infos)
+            _trust.warn(nest, infos, state.runs, gone)
             state, done = nest._own(next_state), done + count
             if watch is not None:
                 watch.record(nest, state, infos, done, steps)
@@ -326,18 +331,3 @@ def _pieces(
             count = max(1, min(2 * count, int(count * _PIECE_SECONDS / max(took[0], 1e-6))))
         else:
             count = length
-
-
-def _trust(nest: "Nest", infos: Any) -> None:
-    """Warns, once for each level, where a point flow's gradient should not be trusted."""
-    for level in nest.declaration.levels:
-        info, flow = infos[level.name], flow_of(level)
-        looks = not (flow.partial or flow.follows)
-        if not looks or level.name in nest._warned or not info.residual.size:
-            continue
-        wrong = flow.doubt(info)
-        if wrong is not None:
-            nest._warned.add(level.name)
-            warnings.warn(
-                f"level {level.name!r}: its implicit gradient is off, {wrong}", stacklevel=5
-            )

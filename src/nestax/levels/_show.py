@@ -107,8 +107,9 @@ def _names(update: Any) -> list[str]:
 
 
 def _state_title(state: "State") -> str:
+    runs = f"; {state.runs} runs side by side" if state.runs is not None else ""
     try:
-        return f"State after {int(state.tick)} ticks"
+        return f"State after {int(state.tick)} ticks{runs}"
     except (TypeError, RuntimeError):  # traced, batched, a shape alone, donated
         return "State"
 

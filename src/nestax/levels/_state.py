@@ -30,6 +30,10 @@ class State:
         contexts: what processes remember, by the name of the first level that reads each.
         episodes: level name -> an `Episode`, the ticks at which its present episode began and will
             end, of each copy; empty where all episodes have fixed lengths, which the tick tells.
+        tasks_differ: whether runs side by side have a task each; no array.
+
+    Several runs side by side (`Nest.init` with keys) are one state: every array has a leading axis
+    of runs, but for `tick`, which they share, and a task that is given, which is there once.
     """
 
     parts: Any  # annotated no further: transformations fill pytrees with what they like
@@ -40,6 +44,7 @@ class State:
     flows: Any = dataclasses.field(default_factory=dict)
     contexts: Any = dataclasses.field(default_factory=dict)
     episodes: Any = dataclasses.field(default_factory=dict)
+    tasks_differ: bool = False
 
     @property
     def ages(self) -> dict[str, Any]:
@@ -58,6 +63,34 @@ class State:
         their own."""
         return self.held.whole()
 
+    @property
+    def runs(self) -> int | None:
+        """How many runs the state holds side by side; None for the state of a single run."""
+        return self.key.shape[0] if getattr(self.key, "ndim", 1) == 2 else None
+
+    def run(self, number: int) -> "State":
+        """The state of one of several runs side by side, an ordinary state of the same nest.
+
+        Args:
+            number: of the run, from 0.
+
+        Raises:
+            ValueError: there is no such run, or the state is that of a single run.
+        """
+        if self.runs is None:
+            raise ValueError(
+                "State.run: this state is that of a single run; runs side by side begin with "
+                "nest.init(values, jax.random.split(key, n))"
+            )
+        whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+        if not whole or not 0 <= number < self.runs:
+            raise ValueError(
+                f"State.run: the number of a run is a whole number from 0 to {self.runs - 1}, got "
+                f"{shown(number)}"
+            )
+        moving, shared = split(self, self.tasks_differ)
+        return rejoined(_taken(moving, int(number)), shared, self.tasks_differ, one=True)
+
     def replace(
         self,
         *,
@@ -74,10 +107,11 @@ class State:
 
         Args:
             values: level name -> value, of the same structure, shapes and dtypes as the present
-                one, with the leading axis of a copied level. Python numbers are accepted.
+                one, with the leading axes of runs and of copies. Python numbers are accepted.
             optimizers: level name -> state of its optimizer.
             tick: ticks done, a multiple of the nest's `ticks_per_step`. 0 begins all episodes.
-            key: the nest's key, such as `jax.random.key(1)`: other batches, starts and tasks.
+            key: the nest's key, such as `jax.random.key(1)`: other batches, starts and tasks; one
+                for each run if there are several.
             task: the task, as `task` has it.
 
         Raises:
@@ -96,6 +130,14 @@ class State:
                     raise ValueError(f"tick is a number of ticks, at least 0, got {tick!r}")
                 tick = int(tick)
             tick = alike(self.tick, tick, "tick")
+        if key is not None:
+            key = _draws.raw_keys("State.replace", key)
+            if key.shape != self.key.shape:
+                wanted = "one key, such as jax.random.key(1)"
+                if self.runs is not None:
+                    wanted = f"{self.runs} keys, such as jax.random.split(key, {self.runs})"
+                given = "one" if key.ndim == 1 else len(key)
+                raise ValueError(f"State.replace: this state takes {wanted}; got {given}")
         episodes = self.episodes
         if tick is not None:  # they go on for as long as they would have, and begin anew at 0
             ends = lambda a: jnp.where(tick == 0, 0, _later(a, tick - self.tick))  # noqa: E731
@@ -103,15 +145,14 @@ class State:
                 name: Episode(_later(one.began, tick - self.tick), ends(one.ends))
                 for name, one in episodes.items()
             }
-        return State(
-            parts,
-            states,
-            self.tick if tick is None else tick,
-            self.key if key is None else _draws.raw_key("State.replace", key),
-            self.held if task is None else self.held.like(task, "task"),
-            self.flows,
-            self.contexts,
-            episodes,
+        return dataclasses.replace(
+            self,
+            parts=parts,
+            optimizers=states,
+            tick=self.tick if tick is None else tick,
+            key=self.key if key is None else key,
+            held=self.held if task is None else self.held.like(task, "task"),
+            episodes=episodes,
         )
 
     def __repr__(self) -> str:
@@ -133,13 +174,36 @@ class State:
         values, kinds = joined(self.parts)
         held, kind = joined({"task": self.held})
         rest = (self.optimizers, self.tick, self.key, held["task"], self.flows, self.contexts)
-        return (values, *rest, self.episodes), (kinds, kind)
+        return (values, *rest, self.episodes), (kinds, kind, self.tasks_differ)
 
     @classmethod
     def tree_unflatten(cls, static, children):
-        (values, optimizers, tick, key, task, *rest), (kinds, kind) = children, static
+        values, optimizers, tick, key, task, flows, contexts, episodes = children
+        kinds, kind, differ = static
         held = parted({"task": task}, kind)["task"]
+        rest = (flows, contexts, episodes, differ)
         return cls(parted(values, kinds), optimizers, tick, key, held, *rest)
+
+
+def split(state: State, drawn: bool) -> tuple[State, tuple[Any, Any]]:
+    """What each run has for itself, and what all of them share: the tick and, unless tasks are
+    drawn, the task."""
+    moving = dataclasses.replace(state, tick=None, held=state.held if drawn else None)
+    return moving, (state.tick, None if drawn else state.held)
+
+
+def rejoined(moving: State, shared: tuple[Any, Any], drawn: bool, one: bool = False) -> State:
+    """The inverse of `split`; `one`: of a single run."""
+    tick, held = shared
+    held = moving.held if drawn else held
+    return dataclasses.replace(moving, tick=tick, held=held, tasks_differ=drawn and not one)
+
+
+@jax.jit
+def _taken(tree: Any, number: Any) -> Any:
+    """An entry of every array's leading axis."""
+    take = jax.lax.dynamic_index_in_dim
+    return jax.tree.map(lambda a: take(a, number, 0, keepdims=False), tree)
 
 
 def _later(tick: Any, by: Any) -> Any:
@@ -165,9 +229,25 @@ def _by_level(state: State, what: str, given: Any) -> dict[str, Any]:
 def taken_state(given: Any, method: str) -> None:
     """Refuses what is no state, with the name of the method that it was given to."""
     if isinstance(given, State):
-        return
+        if getattr(given.tick, "ndim", 0) == 0:
+            return
+        raise ValueError(
+            f"{method} takes a state with one tick, and this one has {given.tick.shape[0]}, as if "
+            "states were stacked; begin runs side by side with nest.init(values, keys), or map "
+            f"over them, jax.vmap(nest.{method})(states)"
+        )
     unpack = isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], State)
     raise ValueError(
         f"{method} takes a state as init, step and run return it, got "
         + ("the pair (state, info); unpack it: state, info = ..." if unpack else shown(given))
     )
+
+
+def single_state(given: Any, function: str) -> None:
+    """Refuses what is no state, and a state of several runs, by the name of the function."""
+    taken_state(given, function)
+    if given.runs is not None:
+        raise ValueError(
+            f"{function} looks at one run, and this state holds {given.runs} side by side; take "
+            "one of them: state.run(0)"
+        )

@@ -332,7 +332,9 @@ def alike(old: Any, new: Any, where: str) -> Any:
     if (new.shape, new.dtype) != (old.shape, old.dtype):
         copies = ""
         if new.shape == old.shape[1:]:
-            copies = f", or jnp.broadcast_to(value, {old.shape}) if the first axis is of copies"
+            copies = (
+                f", or jnp.broadcast_to(value, {old.shape}) if the first axis is of copies or runs"
+            )
         raise ValueError(
             f"{where}: expected {_kind(old)}, got {_kind(new)}; give that shape and dtype, such as "
             f"value.astype({str(old.dtype)!r}){copies}"

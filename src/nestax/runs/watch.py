@@ -33,7 +33,8 @@ class Watch:
 
     The folder's `metrics.jsonl` holds about 500 lines, whatever the number of steps: the step, and
     for each level the loss, the gradient's norm and the scalars that its objective returns, at the
-    last update of the step, as means over copies; null where a number is not finite.
+    last update of the step, as means over copies, and of runs side by side over those where it is
+    finite; null where a number is not finite.
 
     A folder belongs to one run, which is recognised by the state it begins with (values, key, task)
     and by its program (objectives, data, starts, optimizers with their rates, clocks, flows).
@@ -352,14 +353,15 @@ def _is_watch(thing: Any) -> bool:
 
 def columns(nest: Any, infos: Any) -> dict[str, dict[str, np.ndarray]]:
     """Of every level and step the scalars that were reported at the step's last update, as means
-    over copies: level -> name -> array (steps,)."""
-    copied = nest.copies is not None
+    over copies, and over those runs side by side whose mean is finite: level -> name -> array
+    (steps,)."""
     found = {}
     for level in nest.declaration.levels:
-        per = nest.ticks_per_step // level.every
+        per, info = nest.ticks_per_step // level.every, infos[level.name]
+        runs = info.loss.ndim - 1 - nest.declaration.copied(level)
+        axes = runs + (nest.copies is not None)
         found[level.name] = {
-            name: _mean(array[per - 1 :: per])
-            for name, array in infos[level.name].scalars(copied).items()
+            name: _mean(array[per - 1 :: per], runs) for name, array in info.scalars(axes).items()
         }
     return found
 
@@ -372,9 +374,15 @@ def row(numbers: dict[str, dict[str, np.ndarray]], step: int) -> Numbers:
     }
 
 
-def _mean(array: np.ndarray) -> np.ndarray:
+def _mean(array: np.ndarray, runs: int) -> np.ndarray:
     with np.errstate(all="ignore"):  # a mean that overflows is shown as what it is
-        return array.astype(np.float64).reshape(len(array), -1).mean(axis=1)
+        array = array.astype(np.float64)
+        means = array.reshape(*array.shape[: 1 + runs], -1).mean(axis=-1)
+        if not runs:
+            return means
+        finite = np.isfinite(means)
+        total = np.where(finite, means, 0.0).sum(axis=1)
+        return np.where(finite.any(axis=1), total / np.maximum(finite.sum(axis=1), 1), np.nan)
 
 
 def _count(nest: Any, infos: Any) -> int:
