@@ -104,11 +104,14 @@ def test_a_nest_is_made_again_with_all_its_options():
         "norms": False,
     }
     first = nx.Nest([peers, (level("c"), level("d"))], **given)
-    again = first._changed(lambda one: one)
-    options = [name for name in inspect.signature(nx.Nest).parameters if name != "levels"]
-    for name in (*options, "groups", "orders"):
-        assert getattr(again, name) == getattr(first, name), name
-    assert given.items() <= {name: getattr(again, name) for name in options}.items()
+    again = first.machine.changed(lambda one: one)
+    options = inspect.signature(type(again)).parameters
+    assert all(getattr(again, name) == getattr(first.machine, name) for name in options)
+    declaration = again.declaration
+    for name in inspect.signature(type(declaration)).parameters:
+        assert getattr(declaration, name) == getattr(first.declaration, name), name
+    assert declaration.orders == ("alternating", "simultaneous")
+    assert (declaration.stagger, again.norms, again.mesh) == (True, False, given["mesh"])
 
 
 def test_the_levels_of_a_nest():

@@ -20,7 +20,7 @@ def test_it_reports_and_stays():
     """The report is that of the objective where the run is; nobody's data change by it."""
     w = nx.Level("w", fit, optax.sgd(0.1), noise)
     scale = nx.Held("scale")
-    test = nx.Held("test", lambda v, b: (fit(v, b), {"first": v["w"][0]}), every=4)
+    test = nx.Held("test", 4, lambda v, b: (fit(v, b), {"first": v["w"][0]}))
     nest = nx.Nest([w, scale, test], jnp.array([1.0, -1.0]))
     held = {"by": jnp.asarray(2.0), "count": 3, "named": "a"}
     state = nest.init({"w": jnp.zeros(2), "scale": held, "test": None}, jax.random.key(0))

@@ -38,30 +38,60 @@ def test_both_modes_equal_differences(x64, name):
     """With respect to values and what optimizers remember, after a few steps."""
     nest, values = NESTS[name]()
     state = nest.run(nest.init(values, jax.random.key(0)), 3)[0]
-    leaves, structure = jax.tree.flatten(state)
-    moving = [i for i, a in enumerate(leaves) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    f, point = nest.map(state)
+    expected = {"values": state.values, "optimizers": state.optimizers}
+    assert [a.shape for a in jax.tree.leaves(point)] == [
+        a.shape for a in jax.tree.leaves(expected) if jnp.issubdtype(a.dtype, jnp.inexact)
+    ]
+    after = nest.step(state)[0]
+    jax.tree.map(np.testing.assert_array_equal, f(point)["values"], dict(after.values))
 
-    def ahead(point):
-        now = list(leaves)
-        for i, a in zip(moving, point, strict=True):
-            now[i] = a
-        after = jax.tree.leaves(nest.map(structure.unflatten(now)))
-        return [after[i] for i in moving]
-
-    point = [leaves[i] for i in moving]
     rng = np.random.default_rng(0)
-    along, back = ([jnp.asarray(rng.normal(size=a.shape)) for a in point] for _ in range(2))
-    shifted = lambda s: ahead([a + s * 1e-5 * b for a, b in zip(point, along, strict=True)])  # noqa: E731
-    slope = [(a - b) / 2e-5 for a, b in zip(shifted(1), shifted(-1), strict=True)]
-    dot = lambda one, two: sum(jnp.vdot(a, b) for a, b in zip(one, two, strict=True))  # noqa: E731
+    random = lambda a: jnp.asarray(rng.normal(size=a.shape))  # noqa: E731
+    along, back = jax.tree.map(random, point), jax.tree.map(random, point)
+    shifted = lambda s: f(jax.tree.map(lambda a, b: a + s * 1e-5 * b, point, along))  # noqa: E731
+    slope = jax.tree.map(lambda a, b: (a - b) / 2e-5, shifted(1), shifted(-1))
+    pairs = lambda *trees: zip(*map(jax.tree.leaves, trees), strict=True)  # noqa: E731
+    dot = lambda one, two: sum(jnp.vdot(a, b) for a, b in pairs(one, two))  # noqa: E731
 
-    pushed = jax.jvp(ahead, (point,), (along,))[1]
-    linear = jax.linearize(ahead, point)[1](along)
-    pulled = jax.vjp(ahead, point)[1](back)[0]
-    for a, b, c in zip(pushed, linear, slope, strict=True):
+    pushed = jax.jvp(f, (point,), (along,))[1]
+    linear = jax.linearize(f, point)[1](along)
+    pulled = jax.vjp(f, point)[1](back)[0]
+    for a, b, c in pairs(pushed, linear, slope):
         np.testing.assert_allclose(a, c, rtol=1e-7, atol=1e-7)
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(dot(pulled, along), dot(back, pushed), rtol=1e-10)
+
+
+def test_a_point_is_what_moves(x64):
+    """Statistics that are kept and memories of processes and flows move too; held values, counts,
+    fixed leaves and data do not. Draws are those of the state's tick."""
+    walk = nx.Process(
+        lambda values, memory, task, key: (memory, 0.5 * memory + values["w"]["m"]),
+        init=lambda values, task, key: jnp.zeros(()),
+    )
+    w = nx.Level(
+        "w",
+        lambda v, b: ((v["w"]["m"] - b) ** 2 * v["rate"], b),
+        optax.adam(0.1),
+        walk,
+        trained={"m": True, "seen": False, "count": False},
+        keep=lambda value, info: value | {"seen": info, "count": value["count"] + 1},
+    )
+    noisy = nx.Level(
+        "z", lambda v, b: v["z"] * b, optax.sgd(1.0), lambda t, k: jax.random.normal(k)
+    )
+    nest = nx.Nest([w, noisy, nx.Held("rate")])
+    value = {"m": 1.0, "seen": 0.0, "count": jnp.asarray(0)}
+    state = nest.init({"w": value, "z": 0.0, "rate": 0.5}, jax.random.key(0))
+    f, x = nest.map(state)
+    assert x["values"] == {"w": {"m": 1.0, "seen": 0.0, "count": None}, "z": 0.0}
+    assert x["contexts"] == {"w": 0.0} and set(x) == {"values", "optimizers", "contexts"}
+    assert len(jax.tree.leaves(x["optimizers"])) == 2  # Adam's moments, not its count
+    once, twice = f(x)["values"]["z"], f(f(x))["values"]["z"]
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-12)
+    with pytest.raises(ValueError, match="takes a point like the one that came with it"):
+        f(x | {"flows": {"w": 1.0}})
 
 
 def test_what_has_no_derivative_is_refused():
@@ -77,4 +107,5 @@ def test_what_has_no_derivative_is_refused():
     state = nest.init({"w": jnp.ones(2)}, jax.random.key(0))
     with pytest.raises(ValueError, match=r"give feed=nest.feed\(state\)"):
         nest.map(state)
-    np.testing.assert_allclose(nest.map(state, nest.feed(state)).values["w"], 1.0)
+    f, point = nest.map(state, nest.feed(state))
+    np.testing.assert_allclose(f(f(point))["values"]["w"], 1.0)

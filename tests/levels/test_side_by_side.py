@@ -233,18 +233,17 @@ def test_they_are_resumed_bit_for_bit(tmp_path):
 # Runs that are lost.
 
 
-def doomed():
+def doomed(**options):
     """w is multiplied by `factor` at every step; its square overflows."""
     loss = lambda v, b: (v["w"] ** 2, {"w": v["w"]})  # noqa: E731
     rate = lambda v: optax.sgd((1 - v["factor"]) / 2)  # noqa: E731
-    nest = nx.Nest([nx.Level("w", loss, rate), nx.Held("factor")])
+    nest = nx.Nest([nx.Level("w", loss, rate), nx.Held("factor")], **options)
     return nest, lambda *factors: nest.init({"w": 1.0}, KEYS, {"factor": jnp.array(factors)})
 
 
 @pytest.mark.parametrize("norms", [True, False])
 def test_the_others_go_on(norms):
-    nest, begin = doomed()
-    nest.norms = nest._program.norms = norms
+    nest, begin = doomed(norms=norms)
     told = []
     with pytest.warns(
         UserWarning, match="run 1 .level 'w': its loss is not finite in step 2."
@@ -287,7 +286,7 @@ def test_doubts_about_a_gradient_name_the_run():
     with pytest.warns(
         UserWarning, match="'d': its implicit gradient is off, in run 1 the gradient"
     ) as w:
-        _trust.warn(nest, infos, 3, {2})
+        _trust.warn(nest.machine, infos, 3, {2})
     assert len(w) == 1
 
 

@@ -385,9 +385,9 @@ def test_states_that_come_straight_from_the_nest_are_not_waited_for():
     nest = plain(every=(1,))
     state = nest.init({"w": jnp.ones(2)}, KEY)
     for _ in range(2):
-        assert _belongs.known(nest, state)
+        assert _belongs.known(nest.machine, state)
         state, _ = nest.step(state)
     state, _ = nest.run(state, 2)
-    assert _belongs.known(nest, state)
-    assert _belongs.known(nest, state.replace(values={"w": jnp.ones(2)}))
-    assert not _belongs.known(nest, state.replace(tick=0))
+    assert _belongs.known(nest.machine, state)
+    assert _belongs.known(nest.machine, state.replace(values={"w": jnp.ones(2)}))
+    assert not _belongs.known(nest.machine, state.replace(tick=0))

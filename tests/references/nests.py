@@ -257,9 +257,18 @@ def experienced(nest, values):
         one, context=process if one.context is first else one.context
     )
     try:
-        return nest._changed(change)
+        return changed(nest, change)
     except ValueError:
         return None
+
+
+def changed(nest, change):
+    """The same nest with other levels."""
+    groups = [
+        nx.Peers(*map(change, group), order=order)
+        for group, order in zip(nest.groups, nest.orders, strict=True)
+    ]
+    return nx.Nest(groups, nest.task, copies=nest.copies, stagger=nest.stagger)
 
 
 def restless(nest):
@@ -281,7 +290,7 @@ def restless(nest):
             done=lambda value, info: vector(value)[0] > 0.3,
         )
 
-    return nest._changed(change)
+    return changed(nest, change)
 
 
 def _with_state(weights, seen):

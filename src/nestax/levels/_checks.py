@@ -1,7 +1,7 @@
 """What `Nest.init` refuses, by level and path (rule R12)."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,11 @@ from ._calls import is_data, no_level, shown
 from ._carry import View
 from ._declaration import Declaration, flow_of
 from ._level import Level
+from ._machine import Machine
 from ._signatures import check_arguments
+from ._state import State
 from ._updates import kinds
 from ._values import Parts
-
-if TYPE_CHECKING:
-    from ._nest import Nest
-    from ._state import State
 
 
 def mesh(given: Any, copies: int | None) -> None:
@@ -132,18 +130,18 @@ def for_copies(nest: Declaration, parts: dict[str, Parts]) -> None:
                 )
 
 
-def feed(nest: "Nest", state: "State", given: Any) -> None:
+def feed(machine: Machine, state: State, given: Any) -> None:
     """Refuses batches of another nest, and those of other ticks than the step about to be done."""
-    streams = nest._problem.streams
+    streams = machine.problem.streams
     repair = "draw it with feed of the same nest, at the same state"
     if not isinstance(given, Mapping) or given.keys() != streams.keys():
         what = repair if streams else "it has no streams, so leave the feed out"
         raise ValueError(f"step takes a feed of this nest, got {shown(given)}; {what}")
     for number, stream in streams.items():
         base, batches = given[number]
-        where, stride = nest._problem.whose(stream), nest._problem.stride(stream)
-        if nest._shapes is not None:
-            expected = nest._shapes[1][number][1]
+        where, stride = machine.problem.whose(stream), machine.problem.stride(stream)
+        if machine.shapes is not None:
+            expected = machine.shapes[1][number][1]
             shape = lambda a: (np.shape(a)[1:], jnp.result_type(a))  # noqa: E731
             if jax.tree.map(shape, expected) != jax.tree.map(shape, batches):
                 raise ValueError(f"{where}: the feed holds batches of other shapes; {repair}")
@@ -151,30 +149,32 @@ def feed(nest: "Nest", state: "State", given: Any) -> None:
         if any(isinstance(a, Tracer) for a in (state.tick, base)) or not length:
             continue
         first, begins = int(state.tick), int(base)
-        if not begins <= first <= begins + length - nest.ticks_per_step:
+        if not begins <= first <= begins + length - machine.ticks_per_step:
             raise ValueError(
                 f"{where}: the feed holds ticks {begins} to {begins + length - 1}, and the state "
                 f"is at tick {first}; {repair}"
             )
 
 
-def state(nest: "Nest", begun: "State") -> None:
-    problem = nest._problem
+def state(machine: Machine, begun: State) -> None:
+    problem = machine.problem
     trainable(begun.parts, problem.levels)
-    fed = nest._example(begun)
-    if nest.declaration.draws_task:
-        view = View(nest.copies)
+    fed = machine.example(begun)
+    if machine.declaration.draws_task:
+        view = View(machine.copies)
         _steady(
             "the task function",
             "episode; draw with jax.random and the key",
-            lambda begun: _episodes.drawn_task(problem, problem.draw, nest._carry(begun, {}), view),
+            lambda begun: _episodes.drawn_task(
+                problem, problem.draw, machine.carry(begun, {}), view
+            ),
             begun,
         )
-    seen = {level.name: _stable(nest, level, begun, fed) for level in nest.declaration.levels}
-    for level in nest.declaration.levels:
-        _differentiable(nest, level, begun, fed, seen)
-    _stopped.check(nest, begun)
-    _soundness.check(nest, begun)
+    seen = {level.name: _stable(machine, level, begun, fed) for level in machine.declaration.levels}
+    for level in machine.declaration.levels:
+        _differentiable(machine, level, begun, fed, seen)
+    _stopped.check(machine, begun)
+    _soundness.check(machine, begun)
 
 
 class _Seen(NamedTuple):
@@ -191,27 +191,27 @@ class _Seen(NamedTuple):
     hidden: bool
 
 
-def _stable(nest: "Nest", level: Level, begun: "State", fed: Any) -> _Seen:
+def _stable(machine: Machine, level: Level, begun: State, fed: Any) -> _Seen:
     """An update must leave the level's value and optimizer state as it found them in shape, and
     every function must be the same program at every call."""
-    problem, view, label = nest._problem, View(nest.copies), f"level {level.name!r}"
+    problem, view, label = machine.problem, View(machine.copies), f"level {level.name!r}"
     old = (begun.parts[level.name], begun.optimizers[level.name])
 
-    def batch(begun: "State", fed: Any) -> Any:
-        found = problem.batch(level.context, nest._carry(begun, fed), view)[0]
+    def batch(begun: State, fed: Any) -> Any:
+        found = problem.batch(level.context, machine.carry(begun, fed), view)[0]
         return [leaf for leaf in jax.tree.leaves(found) if is_data(leaf)]
 
-    def losses(begun: "State", fed: Any) -> Any:
-        carry = nest._carry(begun, fed)
+    def losses(begun: State, fed: Any) -> Any:
+        carry = machine.carry(begun, fed)
         batch, axis = problem.batch(level.context, carry, view)
         return problem.losses(level, carry.values, batch, axis, view)
 
-    def update(begun: "State", fed: Any, losses: Any) -> Any:
-        carry = nest._carry(begun, fed)
+    def update(begun: State, fed: Any, losses: Any) -> Any:
+        carry = machine.carry(begun, fed)
         return problem.update(level, carry, carry.values[level.name].trained, losses, view)
 
-    def start(begun: "State", fed: Any) -> Any:
-        return _episodes.fresh(problem, level, nest._carry(begun, fed), view)
+    def start(begun: State, fed: Any) -> Any:
+        return _episodes.fresh(problem, level, machine.carry(begun, fed), view)
 
     again = None
     if level.start is not None:
@@ -255,11 +255,11 @@ def _steady(who: str, way: str, function: Any, *arguments: Any) -> tuple[Any, An
 
 
 def _differentiable(
-    nest: "Nest", level: Level, begun: "State", fed: Any, seen: dict[str, _Seen]
+    machine: Machine, level: Level, begun: State, fed: Any, seen: dict[str, _Seen]
 ) -> None:
     """A loop of unknown length, or a callback, where the level's gradient cannot go through it; an
     update whose derivative is not that of the program."""
-    flow, inside = flow_of(level), nest.declaration.inside(level)
+    flow, inside = flow_of(level), machine.declaration.inside(level)
     hidden = [one.name for one in inside if seen[one.name].hidden]
     if hidden and flow.follows:
         raise ValueError(
@@ -277,7 +277,7 @@ def _differentiable(
     if not followed and not seen[level.name].objective:
         return
     try:
-        jax.eval_shape(nest._gradient(level.name), begun, fed)
+        jax.eval_shape(machine.gradient(level.name), begun, fed)
     except Exception as error:
         if not followed:
             raise ValueError(

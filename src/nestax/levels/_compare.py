@@ -15,9 +15,11 @@ from ..flows import Dense, Flow, GradientCheck, Implicit, Unroll
 from ..flows import check_gradient as check_function
 from . import _belongs, _checks, _draws
 from ._calls import shown
-from ._declaration import flow_of, flow_repair
+from ._consistency import flow_repair
+from ._declaration import flow_of
 from ._executed import executed, with_flow
 from ._level import Level
+from ._machine import Machine
 from ._nest import Nest
 from ._process import Process
 from ._state import State, single_state
@@ -133,8 +135,8 @@ def compare_flows(
             raise ValueError(f"{what} is a whole number of at least 1, got {shown(count)}")
     named = _named(flows)
     name = _level(nest, level)
-    _belongs.structure(nest, state)
-    _belongs.moment(nest, state)
+    _belongs.structure(nest.machine, state)
+    _belongs.moment(nest.machine, state)
     target = next(one for one in nest.declaration.levels if one.name == name)
     if exact is None:
         condition: Any = "update" if flow_of(target).by_update else "objective"
@@ -153,9 +155,9 @@ def compare_flows(
         )
     rows = []
     for label, flow in named.items():
-        compiled = with_flow(nest, name, flow)._gradient(name)
+        compiled = jax.jit(with_flow(nest.machine, name, flow).gradient(name))
         feeds = [nest.feed(one) for one in states]
-        memory = compiled.lower(states[0], feeds[0]).compile().memory_analysis()  # type: ignore
+        memory: Any = compiled.lower(states[0], feeds[0]).compile().memory_analysis()
         found = [_flat(compiled(one, fed)) for one, fed in zip(states, feeds, strict=True)]
         took = []
         for _ in range(repeats):
@@ -203,8 +205,8 @@ def _named(flows: Any) -> dict[str, Any]:
     return named
 
 
-def double(nest: Nest, name: str, flow: Any, drawn: bool = True) -> Nest:
-    """The nest in float64 with another flow for one level; to be made, and used, under x64. With
+def double(machine: Machine, name: str, flow: Any, drawn: bool = True) -> Machine:
+    """The machine in float64 with another flow for one level; to be made, and used, under x64. With
     `drawn`, starts draw what they draw in float32, of outer values that are rounded to it."""
     known: dict[int, Any] = {}
 
@@ -225,9 +227,9 @@ def double(nest: Nest, name: str, flow: Any, drawn: bool = True) -> Nest:
             start=wide(level.start) if drawn else level.start,
         )
 
-    other = with_flow(nest, name, flow, change)
-    if nest.declaration.draws_task:
-        other._problem.draw = wide(nest.task)
+    other = with_flow(machine, name, flow, change)
+    if machine.declaration.draws_task:
+        other.problem.draw = wide(machine.task)
     return other
 
 
@@ -237,8 +239,8 @@ def _exact_gradients(
     """In float64, one for each state; the first is held against central differences."""
     feeds = [nest.feed(one) for one in states]
     with jax.enable_x64(True):
-        wide = double(nest, name, exact)
-        compiled = wide._gradient(name)
+        wide = double(nest.machine, name, exact)
+        compiled = jax.jit(wide.gradient(name))
         pairs = [
             (widened_state(wide, a), cast(b, jnp.float64))
             for a, b in zip(states, feeds, strict=True)
@@ -299,9 +301,9 @@ def check_gradient(
         return check_function(*given, *arguments, **options)
     single_state(state, "check_gradient")
     level = _level(nest, name)
-    _belongs.structure(nest, state)
-    _belongs.moment(nest, state)
-    flow = options.pop("flow", flow_of(nest._problem.levels[level]))
+    _belongs.structure(nest.machine, state)
+    _belongs.moment(nest.machine, state)
+    flow = options.pop("flow", flow_of(nest.machine.problem.levels[level]))
     if flow.estimates:
         raise ValueError(
             f"check_gradient: {flow!r} of level {level!r} draws an estimate, which is right in the "
@@ -310,9 +312,9 @@ def check_gradient(
         )
     feed = nest.feed(state)
     with jax.enable_x64(True):
-        wide = double(nest, level, flow, drawn=False)
+        wide = double(nest.machine, level, flow, drawn=False)
         state, feed = widened_state(wide, state), cast(feed, jnp.float64)
-        found = wide._gradient(level)(state, feed)[level]
+        found = jax.jit(wide.gradient(level))(state, feed)[level]
         point = jax.tree.map(jnp.zeros_like, found)
         if options.get("step") is None:
             leaves = jax.tree.leaves(state.parts[level].trained)
@@ -322,12 +324,12 @@ def check_gradient(
         return check_function(loss, point, found, *arguments, **options)
 
 
-def widened_state(nest: Nest, state: State) -> State:
+def widened_state(machine: Machine, state: State) -> State:
     """A state in float64, optimizer states in the dtypes that their optimizers give them there."""
     wide = cast(state, jnp.float64)
     optimizers = {}
-    for level in nest.declaration.levels:
-        begin = functools.partial(nest._optimizer, level)
+    for level in machine.declaration.levels:
+        begin = functools.partial(machine.optimizer, level)
         shapes = jax.eval_shape(begin, wide.parts)
         given = (jax.tree.leaves(one) for one in (shapes, wide.optimizers[level.name]))
         leaves = [

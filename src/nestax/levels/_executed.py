@@ -6,7 +6,7 @@ another value and reads the level's loss.
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,16 @@ import optax
 from ..flows import Unroll
 from ._declaration import flow_of
 from ._level import Level
+from ._machine import Machine
 from ._problem import Problem
 from ._program import Program
-from ._state import single_state
+from ._state import State, single_state
 from ._values import Parts
-
-if TYPE_CHECKING:
-    from ._nest import Nest
-    from ._state import State
 
 MOST_TICKS = 20_000  # that inner levels are given to settle
 
 
-def executed(nest: "Nest", name: str, state: "State", feed: Any = None) -> Callable[[Any], Any]:
+def executed(machine: Machine, name: str, state: State, feed: Any = None) -> Callable[[Any], Any]:
     """The loss of a level at its next update as a function of a displacement of its value.
 
     Under Direct only the level's own objective sees the displaced value. Under Unroll and Forward
@@ -36,7 +33,8 @@ def executed(nest: "Nest", name: str, state: "State", feed: Any = None) -> Calla
     included, until the inner levels have settled.
 
     Args:
-        nest, state: the problem, and where in it, at the boundary of a step.
+        machine: what the nest runs on.
+        state: where in it, at the boundary of a step.
         name: of the level.
         feed: batches of the nest's streams for the level's period.
 
@@ -45,35 +43,35 @@ def executed(nest: "Nest", name: str, state: "State", feed: Any = None) -> Calla
         share it. The displacement is a pytree like `nest.gradient(state, name)`.
     """
     single_state(state, "executed")
-    level = nest._problem.levels[name]
+    level = machine.problem.levels[name]
     flow, feed = flow_of(level), feed or {}
     if flow.partial:
 
         def displaced(by: Any) -> Any:
-            problem = Problem(nest.declaration, nest.mesh, nest._problem.draw)
+            problem = Problem(machine.declaration, machine.mesh, machine.problem.draw)
             problem.displaced = {name: by}
             program = Program(problem, norms=False)
-            return _loss(nest, program, level, state, feed)
+            return _loss(machine, program, level, state, feed)
 
         return displaced
     if flow.follows:
 
         def run(by: Any) -> Any:
             probe = _Probe(flow.last, checkpoint=False, first_order=flow.first_order, by=by)
-            other = with_flow(nest, name, probe)
-            return _loss(other, other._program, level, state, feed)
+            other = with_flow(machine, name, probe)
+            return _loss(other, other.program, level, state, feed)
 
         return run
-    return _settled(nest, level, state, feed)
+    return _settled(machine, level, state, feed)
 
 
-def _loss(nest: "Nest", program: Program, level: Level, state: "State", feed: Any) -> Any:
+def _loss(machine: Machine, program: Program, level: Level, state: State, feed: Any) -> Any:
     k = program.periods.index(level.every)
-    return jnp.sum(nest._advance(state, feed, k, program)[1][level.name].loss[0])
+    return jnp.sum(machine.advance(state, feed, k, program)[1][level.name].loss[0])
 
 
-def _settled(nest: "Nest", level: Level, state: "State", feed: Any) -> Callable[[Any], Any]:
-    inside = [one.name for one in nest.declaration.inside(level)]
+def _settled(machine: Machine, level: Level, state: State, feed: Any) -> Callable[[Any], Any]:
+    inside = [one.name for one in machine.declaration.inside(level)]
     rest = optax.set_to_zero()
 
     def held(one: Level) -> Level:
@@ -81,9 +79,9 @@ def _settled(nest: "Nest", level: Level, state: "State", feed: Any) -> Callable[
             return one
         return dataclasses.replace(one, flow=None, optimizer=rest, accumulate=None)
 
-    other = with_flow(nest, level.name, None, held)
-    period = max(level.every, *(one.every for one in nest.declaration.inside(level)))
-    k = other._program.periods.index(period)
+    other = with_flow(machine, level.name, None, held)
+    period = max(level.every, *(one.every for one in machine.declaration.inside(level)))
+    k = other.program.periods.index(period)
 
     def settle(by: Any) -> Any:
         parts = {**state.parts, level.name: _moved(state.parts[level.name], by)}
@@ -95,7 +93,7 @@ def _settled(nest: "Nest", level: Level, state: "State", feed: Any) -> Callable[
 
         def again(carried: Any) -> Any:
             now, _, _, count = carried
-            after, info = other._advance(now, feed, k, other._program)
+            after, info = other.advance(now, feed, k)
             same = {"contexts": state.contexts, "episodes": state.episodes}
             after = dataclasses.replace(after, tick=state.tick, **same)
             loss = jnp.sum(info[level.name].loss[-1])
@@ -114,15 +112,14 @@ def _settled(nest: "Nest", level: Level, state: "State", feed: Any) -> Callable[
 
 
 def with_flow(
-    nest: "Nest", name: str, flow: Any, change: Callable[[Level], Level] = lambda level: level
-) -> "Nest":
-    """The same nest with another flow for one level; `change` is applied to every level."""
-    other = nest._changed(
+    machine: Machine, name: str, flow: Any, change: Callable[[Level], Level] = lambda level: level
+) -> Machine:
+    """The same machine with another flow for one level; `change` is applied to every level."""
+    other = machine.changed(
         lambda one: change(dataclasses.replace(one, flow=flow) if one.name == name else one)
     )
-    other._trusts = True  # states of the nest that it was made from, in other dtypes too
-    other._problem.draw = nest._problem.draw
-    other._problem.moves = dict(nest._problem.moves)
+    other.problem.draw = machine.problem.draw
+    other.problem.moves = dict(machine.problem.moves)
     return other
 
 
@@ -146,7 +143,7 @@ def _square(tree: Any) -> Any:
     return sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree))
 
 
-def _distance(a: "State", b: "State", names: list[str]) -> Any:
+def _distance(a: State, b: State, names: list[str]) -> Any:
     """How far the named levels moved."""
     return jnp.sqrt(
         sum(

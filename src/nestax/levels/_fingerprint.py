@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,16 @@ from . import _draws, _episodes
 from ._carry import View
 from ._declaration import flow_of
 from ._level import Level
+from ._machine import Machine
 from ._process import Process
+from ._state import State
 from ._stream import Stream
-
-if TYPE_CHECKING:
-    from ._nest import Nest
-    from ._state import State
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 _TRACED = ("name", "objective", "optimizer", "context", "start")  # or compared as they are
 
 
-def fingerprint(nest: "Nest", state: "State") -> dict[str, dict[str, Any]]:
+def fingerprint(machine: Machine, state: State) -> dict[str, dict[str, Any]]:
     """What is compared: thing -> what it is, JSON-able, in four groups.
 
     Returns:
@@ -39,9 +37,9 @@ def fingerprint(nest: "Nest", state: "State") -> dict[str, dict[str, Any]]:
         optimizer; `versions`: those of the packages, on which the program's numbers depend.
     """
     return {
-        "declaration": _declaration(nest, state),
+        "declaration": _declaration(machine, state),
         "state": _state(state),
-        "program": _program(nest, state if state.runs is None else state.run(0)),
+        "program": _program(machine, state if state.runs is None else state.run(0)),
         "versions": {"jax": jax.__version__},
     }
 
@@ -64,16 +62,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _declaration(nest: "Nest", state: "State") -> dict[str, str]:
+def _declaration(machine: Machine, state: State) -> dict[str, str]:
     found = {
-        "the list of levels": str([[level.name for level in group] for group in nest.groups]),
-        "copies": str(nest.copies),
-        "orders of peers": str(nest.orders),
-        "stagger": str(nest.stagger),
+        "the list of levels": str(
+            [[level.name for level in group] for group in machine.declaration.groups]
+        ),
+        "copies": str(machine.copies),
+        "orders of peers": str(machine.declaration.orders),
+        "stagger": str(machine.declaration.stagger),
     }
     if state.runs is not None:
         found["the number of runs side by side"] = str(state.runs)
-    for level in nest.declaration.levels:
+    for level in machine.declaration.levels:
         for field in dataclasses.fields(level):
             if field.name not in _TRACED:
                 value = flow_of(level) if field.name == "flow" else getattr(level, field.name)
@@ -81,7 +81,7 @@ def _declaration(nest: "Nest", state: "State") -> dict[str, str]:
     return found
 
 
-def _state(state: "State") -> dict[str, str]:
+def _state(state: State) -> dict[str, str]:
     found = {"the key": state.key, "the tick": state.tick, "the task": state.held}
     found |= {f"the value of level {name!r}": one for name, one in state.parts.items()}
     for name, one in state.optimizers.items():
@@ -89,14 +89,14 @@ def _state(state: "State") -> dict[str, str]:
     return {name: _bytes(one) for name, one in found.items()}
 
 
-def _program(nest: "Nest", state: "State") -> dict[str, str]:
-    found, digest, feed = {}, Digest(), _fed(nest, state)
-    problem = nest._problem
-    if nest.declaration.draws_task:
+def _program(machine: Machine, state: State) -> dict[str, str]:
+    found, digest, feed = {}, Digest(), _fed(machine, state)
+    problem = machine.problem
+    if machine.declaration.draws_task:
         key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
         found["the function that draws tasks"] = digest.of(jax.make_jaxpr(problem.draw)(key))
-    for level in nest.declaration.levels:
-        for what, function in _pieces(nest, level, feed).items():
+    for level in machine.declaration.levels:
+        for what, function in _pieces(machine, level, feed).items():
             if function is not None:
                 found[f"the {what} of level {level.name!r}"] = digest.of(
                     jax.make_jaxpr(function)(state)
@@ -111,19 +111,19 @@ def _program(nest: "Nest", state: "State") -> dict[str, str]:
     return found
 
 
-def _pieces(nest: "Nest", level: Level, feed: Any) -> dict[str, Callable | None]:
+def _pieces(machine: Machine, level: Level, feed: Any) -> dict[str, Callable | None]:
     """A level's parts as functions of the state. Small ones, traced once each: what differs gets a
     name, and nothing is compiled."""
-    problem, view = nest._problem, View(nest.copies)
+    problem, view = machine.problem, View(machine.copies)
 
-    def carry(state: "State") -> Any:
-        return nest._carry(state, feed)
+    def carry(state: State) -> Any:
+        return machine.carry(state, feed)
 
-    def shapes(state: "State") -> Any:
+    def shapes(state: State) -> Any:
         """Zeros like the level's batch, with the axis of their copies."""
         axes = []
 
-        def batch(state: "State") -> Any:
+        def batch(state: State) -> Any:
             found, axis = problem.batch(level.context, carry(state), view)
             axes.append(axis)
             return found
@@ -131,7 +131,7 @@ def _pieces(nest: "Nest", level: Level, feed: Any) -> dict[str, Callable | None]
         shapes = jax.eval_shape(batch, state)
         return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), axes[0]
 
-    def objective(state: "State") -> Any:
+    def objective(state: State) -> Any:
         batch, axis = shapes(state)
         here = carry(state)
 
@@ -146,19 +146,19 @@ def _pieces(nest: "Nest", level: Level, feed: Any) -> dict[str, Callable | None]
         except Exception:  # an objective without derivatives, for a flow that asks for none
             return total(trained)
 
-    def optimizer(state: "State") -> Any:
+    def optimizer(state: State) -> Any:
         here = carry(state)
-        copies = (nest.copies,) if nest.copies is not None else ()
+        copies = (machine.copies,) if machine.copies is not None else ()
         gradient = here.values[level.name].trained
         return problem.update(level, here, gradient, jnp.zeros(copies), view)
 
-    def context(state: "State") -> Any:
+    def context(state: State) -> Any:
         return problem.batch(level.context, carry(state), view)[0]
 
-    def override(state: "State") -> Any:
+    def override(state: State) -> Any:
         return problem.batch(flow_of(level).context, carry(state), view)[0]
 
-    def start(state: "State") -> Any:
+    def start(state: State) -> Any:
         return _episodes.fresh(problem, level, carry(state), view)
 
     other = flow_of(level).context
@@ -175,11 +175,11 @@ def _draws_data(context: Any) -> bool:
     return context is not None and not isinstance(context, (Stream, Process))
 
 
-def _fed(nest: "Nest", state: "State") -> Any:
+def _fed(machine: Machine, state: State) -> Any:
     """Zeros like the host data of one step."""
-    if not nest._problem.streams:
+    if not machine.problem.streams:
         return {}
-    feed = nest._shapes[1] if nest._shapes is not None else nest.feed(state)
+    feed = machine.shapes[1] if machine.shapes is not None else machine.feed(state)
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), feed)
 
 

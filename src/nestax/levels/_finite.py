@@ -8,7 +8,7 @@ up to the steps in question, to find the first that stops the run and the last s
 import copy
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +17,13 @@ import numpy as np
 from . import _episodes
 from ._declaration import flow_of
 from ._level import Level
+from ._machine import Machine
 from ._side_by_side import each_of
+from ._state import State
 
-if TYPE_CHECKING:
-    from ._nest import Nest
-    from ._state import State
-
-Piece = Callable[["State", int], tuple["State", Any, np.ndarray]]
+Piece = Callable[[State, int], tuple[State, Any, np.ndarray]]
 """`(state, steps) -> (state, infos, lost)`: some steps of the chunk done again."""
-Looked = Callable[["State", Any], Any]
+Looked = Callable[[State, Any], Any]
 """`(state, report) -> report`: that of the next step, norms included even if the nest has none."""
 ALREADY = "it was not before that step either: begin from a finite state"
 
@@ -48,7 +46,7 @@ class Stop(NamedTuple):
     repair: str
 
 
-def lost(nest: "Nest", before: "State", after: "State") -> jax.Array:
+def lost(machine: Machine, before: State, after: State) -> jax.Array:
     """Whether each level's value and optimizer state, (levels, 2), have stopped being finite; of
     runs side by side (runs, levels, 2).
 
@@ -57,14 +55,14 @@ def lost(nest: "Nest", before: "State", after: "State") -> jax.Array:
     over, whose values the next step throws away, do not count.
     """
     if before.runs is not None:
-        return each_of(lambda before, after: _lost_of(nest, before, after), before, after)
-    return _lost_of(nest, before, after)
+        return each_of(lambda before, after: _lost_of(machine, before, after), before, after)
+    return _lost_of(machine, before, after)
 
 
-def _lost_of(nest: "Nest", before: "State", after: "State") -> jax.Array:
+def _lost_of(machine: Machine, before: State, after: State) -> jax.Array:
     rows = []
-    for level in nest.declaration.levels:
-        alive = _alive(nest, level, after)
+    for level in machine.declaration.levels:
+        alive = _alive(machine, level, after)
         old, new = (jax.tree.leaves(s.parts[level.name].trained) for s in (before, after))
         pairs = list(zip(old, new, strict=True))
         values = [jnp.isnan(b) | (jnp.isinf(b) & ~jnp.isinf(a)) for a, b in pairs]
@@ -83,31 +81,31 @@ def _any(flags: list[jax.Array], alive: Any) -> jax.Array:
     return jnp.any(jnp.array([jnp.any(a) for a in flags])) if flags else jnp.zeros((), bool)
 
 
-def _alive(nest: "Nest", level: Level, state: "State") -> Any:
+def _alive(machine: Machine, level: Level, state: State) -> Any:
     """Whether the level's episode (of each copy, if they differ) goes on after this state."""
-    if level.start is None or not nest.declaration.ending(level):
+    if level.start is None or not machine.declaration.ending(level):
         return True
     if level.name in state.episodes:
         return state.tick < state.episodes[level.name].ends
-    horizon = nest.declaration.horizon(level)
-    if _brief(nest, level):
+    horizon = machine.declaration.horizon(level)
+    if _brief(machine, level):
         return False  # at the end of every step
-    copies = jnp.arange(nest.copies) if nest.stagger else 0
-    return (state.tick + _episodes.phase(nest._problem, copies)) % horizon != 0
+    copies = jnp.arange(machine.copies) if machine.declaration.stagger else 0
+    return (state.tick + _episodes.phase(machine.problem, copies)) % horizon != 0
 
 
-def _brief(nest: "Nest", level: Level) -> bool:
+def _brief(machine: Machine, level: Level) -> bool:
     """Whether an episode of the level ends with every step."""
-    declaration = nest.declaration
-    fixed = not (declaration.kept_episodes or nest.stagger)
-    return fixed and nest.ticks_per_step % declaration.horizon(level) == 0
+    declaration = machine.declaration
+    fixed = not (declaration.kept_episodes or machine.declaration.stagger)
+    return fixed and machine.ticks_per_step % declaration.horizon(level) == 0
 
 
 def examine(
-    nest: "Nest",
+    machine: Machine,
     piece: Piece,
     looked: Looked,
-    state: "State",
+    state: State,
     count: int,
     infos: Any,
     ends: np.ndarray,
@@ -117,7 +115,7 @@ def examine(
     optimizer has coped with.
 
     Args:
-        nest: the nest.
+        machine: what the nest runs on.
         piece: the chunk, to be run again.
         looked: reports of single steps again, with norms.
         state: where it began.
@@ -126,37 +124,39 @@ def examine(
         ends: `lost` for the state they end with.
         who: the run that this is about, for a warning, if there are several.
     """
-    first = int(state.tick) // nest.ticks_per_step
+    first = int(state.tick) // machine.ticks_per_step
     odd = np.zeros(count, bool)
-    for level in nest.declaration.levels:
+    for level in machine.declaration.levels:
         for strange in _strange(infos[level.name]):
             odd |= strange.reshape(count, -1).any(axis=1)
     if not odd.any() and not ends.any():
         return None
-    if not ends.any() and nest.norms and _lasting(nest) and not _unhandled(nest, infos):
-        _cope(nest, infos, first, who)
+    if not ends.any() and machine.norms and _lasting(machine) and not _unhandled(machine, infos):
+        _cope(machine, infos, first, who)
         return None
     begun = piece(state, 0)[2]
     if begun.any():
-        return _begun(nest, begun, state)
+        return _begun(machine, begun, state)
     done, here = 0, state
     for step in [*np.flatnonzero(odd).tolist(), count]:
         if step > done:
             reached, _, bad = piece(here, step - done) if step < count else (here, None, ends)
             if bad.any():
-                return _between(nest, piece, looked, done, here, step)
+                return _between(machine, piece, looked, done, here, step)
             done, here = step, reached
         if step < count:
             after, report, bad = piece(here, 1)
             report = looked(here, report)
-            if bad.any() or _unhandled(nest, report):
-                return _blame(nest, done, here, report, bad)
-            _cope(nest, report, first + done, who)
+            if bad.any() or _unhandled(machine, report):
+                return _blame(machine, done, here, report, bad)
+            _cope(machine, report, first + done, who)
             done, here = done + 1, after
     return None
 
 
-def _between(nest: "Nest", piece: Piece, looked: Looked, done: int, here: Any, bad: int) -> Stop:
+def _between(
+    machine: Machine, piece: Piece, looked: Looked, done: int, here: Any, bad: int
+) -> Stop:
     """The step that loses a state, after `done` good ones and before `bad`."""
     while bad - done > 1:
         middle = (done + bad) // 2
@@ -166,7 +166,7 @@ def _between(nest: "Nest", piece: Piece, looked: Looked, done: int, here: Any, b
         else:
             done, here = middle, reached
     _, report, flags = piece(here, 1)
-    return _blame(nest, done, here, looked(here, report), flags)
+    return _blame(machine, done, here, looked(here, report), flags)
 
 
 def _strange(info: Any) -> list[np.ndarray]:
@@ -175,46 +175,46 @@ def _strange(info: Any) -> list[np.ndarray]:
     return [~np.isfinite(np.asarray(a)) for a in fields if a is not None]
 
 
-def _unhandled(nest: "Nest", infos: Any) -> bool:
+def _unhandled(machine: Machine, infos: Any) -> bool:
     """Whether a loss is not finite although its gradient is: no optimizer can see that."""
-    return any((loss & ~norm).any() for loss, norm in (_strange(infos[n]) for n in _names(nest)))
+    return any((loss & ~norm).any() for loss, norm in (_strange(infos[n]) for n in _names(machine)))
 
 
-def _names(nest: "Nest") -> list[str]:
-    return [level.name for level in nest.declaration.levels]
+def _names(machine: Machine) -> list[str]:
+    return [level.name for level in machine.declaration.levels]
 
 
-def _lasting(nest: "Nest") -> bool:
+def _lasting(machine: Machine) -> bool:
     """Whether a state that was lost at any step is still so at the end of a piece: no episode of
     several steps begins anew within it."""
     return all(
-        level.start is None or not nest.declaration.ending(level) or _brief(nest, level)
-        for level in nest.declaration.levels
+        level.start is None or not machine.declaration.ending(level) or _brief(machine, level)
+        for level in machine.declaration.levels
     )
 
 
-def with_norms(nest: "Nest", fed: Any, state: Any, infos: Any) -> Any:
+def with_norms(machine: Machine, fed: Any, state: Any, infos: Any) -> Any:
     """The report of the next step, norms included even if the nest reports none."""
-    if nest.norms:
+    if machine.norms:
         return infos
-    kept = nest.__dict__.setdefault("_chunks", {})
+    kept = machine.compiled
     if "looked" not in kept:
-        program, last = copy.copy(nest._program), len(nest.declaration.periods) - 1
+        program, last = copy.copy(machine.program), len(machine.declaration.periods) - 1
         program.norms = True
-        kept["looked"] = jax.jit(lambda s, feed: nest._advance(s, feed, last, program)[1])
+        kept["looked"] = jax.jit(lambda s, feed: machine.advance(s, feed, last, program)[1])
     return jax.tree.map(np.asarray, kept["looked"](state, fed))
 
 
-def _cope(nest: "Nest", infos: Any, first: int, who: str) -> None:
+def _cope(machine: Machine, infos: Any, first: int, who: str) -> None:
     """Warns, once for each level, of what its optimizer has coped with."""
-    for level in nest.declaration.levels:
+    for level in machine.declaration.levels:
         kinds = zip(("loss", "gradient"), _strange(infos[level.name]), strict=False)
         for what, bad in kinds:
-            if not bad.any() or ("finite", level.name) in nest._warned:
+            if not bad.any() or ("finite", level.name) in machine.warned:
                 continue
-            nest._warned.add(("finite", level.name))
+            machine.warned.add(("finite", level.name))
             update = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
-            step = first + update * level.every // nest.ticks_per_step
+            step = first + update * level.every // machine.ticks_per_step
             warnings.warn(
                 f"level {level.name!r}: its {what} is not finite in step {step}{who}. The "
                 "optimizers kept all values finite, so the run goes on; further ones are not "
@@ -223,10 +223,10 @@ def _cope(nest: "Nest", infos: Any, first: int, who: str) -> None:
             )
 
 
-def _blame(nest: "Nest", done: int, state: Any, infos: Any, flags: np.ndarray) -> Stop:
+def _blame(machine: Machine, done: int, state: Any, infos: Any, flags: np.ndarray) -> Stop:
     """The first thing of a step that is not finite."""
     places = []
-    for place, level in enumerate(nest.declaration.levels):
+    for place, level in enumerate(machine.declaration.levels):
         bad = [np.any(a.reshape(len(a), -1), axis=1) for a in _strange(infos[level.name])]
         updates = np.flatnonzero(np.logical_or.reduce(bad))
         if len(updates):
@@ -237,14 +237,14 @@ def _blame(nest: "Nest", done: int, state: Any, infos: Any, flags: np.ndarray) -
         _, _, place, what = min(places)
     else:
         place, what = _lost(flags)
-    level = nest.declaration.levels[place]
+    level = machine.declaration.levels[place]
     return Stop(done, state, level.name, what, _repair(level, what))
 
 
-def _begun(nest: "Nest", flags: np.ndarray, state: Any) -> Stop:
+def _begun(machine: Machine, flags: np.ndarray, state: Any) -> Stop:
     """A run that was given a state that is not finite."""
     place, what = _lost(flags)
-    name = nest.declaration.levels[place].name
+    name = machine.declaration.levels[place].name
     return Stop(0, state, name, what, ALREADY)
 
 

@@ -10,9 +10,9 @@ from ._level import HOLD, Level
 
 def Held(
     name: str,
+    every: int = 1,
     report: Callable[[dict[str, Any], Any], Any] | None = None,
     context: Any = None,
-    every: int = 1,
 ) -> Level:
     """A level whose value no optimizer moves: a frozen outer level, a test set's loss along a run.
 
@@ -20,16 +20,17 @@ def Held(
     functions included, and is in `values` of every objective. It has a place in the list, so that
     flows of levels outside it pass it by, as a constant. `State.replace` changes it.
 
-        test = nx.Held("test", lambda values, batch: loss(values["w"], batch), test_data, every=100)
+        look = lambda values, batch: loss(values["w"], batch)
+        test = nx.Held("test", every=100, report=look, context=test_data)
         nest = nx.Nest([w, test])
 
     Args:
         name: how objectives and `state.values` call the value; a report without a value of its own
             gets None, `init({..., "test": None}, key)`.
+        every: the period of the report, in ticks.
         report: (values, batch) -> number or (number, info), evaluated every period and found in
             `LevelInfo.loss` and `.user`. None: nothing, a loss of 0.
         context: where the report takes its batches from, as for `Level`.
-        every: the period of the report, in ticks.
 
     Raises:
         ValueError: see `Level`.

@@ -1,37 +1,22 @@
 """A nest: levels over a task, compiled to one step function."""
 
-import copy as _copy
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from ..flows.internal import check_arrays
-from . import _belongs, _checks, _draws, _episodes, _experience, _run, _show, _side_by_side
+from . import _belongs, _checks, _draws, _feed, _map, _run, _show, _side_by_side
 from ._calls import shown
-from ._carry import Carry, Mode, View
 from ._declaration import Declaration, flow_of, read_groups
-from ._info import LevelInfo
 from ._level import Level
+from ._machine import Info, Machine
 from ._peers import Order, Peers
-from ._problem import Problem
-from ._program import Program
 from ._state import State, taken_state
 from ._table import LevelTable, level_table
-from ._updates import begun
 from ._values import Parts
-
-Info = dict[str, LevelInfo]
-
-
-def _memories(carry: Carry) -> dict[str, Any]:
-    """What processes remember; those that remember nothing are left out."""
-    memories = {name: memory for name, (_, memory) in carry.contexts.items()}
-    return {name: memory for name, memory in memories.items() if jax.tree.leaves(memory)}
 
 
 class Nest:
@@ -80,8 +65,6 @@ class Nest:
         norms: bool = True,
         tasks: Any = None,
     ):
-        # Whatever there is to choose, so that `_changed` cannot leave an option behind.
-        self._options = {k: v for k, v in locals().items() if k not in ("self", "levels")}
         # A function is a leaf; a pytree that happens to be callable is data.
         draws = callable(task) and jax.tree.leaves(task) == [task]
         _checks.task(task, draws)
@@ -89,26 +72,24 @@ class Nest:
             raise ValueError(f"norms is True or False, got {shown(norms)}")
         if tasks is not None:
             _checks.tasks(tasks, task, copies)
-        self.declaration = Declaration(
+        declaration = Declaration(
             *read_groups(levels, order), copies, stagger, draws, given_tasks=tasks is not None
         )
         self.task, self.order, self.mesh, self.norms = task, order, mesh, norms
         self.tasks = tasks
         if mesh is not None:
             _checks.mesh(mesh, copies)
-        self._problem = Problem(self.declaration, mesh, task if draws else None)
-        self._program = Program(self._problem, norms)
-        self._warned: set[Any] = set()
-        self._shapes: Any = None
-        self._host: Any = None
-        self._seen: Any = (None, None)  # tick and task of the last state known to be this nest's
-        self._trusts = False  # whether states are taken without a look
+        self.machine = Machine(declaration, task, tasks, mesh, norms)
 
     def __repr__(self) -> str:
         return _show.nest(self.declaration, self.ticks_per_step)
 
     def _repr_html_(self) -> str:
         return _show.nest_html(self.declaration, self.ticks_per_step)
+
+    @property
+    def declaration(self) -> Declaration:
+        return self.machine.declaration
 
     @property
     def groups(self) -> tuple[tuple[Level, ...], ...]:
@@ -132,19 +113,6 @@ class Nest:
     def ticks_per_step(self) -> int:
         """Ticks of one step of the slowest level."""
         return self.declaration.periods[-1]
-
-    @property
-    def _given_task(self) -> Any:
-        """The task to begin with, or those of all copies; None if tasks are drawn."""
-        if self.declaration.draws_task:
-            return None
-        return self.task if self.tasks is None else self.tasks
-
-    def _changed(self, change: Callable[[Level], Level]) -> "Nest":
-        """A nest of the same groups and options, each level replaced by `change(level)`."""
-        pairs = zip(self.groups, self.orders, strict=True)
-        groups = [Peers(*map(change, group), order=order) for group, order in pairs]  # type: ignore
-        return Nest(groups, **self._options)
 
     def init(
         self, values: Mapping[str, Any], key: jax.Array, each: Mapping[str, Any] | None = None
@@ -173,142 +141,34 @@ class Nest:
         differing = _side_by_side.each_run(each, values, runs)
         given = {**values, **differing} if isinstance(values, Mapping) else values
         _checks.names(self.declaration, given)
-        levels = self._problem.levels
-        parts = {n: self._problem.taken_apart(levels[n], value) for n, value in values.items()}
+        levels = self.machine.problem.levels
+        parts = {
+            n: self.machine.problem.taken_apart(levels[n], value) for n, value in values.items()
+        }
         own = {n: _side_by_side.taken_apart(levels[n], one) for n, one in differing.items()}
         single = parts | jax.tree.map(lambda a: a[0], own)
         _checks.trainable(single, levels)
         _checks.for_copies(self.declaration, single)
-        check_arrays("the task", self._given_task)
-        task = Parts.of(self._given_task, copy=False)
+        check_arrays("the task", self.machine.given_task)
+        task = Parts.of(self.machine.given_task, copy=False)
         # One program instead of hundreds of single operations.
         if runs is None:
-            state = first = jax.jit(self._begin)(parts, raw, task)
+            state = first = jax.jit(self.machine.begin)(parts, raw, task)
         else:
-            state = jax.jit(self._begin_each)(parts, own, raw, task)
+            state = jax.jit(self.machine.begin_each)(parts, own, raw, task)
             first = state.run(0)
-        self._host = self.feed(first)
-        _run.check_streams(self._problem, self._host)
-        _checks.state(self, first)
-        self._shapes = _belongs.shapes((first, self._host))
-        self._host = self._shapes[1]
-        return self._own(state)
-
-    def _own(self, state: State) -> State:
-        """Remembers that a state is this nest's."""
-        if not isinstance(state.tick, Tracer):
-            self._seen = state.tick, state.held
-        return state
-
-    def _example(self, state: State) -> Any:
-        """The host data of one step, or its shapes: for those who need no more, and read once for
-        a nest, since every reading costs time and an iterator its batches."""
-        if self._host is None:
-            self._host = _belongs.shapes(self.feed(state))
-        return self._host
-
-    def _begin(self, parts: dict[str, Parts], key: jax.Array, task: Parts) -> State:
-        problem, nest = self._problem, self.declaration
-        view = View(nest.copies)
-        zero = jnp.zeros((), jnp.int32)
-        carry = Carry({}, {}, task, zero, key, {}, {}, {}, {}, {}, {})
-        if nest.draws_task:
-            carry = carry._replace(task=_episodes.drawn_task(problem, self.task, carry, view))
-        elif nest.given_tasks:
-            carry = carry._replace(task=problem.placed(task))
-        for level in reversed(nest.levels):
-            name = level.name
-            if level.start is None:
-                one = parts[name]
-                if problem.copied[name]:
-                    spread = lambda a: jnp.broadcast_to(a, (nest.copies, *a.shape))  # noqa: E731
-                    one = problem.placed(jax.tree.map(spread, one) if nest.episodic else one)
-                carry = carry._replace(values={name: one, **carry.values})
-        # A start may look at any level outside it: persistent values are all there by now.
-        for level in reversed(nest.episodic):
-            value, state = _episodes.fresh(problem, level, carry, view)
-            carry = carry._replace(
-                values={level.name: value, **carry.values},
-                optimizers={level.name: state, **carry.optimizers},
-            )
-        optimizers = {
-            level.name: carry.optimizers[level.name]
-            if level.start is not None
-            else self._optimizer(level, carry.values)
-            for level in nest.levels
-        }
-        values = {level.name: carry.values[level.name] for level in nest.levels}
-        flows = {level.name: self._program.memory(level, values) for level in nest.levels}
-        flows = {name: memory for name, memory in flows.items() if jax.tree.leaves(memory)}
-        contexts = _memories(_experience.remembered(problem, carry._replace(values=values), view))
-        episodes = _episodes.first_episodes(problem, carry, view)
-        return State(values, optimizers, zero, key, carry.task, flows, contexts, episodes)
-
-    def _begin_each(self, parts: Any, each: Any, keys: jax.Array, task: Parts) -> State:
-        return _side_by_side.begun(self, parts, each, keys, task)
-
-    def _optimizer(self, level: Level, values: dict[str, Parts]) -> Any:
-        problem, copies = self._problem, self.declaration.copies
-        if problem.copied[level.name]:
-
-            def one(values: dict[str, Parts]) -> Any:
-                made = problem.transformation(level, values)
-                return begun(level.name, made, values[level.name].trained)
-
-            return problem.lift(one, View(copies), (problem.axes(values),))(values)
-        visible = {n: p for n, p in values.items() if copies is None or not problem.copied[n]}
-        made = problem.transformation(level, visible)
-        return begun(level.name, made, values[level.name].trained)
-
-    def _carry(self, state: State, feed: Any, blank: bool = False) -> Carry:
-        contexts = {n: ((), state.contexts.get(n, ())) for n in self._problem.processes}
-        carry = Carry(
-            state.parts,
-            state.optimizers,
-            state.held,
-            state.tick,
-            state.key,
-            {},
-            {},
-            feed or {},
-            state.flows,
-            contexts,
-            state.episodes,
-        )
-        return _experience.with_batches(self._problem, carry, View(self.declaration.copies), blank)
-
-    def _advance(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
-        def one(state: State) -> tuple[State, Info]:
-            return self._advance_one(state, feed, k, program)
-
-        if state.runs is None:
-            after, infos = one(state)
-        else:
-            after, infos = _side_by_side.advanced(self, one, state)
-        return after, self._everywhere(infos)
-
-    def _advance_one(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
-        if not self._trusts:
-            _belongs.structure(self, state)
-        carry = self._carry(state, feed, blank=True)
-        carry = carry._replace(before={name: program.kept(carry) for name in program.rerun})
-        carry, infos = program.advance(k, carry, View(self.declaration.copies), Mode())
-        order = [level.name for level in self.declaration.levels if level.name in infos]
-        rest = (carry.tick + 1, carry.key, carry.task, carry.flows, _memories(carry))
-        state = State(carry.values, carry.optimizers, *rest, carry.episodes)
-        return state, {name: infos[name] for name in order}
-
-    def _everywhere(self, reports: Any) -> Any:
-        """Reports that every process of a mesh can read."""
-        if self.mesh is None:
-            return reports
-        everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
-        return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, everywhere), reports)
+        _feed.check_streams(self.machine.problem, self.machine.read(first))
+        _checks.state(self.machine, first)
+        self.machine.noted(first)
+        return self.machine.own(state)
 
     @functools.cached_property
     def _step(self) -> Callable[[State, Any], tuple[State, Info]]:
-        last = len(self.declaration.periods) - 1
-        return jax.jit(lambda state, feed: self._advance(state, feed, last, self._program))
+        def step(state: State, feed: Any) -> tuple[State, Info]:
+            _belongs.structure(self.machine, state)
+            return self.machine.step(state, feed)
+
+        return jax.jit(step)
 
     def step(self, state: State, feed: Any = None) -> tuple[State, Info]:
         """One step of the slowest level; a pure function of the state, to be jitted or
@@ -327,31 +187,41 @@ class Nest:
             ValueError: a state of another nest: what differs and how to repair it.
         """
         taken_state(state, "step")
-        _belongs.moment(self, state)
+        _belongs.moment(self.machine, state)
         if feed is None:
             feed = self.feed(state)
         else:
-            _checks.feed(self, state, feed)
+            _checks.feed(self.machine, state, feed)
         after, info = self._step(state, feed)
-        return self._own(after), info
+        return self.machine.own(after), info
 
-    def map(self, state: State, feed: Any = None) -> State:
-        """The next state alone: a step as a pure function of the state, for Jacobians, exponents
-        and analysis of your own.
+    def map(
+        self, state: State, feed: Any = None
+    ) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], dict[str, Any]]:
+        """A step as a pure function of everything that moves, at fixed draws: for Jacobians,
+        exponents and analysis of your own.
+
+            f, x = nest.map(state)
+            pushed = jax.jvp(f, (x,), (direction,))[1]  # a direction is a pytree like x
 
         Derivatives pass in both modes and to any order, through the optimizers and through
-        `Unroll` and `Forward`; through `Implicit` in reverse mode only. `state.replace` and
-        `state.values` make it a function of some values:
-
-            jax.jvp(lambda w: nest.map(state.replace(values={"w": w})).values["w"], (w,), (v,))
+        `Unroll` and `Forward`; through `Implicit` in reverse mode only.
 
         Args:
             state: from `init` or an earlier step; may be traced.
             feed: batches of the nest's streams, from `nest.feed(state)`; needed if it has any.
 
+        Returns:
+            (f, x): x is the state's point, a dict of "values" by level name (what is trained of
+            them, and what `keep` changes), and of those parts of "optimizers", "flows" and
+            "contexts" that are inexact arrays, None in place of others. f(x) is the point after one
+            step, with the batches, starts and tasks of that tick, whatever x is and however often f
+            is applied.
+
         Raises:
             ValueError: a state of another nest; streams without a feed; a level with the flow
-                `FiniteDifference`, whose gradient has no derivative in the levels inside.
+                `FiniteDifference`, whose gradient has no derivative in the levels inside; f, for
+                what is no point like x.
         """
         taken_state(state, "map")
         for level in self.declaration.levels:
@@ -361,18 +231,17 @@ class Nest:
                     "counts the inner levels as given, so the map's derivative would be wrong; "
                     "use Implicit(Identity(rate)), the derivative that it approximates"
                 )
-        if feed is None and self._problem.streams:
+        if feed is None and self.machine.problem.streams:
             raise ValueError("map: this nest reads streams; give feed=nest.feed(state)")
-        return self._step(state, feed or {})[0]
+        moving = _map.point(self.machine, state)
+        return _map.stepped(self.machine, self._step, state, feed or {}), moving
 
     def feed(self, state: State, steps: int = 1) -> Any:
         """The batches of the nest's streams for the next steps; empty without streams."""
         taken_state(state, "feed")
         if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
             raise ValueError(f"steps is a whole number of at least 1, got {shown(steps)}")
-        if not self._problem.streams:
-            return {}
-        return _run.feed(self._problem, int(state.tick), steps * self.ticks_per_step)
+        return self.machine.feed(state, int(steps))
 
     def run(
         self, state: State, steps: int, *, watch: Any = None, check: bool = True
@@ -415,7 +284,7 @@ class Nest:
             TypeError: watch is none of these.
         """
         taken_state(state, "run")
-        return _run.run(self, state, steps, watch, check)
+        return _run.run(self.machine, state, steps, watch, check)
 
     def gradient(self, state: State, name: str | Sequence[str]) -> Any:
         """What a level hands to its optimizer at its next update, from this state.
@@ -440,11 +309,11 @@ class Nest:
             _checks.known(self.declaration, one)
         if not names:
             raise ValueError("gradient takes the name of a level, or several, got none")
-        _belongs.moment(self, state)
-        every = max(self._problem.levels[one].every for one in names)
+        _belongs.moment(self.machine, state)
+        every = max(self.machine.problem.levels[one].every for one in names)
         feed = {}
-        if self._problem.streams:
-            feed = _run.feed(self._problem, int(state.tick), every)
+        if self.machine.problem.streams:
+            feed = _feed.feed(self.machine.problem, int(state.tick), every)
         found = self._gradient(*names)(state, feed)
         return found if several else found[names[0]]
 
@@ -459,31 +328,26 @@ class Nest:
         Raises:
             ValueError: neither a state nor an `init` before; a state of another nest.
         """
-        if state is None and self._shapes is None:
+        if state is None and self.machine.shapes is None:
             raise ValueError("levels() looks at a state: call init first, or give one")
         if state is not None:
             taken_state(state, "levels")
-            _belongs.moment(self, state)
+            _belongs.moment(self.machine, state)
+            _belongs.structure(self.machine, state)
             state = state if state.runs is None else state.run(0)
-        shapes, feed = self._shapes if state is None else (state, self.feed(state))  # type: ignore
-        last = len(self.declaration.periods) - 1
-
-        def step(state: State, feed: Any) -> State:
-            return self._advance(state, feed, last, self._program)[0]
-
-        return level_table(step, shapes, feed, hidden=hidden)
+        shapes, feed = self.machine.shapes if state is None else (state, self.feed(state))  # type: ignore
+        return level_table(
+            lambda state, feed: self.machine.step(state, feed)[0], shapes, feed, hidden=hidden
+        )
 
     def _gradient(self, *names: str) -> Callable[[State, Any], dict[str, Any]]:
-        kept = self.__dict__.setdefault("_gradients", {})
-        if names not in kept:
-            program = _copy.copy(self._program)
-            program.captured = frozenset(names)
-            k = program.periods.index(max(program.levels[name].every for name in names))
+        kept = self.machine.compiled
+        if ("gradient", names) not in kept:
+            gradient = self.machine.gradient(*names)
 
-            def gradient(state: State, feed: Any) -> Any:
-                infos = self._advance(state, feed, k, program)[1]
-                found = {name: infos[name].gradient for name in names}
-                return jax.tree.map(lambda a: a[0], found)
+            def checked(state: State, feed: Any) -> Any:
+                _belongs.structure(self.machine, state)
+                return gradient(state, feed)
 
-            kept[names] = jax.jit(gradient)
-        return kept[names]
+            kept["gradient", names] = jax.jit(checked)
+        return kept["gradient", names]

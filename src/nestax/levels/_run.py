@@ -8,20 +8,17 @@ import importlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _belongs, _finite, _lost_runs, _trust
-from ._calls import arrays_only, call, shown
-from ._stream import StreamEnded, check, levels_named, read
-
-if TYPE_CHECKING:
-    from ._nest import Info, Nest
-    from ._problem import Problem
-    from ._state import State
+from . import _belongs, _feed, _finite, _lost_runs, _trust
+from ._calls import shown
+from ._machine import Info, Machine
+from ._state import State
+from ._stream import StreamEnded
 
 _BUFFER = 2**24  # bytes of reports, and of host data, that one call of the program holds
 _LONGEST = 1024  # steps in one call
@@ -58,70 +55,26 @@ class DivergenceError(FloatingPointError):
         )
 
 
-def feed(problem: "Problem", tick: int, ticks: int) -> dict[int, Any]:
-    """Batches of every stream for ticks `tick` to `tick + ticks - 1`, those that somebody looks
-    at."""
-    copies = problem.nest.copies
-    fed = {}
-    for number, stream in problem.streams.items():
-        stride = problem.stride(stream)
-        due = [t for t in range(tick, tick + ticks) if (t + 1) % stride == 0]
-        where = problem.whose(stream)
-        try:
-            rows = call(where, read, stream, due, stride, problem.nest.draws)
-            if problem.nest.paired:
-                rows = [[batch for batch in row for _ in range(2)] for row in rows]
-            rows = [row[0] if copies is None else _stack(row, where) for row in rows]
-            stacked = _stack(rows, where)
-        except (StreamEnded, ValueError) as error:
-            label = levels_named(problem.readers(stream))
-            if isinstance(error, StreamEnded):
-                raise StreamEnded(error.batches, error.ticks, f"{label}: {error}") from None
-            raise ValueError(f"{label}: {error}") from error
-        fed[number] = (np.int32(tick), stacked)
-    return fed
-
-
-def check_streams(problem: "Problem", fed: dict[int, Any]) -> None:
-    """Refuses, at `init`, streams that are no functions of the index."""
-    told = []
-    for number, stream in problem.streams.items():
-        tick = problem.stride(stream) - 1  # the first at which somebody looks
-        at = 0 if problem.nest.copies is None else (0, 0)
-        first = jax.tree.map(lambda a, at=at: a[at], fed[number][1])
-        index = stream.indices(tick, tick + 1, problem.nest.draws)[0]
-        told.append((problem.readers(stream), stream, index, first))
-    check(told)
-
-
-def _stack(batches: list[Any], where: str) -> Any:
-    arrays_only(f"a batch of {where}", batches[0])
-    try:
-        return jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *batches)
-    except ValueError as error:
-        raise ValueError(
-            f"{where}: a Stream's batches must all have one structure, shape and dtype: {error}"
-        ) from error
-
-
-def _chunk(nest: "Nest", length: int) -> Any:
+def _chunk(machine: Machine, length: int) -> Any:
     """A compiled function of (state, count, feed): `count` steps, reports in buffers of
     `length`, and what of the state at their end is not finite."""
-    program, last = nest._program, len(nest.declaration.periods) - 1
+    program, last = machine.program, len(machine.declaration.periods) - 1
 
-    def chunk(state: "State", count: jax.Array, fed: Any) -> tuple["State", Any, jax.Array]:
+    def chunk(state: State, count: jax.Array, fed: Any) -> tuple[State, Any, jax.Array]:
         held, key = state.held, state.key
 
-        def slim(state: "State") -> "State":  # what never changes stays out of the loop
-            task = state.held if nest.declaration.draws_task else None
+        def slim(state: State) -> State:  # what never changes stays out of the loop
+            task = state.held if machine.declaration.draws_task else None
             return dataclasses.replace(state, key=None, held=task)
 
-        def whole(state: "State") -> "State":
-            task = state.held if nest.declaration.draws_task else held
+        def whole(state: State) -> State:
+            task = state.held if machine.declaration.draws_task else held
             return dataclasses.replace(state, key=key, held=task)
 
-        def step(moving: "State") -> tuple["State", Any]:
-            after, infos = nest._advance(whole(moving), fed, last, program)
+        _belongs.structure(machine, state)
+
+        def step(moving: State) -> tuple[State, Any]:
+            after, infos = machine.advance(whole(moving), fed, last, program)
             return slim(after), infos
 
         shapes = jax.eval_shape(step, slim(state))[1]
@@ -134,15 +87,16 @@ def _chunk(nest: "Nest", length: int) -> Any:
 
         moving, buffers = jax.lax.fori_loop(0, count, body, (slim(state), buffers))
         after = whole(moving)
-        return after, buffers, nest._everywhere(_finite.lost(nest, state, after))
+        return after, buffers, machine.everywhere(_finite.lost(machine, state, after))
 
     return jax.jit(chunk)
 
 
-def _length(nest: "Nest", state: "State") -> int:
+def _length(machine: Machine, state: State) -> int:
     """Steps in one call, so that reports and host data stay small."""
-    fed = nest._example(state)
-    shapes = jax.eval_shape(nest._step, state, fed)[1]
+    _belongs.structure(machine, state)
+    fed = machine.example(state)
+    shapes = jax.eval_shape(machine.step, state, fed)[1]
     size = max(
         sum(np.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
         for tree in (shapes, fed)
@@ -151,16 +105,16 @@ def _length(nest: "Nest", state: "State") -> int:
 
 
 def run(
-    nest: "Nest", state: "State", steps: int, watch: Any, check: bool
-) -> tuple["State", "Info"]:
+    machine: Machine, state: State, steps: int, watch: Any, check: bool
+) -> tuple[State, "Info"]:
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
         raise ValueError(f"steps is a whole number of at least 0, got {shown(steps)}")
     watch = _watcher(watch)
     if watch is None:
-        return _loop(nest, state, steps, 0, None, check)
+        return _loop(machine, state, steps, 0, None, check)
     try:
-        state, done = watch.begin(nest, state, steps)
-        return _loop(nest, state, steps, done, watch, check)
+        state, done = watch.begin(machine, state, steps)
+        return _loop(machine, state, steps, done, watch, check)
     except BaseException:
         watch.keep()  # an interruption loses nothing
         raise
@@ -176,40 +130,40 @@ def _watcher(given: Any) -> Any:
 
 
 def _loop(
-    nest: "Nest", state: "State", steps: int, done: int, watch: Any, check: bool
-) -> tuple["State", "Info"]:
-    _belongs.moment(nest, state)
+    machine: Machine, state: State, steps: int, done: int, watch: Any, check: bool
+) -> tuple[State, "Info"]:
+    _belongs.moment(machine, state)
     parts: list[Any] = []
-    kept = nest.__dict__.setdefault("_chunks", {})
+    kept = machine.compiled
     if state.runs not in kept:
-        length = _length(nest, state)
-        kept[state.runs] = length, _chunk(nest, length)
+        length = _length(machine, state)
+        kept[state.runs] = length, _chunk(machine, length)
     length, chunk = kept[state.runs]
     gone: set[int] = set()  # of runs side by side, those that are lost
-    pieces = _pieces(nest, state, steps - done, length, watch is not None)
+    pieces = _pieces(machine, state, steps - done, length, watch is not None)
     with concurrent.futures.ThreadPoolExecutor(1) as ahead:
         waiting, ended = None, None
         for count, tell in pieces:
             tick = int(state.tick)
-            ticks = length * nest.ticks_per_step
+            ticks = length * machine.ticks_per_step
             fed: Any = {}
-            if nest._problem.streams:
+            if machine.problem.streams:
                 if waiting is None or waiting[0] != tick:
-                    waiting = (tick, ahead.submit(_partial_feed, nest, tick, count, ticks))
+                    waiting = (tick, ahead.submit(_partial_feed, machine, tick, count, ticks))
                 try:
                     fed = waiting[1].result()
                 except StreamEnded as error:
-                    fed, count, ended = _until_end(nest, tick, ticks, error)
+                    fed, count, ended = _until_end(machine, tick, ticks, error)
                     if not count:
                         break
-                after = tick + count * nest.ticks_per_step
+                after = tick + count * machine.ticks_per_step
                 left = steps - done - count
                 waiting = None
                 if left > 0 and ended is None:
                     following = min(left, length)
-                    waiting = (after, ahead.submit(_partial_feed, nest, after, following, ticks))
+                    waiting = (after, ahead.submit(_partial_feed, machine, after, following, ticks))
 
-            def piece(state: "State", count: int, fed: Any = fed) -> Any:
+            def piece(state: State, count: int, fed: Any = fed) -> Any:
                 after, buffers, lost = chunk(state, jnp.asarray(count, jnp.int32), fed)
                 rows = jax.tree.map(lambda a: _rows(a, count), buffers)
                 return after, rows, np.asarray(lost)
@@ -219,29 +173,29 @@ def _loop(
             tell(time.monotonic() - began)
             stop = None
             if check:
-                looked = functools.partial(_finite.with_norms, nest, fed)
-                seen = (nest, piece, looked, state, count, infos, lost)
+                looked = functools.partial(_finite.with_norms, machine, fed)
+                seen = (machine, piece, looked, state, count, infos, lost)
                 if state.runs is None:
                     stop = _finite.examine(*seen)
                 else:
                     stop = _lost_runs.examine(*seen, gone)
             good = count if stop is None else stop.step
-            wanted = None if watch is None else watch.stops(nest, state, infos, good)
+            wanted = None if watch is None else watch.stops(machine, state, infos, good)
             if stop is not None and wanted is None:
-                _diverged(nest, stop, parts, infos, done, steps, watch)
+                _diverged(machine, stop, parts, infos, done, steps, watch)
             if wanted is not None and wanted < count:
-                count, infos = wanted, _first(nest, infos, wanted)
+                count, infos = wanted, _first(machine, infos, wanted)
                 next_state = piece(state, wanted)[0]
             parts.append(infos)
-            _trust.warn(nest, infos, state.runs, gone)
-            state, done = nest._own(next_state), done + count
+            _trust.warn(machine, infos, state.runs, gone)
+            state, done = machine.own(next_state), done + count
             if watch is not None:
-                watch.record(nest, state, infos, done, steps)
+                watch.record(machine, state, infos, done, steps)
             ended = ended if wanted is None else None  # nobody asked for the batches that lack
             if wanted is not None or ended is not None:
                 break
     if not parts:
-        shapes = jax.eval_shape(nest._step, state, nest._example(state))[1]
+        shapes = jax.eval_shape(machine.step, state, machine.example(state))[1]
         parts = [jax.tree.map(lambda a: np.zeros((0, *a.shape[1:]), a.dtype), shapes)]
     info = jax.tree.map(lambda *a: np.concatenate(a), *parts)
     if ended is not None:
@@ -254,32 +208,32 @@ def _loop(
         error.state, error.info = state, info
         raise error
     if watch is not None:
-        watch.end(nest, state, done)
+        watch.end(machine, state, done)
     return state, info
 
 
-def _first(nest: "Nest", infos: Any, count: int, after: int = 0) -> Any:
+def _first(machine: Machine, infos: Any, count: int, after: int = 0) -> Any:
     """The reports of `count` steps."""
     cut = {}
-    for level in nest.declaration.levels:
-        per = nest.ticks_per_step // level.every
+    for level in machine.declaration.levels:
+        per = machine.ticks_per_step // level.every
         rows = slice(after * per, (after + count) * per)
         cut[level.name] = jax.tree.map(lambda a, rows=rows: a[rows], infos[level.name])
     return {name: cut[name] for name in infos}
 
 
 def _diverged(
-    nest: "Nest", stop: Any, parts: list, infos: Any, done: int, steps: int, watch: Any
+    machine: Machine, stop: Any, parts: list, infos: Any, done: int, steps: int, watch: Any
 ) -> None:
     """Ends a run at a step that is not finite; everything before it is kept."""
-    good, bad = _first(nest, infos, stop.step), _first(nest, infos, 1, stop.step)
+    good, bad = _first(machine, infos, stop.step), _first(machine, infos, 1, stop.step)
     hint = ""
     if watch is not None:
         if stop.step:
-            watch.record(nest, stop.state, good, done + stop.step, steps)
-        hint = watch.diverged(nest, stop.state, bad, done + stop.step)
+            watch.record(machine, stop.state, good, done + stop.step, steps)
+        hint = watch.diverged(machine, stop.state, bad, done + stop.step)
     info = jax.tree.map(lambda *a: np.concatenate(a), *parts, good, bad)
-    step = int(stop.state.tick) // nest.ticks_per_step
+    step = int(stop.state.tick) // machine.ticks_per_step
     raise DivergenceError(stop.level, step, stop.state, info, hint, stop.what, stop.repair)
 
 
@@ -288,12 +242,12 @@ def _rows(buffer: Any, count: int) -> np.ndarray:
     return rows.reshape(-1, *rows.shape[2:])
 
 
-def _partial_feed(nest: "Nest", tick: int, count: int, ticks: int) -> Any:
+def _partial_feed(machine: Machine, tick: int, count: int, ticks: int) -> Any:
     """Host data for `count` steps, padded to that of a full call."""
-    fed = feed(nest._problem, tick, count * nest.ticks_per_step)
+    fed = _feed.feed(machine.problem, tick, count * machine.ticks_per_step)
 
     def padded(number: int, batches: Any) -> Any:
-        size = ticks // nest._problem.stride(nest._problem.streams[number])
+        size = ticks // machine.problem.stride(machine.problem.streams[number])
 
         def pad(a: np.ndarray) -> np.ndarray:
             whole = np.zeros((size, *a.shape[1:]), a.dtype)
@@ -306,19 +260,19 @@ def _partial_feed(nest: "Nest", tick: int, count: int, ticks: int) -> Any:
 
 
 def _until_end(
-    nest: "Nest", tick: int, ticks: int, end: StreamEnded
+    machine: Machine, tick: int, ticks: int, end: StreamEnded
 ) -> tuple[Any, int, StreamEnded]:
     """Host data for the whole steps before the first end of a stream, how many, and that end."""
-    while (count := (end.ticks - tick) // nest.ticks_per_step) > 0:
+    while (count := (end.ticks - tick) // machine.ticks_per_step) > 0:
         try:
-            return _partial_feed(nest, tick, count, ticks), count, end
+            return _partial_feed(machine, tick, count, ticks), count, end
         except StreamEnded as earlier:  # another stream's end
             end = earlier
     return {}, 0, end
 
 
 def _pieces(
-    nest: "Nest", state: "State", steps: int, length: int, watched: bool
+    machine: Machine, state: State, steps: int, length: int, watched: bool
 ) -> Iterator[tuple[int, Any]]:
     """How many steps to do in each call: as many as fit, or about half a second of them."""
     count = 1 if watched else length

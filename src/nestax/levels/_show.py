@@ -1,7 +1,7 @@
 """Nests and states for the eye: a few lines on a terminal, a table in a notebook."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +10,6 @@ from ._declaration import Declaration, flow_of
 from ._level import Level
 from ._signatures import is_transformation
 from ._text import html_table, shortened, text_table
-
-if TYPE_CHECKING:
-    from ._state import State
 
 _MOST = 20  # lines of a table
 _WIDE = 40  # characters of a cell
@@ -27,12 +24,12 @@ def nest_html(declaration: Declaration, ticks: int) -> str:
     return html_table(_nest_rows(declaration), (1,), _nest_title(declaration, ticks))
 
 
-def state(state: "State") -> str:
+def state(state: Any) -> str:
     lines = text_table(_state_rows(state), (2,))
     return "\n".join([_state_title(state), *shortened(lines, _MOST)])
 
 
-def state_html(state: "State") -> str:
+def state_html(state: Any) -> str:
     return html_table(_state_rows(state), (2,), _state_title(state))
 
 
@@ -106,7 +103,7 @@ def _names(update: Any) -> list[str]:
     return [] if name == "identity" else [name]
 
 
-def _state_title(state: "State") -> str:
+def _state_title(state: Any) -> str:
     runs = f"; {state.runs} runs side by side" if state.runs is not None else ""
     try:
         return f"State after {int(state.tick)} ticks{runs}"
@@ -114,7 +111,7 @@ def _state_title(state: "State") -> str:
         return "State"
 
 
-def _state_rows(state: "State") -> list[tuple[str, ...]]:
+def _state_rows(state: Any) -> list[tuple[str, ...]]:
     rows = [("level", "value", "numbers", "optimizer state")]
     if not isinstance(state.parts, dict) or not isinstance(state.optimizers, dict):
         return rows  # transformations fill pytrees with what they like

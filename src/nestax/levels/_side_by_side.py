@@ -7,7 +7,7 @@ given, which is one for all runs. A drawn task has the axis.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,9 +17,6 @@ from ._calls import shown
 from ._level import Level
 from ._state import State, rejoined, split
 from ._values import Parts
-
-if TYPE_CHECKING:
-    from ._nest import Nest
 
 _REPAIR = "begin with nest.init(values, keys)"
 
@@ -83,38 +80,38 @@ def taken_apart(level: Level, value: Any) -> Parts:
 
 
 def begun(
-    nest: "Nest", parts: dict[str, Parts], each: dict[str, Parts], keys: jax.Array, task: Parts
+    begin: Callable[[dict[str, Parts], jax.Array], State],
+    each: dict[str, Parts],
+    keys: jax.Array,
+    drawn: bool,
 ) -> State:
     """The state that runs begin with.
 
     Args:
-        nest: the nest.
-        parts: level name -> a value that all runs share.
+        begin: (values of a run's own, its key) -> its state.
         each: level name -> a value with an axis of runs.
         keys: raw, one for each run.
-        task: the task that is given, if one is.
+        drawn: whether tasks are drawn.
     """
-    drawn = nest.declaration.draws_task
 
     def one(each: dict[str, Parts], key: jax.Array) -> tuple[State, Any]:
-        return split(nest._begin({**parts, **each}, key, task), drawn)
+        return split(begin(each, key), drawn)
 
     moving, shared = jax.vmap(one, (0, 0), (0, None))(each, keys)
     return rejoined(moving, shared, drawn)
 
 
 def advanced(
-    nest: "Nest", step: Callable[[State], tuple[State, Any]], state: State
+    step: Callable[[State], tuple[State, Any]], state: State, drawn: bool
 ) -> tuple[State, Any]:
     """A step of every run, and their reports, whose axis of runs comes after that of updates.
 
     Args:
-        nest: the nest.
         step: state -> (state, reports), of one run.
         state: of runs side by side.
+        drawn: whether tasks are drawn.
     """
-    _fits(nest, state)
-    drawn = state.tasks_differ
+    _fits(state, drawn)
     moving, shared = split(state, drawn)
 
     def one(moving: State, shared: Any) -> tuple[State, Any, Any]:
@@ -139,9 +136,20 @@ def each_of(function: Callable[..., Any], *states: State) -> Any:
     return jax.vmap(one, axis_size=states[0].runs)(*moving)
 
 
-def _fits(nest: "Nest", state: State) -> None:
+def shapes_of_one(shapes: State, drawn: bool) -> State:
+    """The shapes of the state of one run, from those of several.
+
+    Raises:
+        ValueError: arrays that do not all have the axis, or a task of another kind.
+    """
+    _fits(shapes, drawn)
+    moving, shared = split(shapes, drawn)
+    moving = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), moving)
+    return rejoined(moving, shared, drawn, one=True)
+
+
+def _fits(state: State, drawn: bool) -> None:
     """Refuses a state whose arrays do not all have the axis, or whose task is of another kind."""
-    drawn = nest.declaration.draws_task
     if drawn != state.tasks_differ:
         kinds = ("one task for all runs", "a task for every run")
         raise ValueError(

@@ -6,7 +6,7 @@ whose weights settle elsewhere than where an implicit flow takes them to settle.
 
 import dataclasses
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,40 +19,38 @@ from ._carry import Carry, View
 from ._declaration import flow_of
 from ._field import Field
 from ._level import Level
-
-if TYPE_CHECKING:
-    from ._nest import Nest
-    from ._state import State
+from ._machine import Machine
+from ._state import State
 
 UPDATE = 'condition="update"'
 
 
-def check(nest: "Nest", begun: "State") -> None:
+def check(machine: Machine, begun: State) -> None:
     """Refuses or warns, by level.
 
     Raises:
         ValueError: a gradient that is zero by structure; a solver for symmetric systems over a
             system that is not symmetric; a condition that the update does not have.
     """
-    feed = nest._example(begun)
-    for level in nest.declaration.levels:
+    feed = machine.example(begun)
+    for level in machine.declaration.levels:
         if flow_of(level).partial or flow_of(level).follows:
-            _reached(nest, level, begun, feed)
+            _reached(machine, level, begun, feed)
         else:
-            _settled(nest, level, begun, feed)
+            _settled(machine, level, begun, feed)
 
 
-def _reached(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
+def _reached(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     """Refuses a level whose loss does not depend on its value, as far as its flow looks."""
-    carry, view = nest._carry(begun, feed), View(nest.copies)
-    if not _known.follows(nest._problem, level, carry, view, False):
+    carry, view = machine.carry(begun, feed), View(machine.copies)
+    if not _known.follows(machine.problem, level, carry, view, False):
         return  # held, or moved by a search: nobody follows its gradient
-    if _depends(nest, level, begun, feed):
+    if _depends(machine, level, begun, feed):
         if not flow_of(level).partial:
-            _through_inner(nest, level, begun, feed)
+            _through_inner(machine, level, begun, feed)
         return
     flow, label = flow_of(level), f"level {level.name!r}: its gradient would always be zero"
-    if flow.partial and nest.declaration.inside(level):
+    if flow.partial and machine.declaration.inside(level):
         raise ValueError(
             f"{label}. Its objective does not contain its value, and Direct() treats the inner "
             "levels as constants; let the gradient pass through them with flow=Unroll(), or "
@@ -83,23 +81,23 @@ def _reached(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     )
 
 
-def _depends(nest: "Nest", level: Level, begun: "State", feed: Any) -> bool:
-    loss = _executed.executed(nest, level.name, begun, feed)
+def _depends(machine: Machine, level: Level, begun: State, feed: Any) -> bool:
+    loss = _executed.executed(machine, level.name, begun, feed)
     nothing = jax.tree.map(jnp.zeros_like, begun.parts[level.name].trained)
     return any(dependence(loss, nothing, differentiable=True))
 
 
-def _through_inner(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
+def _through_inner(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     """Warns where a trajectory flow finds nothing but the partial derivative, though the level's
     objective has a derivative with respect to inner values."""
-    problem, view, carry = nest._problem, View(nest.copies), nest._carry(begun, feed)
+    problem, view, carry = machine.problem, View(machine.copies), machine.carry(begun, feed)
     batch, axis = problem.batch(level.context, carry, view)
 
     def loss(inner: dict[str, Any]) -> Any:
         parts = {name: carry.values[name].but(one) for name, one in inner.items()}
         return problem.losses(level, {**carry.values, **parts}, batch, axis, view)[0]
 
-    inner = {one.name: carry.values[one.name].trained for one in nest.declaration.inside(level)}
+    inner = {one.name: carry.values[one.name].trained for one in machine.declaration.inside(level)}
     if not any(dependence(loss, inner, differentiable=True)):
         return
 
@@ -114,8 +112,8 @@ def _through_inner(nest: "Nest", level: Level, begun: "State", feed: Any) -> Non
         return dataclasses.replace(one, objective=blind) if one.name == level.name else one
 
     flow = flow_of(level)
-    other = _executed.with_flow(nest, level.name, flow, blinded)
-    if not _depends(other, other._problem.levels[level.name], begun, feed):
+    other = _executed.with_flow(machine, level.name, flow, blinded)
+    if not _depends(other, other.problem.levels[level.name], begun, feed):
         warnings.warn(
             f"level {level.name!r}: {flow!r} finds nothing but the partial derivative. The level's "
             "value does not occur in what the levels inside do, as far as the flow looks: a "
@@ -125,23 +123,23 @@ def _through_inner(nest: "Nest", level: Level, begun: "State", feed: Any) -> Non
         )
 
 
-def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
+def _settled(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     """Checks an implicit flow.
 
     Judged from products with random vectors at a random point near the values, where nothing that
     depends on anything is exactly zero.
     """
-    problem, solver, flow = nest._problem, flow_of(level).linear, flow_of(level)
-    inner = nest.declaration.eliminated(level)
+    problem, solver, flow = machine.problem, flow_of(level).linear, flow_of(level)
+    inner = machine.declaration.eliminated(level)
     names = " and ".join(repr(one.name) for one in inner)
     by_update = flow.by_update
-    view = View(None, 0) if nest.copies is not None else View()
-    carry = nest._carry(begun, feed)
-    tried = {one.name: _tried(nest, one, begun) for one in inner}
+    view = View(None, 0) if machine.copies is not None else View()
+    carry = machine.carry(begun, feed)
+    tried = {one.name: _tried(machine, one, begun) for one in inner}
     for one in inner:
-        _known.unmoved(problem, one, carry, View(nest.copies), tried[one.name].moves)
-        _movable(nest, one, carry)
-        if by_update and not _known.follows(problem, one, carry, View(nest.copies), True):
+        _known.unmoved(problem, one, carry, View(machine.copies), tried[one.name].moves)
+        _movable(machine, one, carry)
+        if by_update and not _known.follows(problem, one, carry, View(machine.copies), True):
             raise ValueError(
                 f"level {level.name!r}: the update of {one.name!r} has no derivative with respect "
                 "to its gradient (it takes signs), so its fixed point has none; use "
@@ -151,12 +149,12 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
     def near(leaf: jax.Array, key: jax.Array) -> jax.Array:
         return leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
 
-    def products(begun: "State", feed: Any, key: jax.Array) -> Any:
-        carry = single(nest, begun, feed)
-        point = _point.Point(problem, nest._program.again, carry, view)
-        group = nest.declaration.group(level)
+    def products(begun: State, feed: Any, key: jax.Array) -> Any:
+        carry = single(machine, begun, feed)
+        point = _point.Point(problem, machine.program.again, carry, view)
+        group = machine.declaration.group(level)
         slow = point.current(
-            o for o in nest.declaration.levels if nest.declaration.group(o) >= group
+            o for o in machine.declaration.levels if machine.declaration.group(o) >= group
         )
         fast = point.unknowns(level)
         leaves, structure = jax.tree.flatten((fast.values, slow, fast, fast))
@@ -212,7 +210,7 @@ def _settled(nest: "Nest", level: Level, begun: "State", feed: Any) -> None:
         _warn_of(level, one, begun, by_objective and tried[one.name].drifts)
 
 
-def _warn_of(level: Level, inner: Level, begun: "State", drifts: bool) -> None:
+def _warn_of(level: Level, inner: Level, begun: State, drifts: bool) -> None:
     """Warns where an inner optimizer does not settle where its objective is stationary."""
     label = (
         f"level {level.name!r}: {flow_of(level)!r} takes {inner.name!r} to settle where its "
@@ -243,8 +241,8 @@ def _warn_of(level: Level, inner: Level, begun: "State", drifts: bool) -> None:
 _GATHERING = (optax.MultiStepsState, optax.ApplyEvery)
 
 
-def _movable(nest: "Nest", level: Level, carry: Carry) -> None:
-    moves = jax.tree.leaves(_known.moves(nest._problem, level, carry, View(nest.copies)))
+def _movable(machine: Machine, level: Level, carry: Carry) -> None:
+    moves = jax.tree.leaves(_known.moves(machine.problem, level, carry, View(machine.copies)))
     if not any(moves):
         raise ValueError(
             f"level {level.name!r}: its optimizer cannot move any leaf, and a flow outside "
@@ -253,12 +251,12 @@ def _movable(nest: "Nest", level: Level, carry: Carry) -> None:
         )
 
 
-def _tried(nest: "Nest", level: Level, begun: "State") -> Motion:
+def _tried(machine: Machine, level: Level, begun: State) -> Motion:
     """How the level's optimizer moves its weights, in float64."""
-    problem = nest._problem
-    view = View(None, 0) if nest.copies is not None else View()
+    problem = machine.problem
+    view = View(None, 0) if machine.copies is not None else View()
     with jax.enable_x64(True):
-        carry = single(nest, widened(begun), widened(nest._example(begun)))
+        carry = single(machine, widened(begun), widened(machine.example(begun)))
         parts = carry.values[level.name]
 
         def begin(point: Any) -> Any:
@@ -274,12 +272,12 @@ def _tried(nest: "Nest", level: Level, begun: "State") -> Motion:
         return motion(begin, update, parts.trained)
 
 
-def single(nest: "Nest", state: "State", feed: Any) -> Carry:
+def single(machine: Machine, state: State, feed: Any) -> Carry:
     """The carry of the first copy, or of all there is, at the beginning of a period."""
-    program = nest._program
-    carry = nest._carry(state, feed)
+    program = machine.program
+    carry = machine.carry(state, feed)
     carry = carry._replace(before={n: program.kept(carry) for n in program.rerun})
-    return program.problem.single(carry, View(nest.copies))
+    return program.problem.single(carry, View(machine.copies))
 
 
 def _dot(a: Any, b: Any) -> Any:

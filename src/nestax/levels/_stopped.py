@@ -8,7 +8,7 @@ gradient itself and not for its derivative.
 """
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,24 +18,22 @@ from ._carry import View
 from ._declaration import flow_of
 from ._field import Field
 from ._level import Level
-
-if TYPE_CHECKING:
-    from ._nest import Nest
-    from ._state import State
+from ._machine import Machine
+from ._state import State
 
 _TOLERANCE = 1e-3  # of the whole derivative, as rounding in single precision leaves less
 
 
-def check(nest: "Nest", begun: "State") -> None:
+def check(machine: Machine, begun: State) -> None:
     """Warns once where a trajectory flow differentiates such a level.
 
     Raises:
         ValueError: where a point flow does, naming both levels.
     """
-    for outer in nest.declaration.levels:
+    for outer in machine.declaration.levels:
         flow = flow_of(outer)
-        for level in () if flow.partial else nest.declaration.inside(outer):
-            if not _hides(nest, level, outer, begun):
+        for level in () if flow.partial else machine.declaration.inside(outer):
+            if not _hides(machine, level, outer, begun):
                 continue
             repair = (
                 "write its Field without the stop_gradient"
@@ -51,18 +49,18 @@ def check(nest: "Nest", begun: "State") -> None:
             )
             if not flow.follows:
                 raise ValueError(message)
-            if (key := f"{level.name}: stop_gradient") not in nest._warned:
-                nest._warned.add(key)
+            if (key := f"{level.name}: stop_gradient") not in machine.warned:
+                machine.warned.add(key)
                 warnings.warn(message, UserWarning, stacklevel=4)
 
 
-def _hides(nest: "Nest", level: Level, outer: Level, begun: "State") -> bool:
-    problem, view, feed = nest._problem, View(nest.copies), nest._example(begun)
-    moving = [outer.name, *(one.name for one in nest.declaration.inside(outer))]
+def _hides(machine: Machine, level: Level, outer: Level, begun: State) -> bool:
+    problem, view, feed = machine.problem, View(machine.copies), machine.example(begun)
+    moving = [outer.name, *(one.name for one in machine.declaration.inside(outer))]
 
-    def look(begun: "State", feed: Any) -> tuple[dict[str, Any], Any]:
+    def look(begun: State, feed: Any) -> tuple[dict[str, Any], Any]:
         """The values that move, and the objective as a function of them."""
-        carry = problem.single(nest._carry(begun, feed), view)
+        carry = problem.single(machine.carry(begun, feed), view)
         batch, axis = problem.batch(level.context, carry, View())
 
         def objective(trained: dict[str, Any]) -> Any:
@@ -74,7 +72,7 @@ def _hides(nest: "Nest", level: Level, outer: Level, begun: "State") -> bool:
 
         return {name: carry.values[name].trained for name in moving}, objective
 
-    def applied(begun: "State", feed: Any) -> Any:
+    def applied(begun: State, feed: Any) -> Any:
         trained, objective = look(begun, feed)
         return objective(trained)
 
@@ -83,7 +81,7 @@ def _hides(nest: "Nest", level: Level, outer: Level, begun: "State") -> bool:
         return False
     is_field = isinstance(level.objective, Field)
 
-    def missing(begun: "State", feed: Any, key: jax.Array, first: bool) -> jax.Array:
+    def missing(begun: State, feed: Any, key: jax.Array, first: bool) -> jax.Array:
         """The part of a derivative along a random direction that the stops hide: of the objective
         itself (`first`), or of the vector that the level follows."""
         trained, objective = look(begun, feed)

@@ -39,6 +39,10 @@ class Parts:
         made._split, made._arrays, made._static, made._dtypes = _LATER, arrays, static, None
         return made
 
+    def having(self, arrays: Any) -> "Parts":
+        """This value with other arrays, as `arrays` has them."""
+        return Parts.joined(arrays, self._static)
+
     @property
     def trained(self) -> Any:
         return self._taken_apart()[0]

@@ -1,0 +1,67 @@
+"""A step as a differentiable map of everything that moves."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._level import Level
+from ._machine import Machine
+from ._state import State
+from ._values import Parts
+
+Point = dict[str, Any]
+
+
+def point(machine: Machine, state: State) -> Point:
+    """What of a state moves: inexact arrays, None in place of others; empty parts are left out."""
+    levels = [level for level in machine.declaration.levels if not level.held]
+    values = {level.name: _moving(level, state.parts[level.name]) for level in levels}
+    rest = {"optimizers": state.optimizers, "flows": state.flows, "contexts": state.contexts}
+    found = {"values": values, **jax.tree.map(_inexact, rest)}
+    return {part: tree for part, tree in found.items() if jax.tree.leaves(tree)}
+
+
+def stepped(
+    machine: Machine, step: Callable[[State, Any], tuple[State, Any]], state: State, feed: Any
+) -> Callable[[Point], Point]:
+    """The step from `state` as a function of its point."""
+    expected = jax.tree.structure(point(machine, state))
+
+    def forward(x: Point) -> Point:
+        """The point after one step."""
+        if jax.tree.structure(x) != expected:
+            raise ValueError(
+                "the map of a nest takes a point like the one that came with it, in structure: "
+                f"expected {expected}, got {jax.tree.structure(x)}"
+            )
+        return point(machine, step(_placed(state, x), feed)[0])
+
+    return forward
+
+
+def _placed(state: State, x: Point) -> State:
+    """The state at another point."""
+    parts = dict(state.parts)
+    for name, value in x.get("values", {}).items():
+        parts[name] = parts[name].having(_merged(parts[name].arrays, value))
+    names = ("optimizers", "flows", "contexts")
+    given = {name: _merged(getattr(state, name), x[name]) for name in names if name in x}
+    return dataclasses.replace(state, parts=parts, **given)
+
+
+def _moving(level: Level, parts: Parts) -> Any:
+    """What is trained; and what `keep` may change."""
+    return parts.trained if level.keep is None else jax.tree.map(_inexact, parts.arrays)
+
+
+def _inexact(leaf: Any) -> Any:
+    return leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else None
+
+
+def _merged(old: Any, new: Any) -> Any:
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, new, old, is_leaf=lambda leaf: leaf is None
+    )
