@@ -185,15 +185,14 @@ def test_steps_maps_and_level_tables_take_them(x64):
     state = nest.init(values, KEYS)
     after, info = nest.step(state)
     assert info["w"].user["first"].shape == (1, 3) and "3 runs side by side" in repr(after)
-    equal(nest.map(state), after)
+    f, x = nest.map(state)
+    equal(f(x)["values"], dict(after.values))
     one = nest.levels(state.run(0))
     assert nest.levels(state).levels == one.levels == nest.levels().levels
     given = state.replace(values={"w": jnp.ones((3, 2))}, key=jax.random.split(KEYS[0], 3), tick=0)
-    pushed = jax.jvp(
-        lambda w: nest.map(given.replace(values={"w": w})).values["w"],
-        (given.values["w"],),
-        (jnp.eye(3, 2),),
-    )[1]
+    f, x = nest.map(given)
+    along = jax.tree.map(jnp.zeros_like, x) | {"values": {"w": jnp.eye(3, 2)}}
+    pushed = jax.jvp(f, (x,), (along,))[1]["values"]["w"]
     assert (np.asarray(pushed) != 0).tolist() == np.eye(3, 2, dtype=bool).tolist()
     nest.run(nest.init(values, KEYS[0]), 1)  # a single run of the same nest still goes
 
