@@ -1,7 +1,5 @@
 """equinox models with delta gradients: the same forward pass, per layer the rule's step."""
 
-import sys
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -234,10 +232,3 @@ def test_what_cannot_be_replaced_is_refused_by_name():
         delta_layers(eqx.nn.Linear(2, 2, key=KEY), 0.1, where="weight")
     with pytest.raises(ValueError, match=r"delta_layers: decay must be in \[0, inf\)"):
         delta_layers(eqx.nn.Linear(2, 2, key=KEY), 0.1, -1.0)
-
-
-def test_equinox_is_asked_for_only_here(monkeypatch):
-    monkeypatch.setitem(sys.modules, "equinox", None)
-    monkeypatch.delitem(sys.modules, "nestax.optim.layers._delta_layers", raising=False)
-    with pytest.raises(ImportError, match="pip install equinox"):
-        delta_layers({}, 0.1)

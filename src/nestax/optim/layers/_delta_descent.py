@@ -220,7 +220,6 @@ def delta_layers(
         The model, sharing its arrays.
 
     Raises:
-        ImportError: equinox is not installed.
         ValueError: a convolution in groups; a subclass with a forward pass of its own; `where`
             names something else than a linear or convolutional layer; arguments as in
             `delta_linear`.
@@ -228,13 +227,9 @@ def delta_layers(
     Source: Nested Learning (2025), eq. (56-57), per layer.
     """
     check_numbers("delta_layers", rate, decay, reduction)
-    try:
-        from ._delta_layers import converted
-    except ImportError as error:
-        raise ImportError(
-            "delta_layers: equinox, whose models it transforms, is not installed; "
-            "`pip install equinox`, or call delta_linear in your own layers"
-        ) from error
+    # With it comes equinox, which would double the time that importing nestax takes.
+    from ._delta_layers import converted
+
     return converted(model, rate, decay, where, reduction, explicit)
 
 

@@ -1,4 +1,4 @@
-"""equinox layers with delta gradients. Imported only when asked for: equinox is not required."""
+"""equinox layers with delta gradients. Imported when first used: equinox is slow to import."""
 
 import dataclasses
 from typing import Any
