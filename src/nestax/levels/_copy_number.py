@@ -1,4 +1,4 @@
-"""Calling what users give with the number of the copy, where they ask for it."""
+"""Calling what users give with the number of the copy, where they ask for it (rules R4 and R7)."""
 
 import functools
 import inspect

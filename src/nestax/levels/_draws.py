@@ -1,4 +1,4 @@
-"""Randomness: which batch, start and task a level gets.
+"""Randomness: which batch, start and task a level gets (rules R4 and R7).
 
 A batch is a function of (context, tick, copy) and the nest's key alone. How a run is cut
 into calls changes no draw, and a level that is added changes nobody else's data.

@@ -1,4 +1,4 @@
-"""Is everything finite? What stops a run, found at no cost to its steps.
+"""Is everything finite? What stops a run, found at no cost to its steps (rule R12).
 
 A call of the compiled chunk says once whether the state that it ends with is finite; losses and
 norms of gradients are reported anyway. Only where one of them is not finite is the chunk run again,

@@ -1,4 +1,4 @@
-"""Values that nothing moves."""
+"""Values that nothing moves (rule R6)."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run reports of each level: returned, never carried."""
+"""What a run reports of each level: returned, never carried (rule R11)."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Peers with an order of their own."""
+"""Peers with an order of their own (rule R2)."""
 
 import dataclasses
 from collections.abc import Iterator

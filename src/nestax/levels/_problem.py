@@ -1,4 +1,5 @@
-"""Levels at one point: their batches, losses, partial derivatives and updates, copies included.
+"""Levels at one point: their batches, losses, partial derivatives and updates, copies included
+(rules R4, R6, R8 and R9).
 
 Everything is a function of a `Carry`, in one of two views: all copies at once, or a single one.
 """

@@ -1,4 +1,4 @@
-"""The program that a declaration of levels is: periods compile to nested scans.
+"""The program that a declaration of levels is: periods compile to nested scans (rules R1 to R3).
 
 `Program.advance(k, ...)` runs one full period of the k-th clock: as many periods of the clock below
 as fit, then the updates due, group after group. A trajectory flow differentiates that very program
@@ -53,7 +53,7 @@ class Program:
 
     def advance(self, k: int, carry: Carry, view: View, mode: Mode) -> tuple[Carry, dict]:
         """One period of the k-th clock: enters with the number of its first tick, leaves with that
-        of its last."""
+        of its last (rule R1)."""
         carry = self.opened(k, carry, view)
         carry, infos = self.until(
             k, len(self.due[k]), carry, _episodes.restarts(self.problem, k), view, mode
@@ -144,8 +144,9 @@ class Program:
         mode: Mode,
         swaps: Swaps = (),
     ) -> tuple[Carry, dict]:
-        """A period of the k-th clock up to and including the update of its q-th group; `pending` is
-        what may begin anew, `swaps` what takes its value only from some iteration on."""
+        """A period of the k-th clock up to and including the update of its q-th group (rule R2).
+        `pending` is what may begin anew, `swaps` what takes its value only from some iteration
+        on."""
         if q == 0:
             carry = _episodes.restart(self.problem, pending, carry, view)
             carry = _experience.drawn(self.problem, self.periods[k], carry, view)
@@ -207,7 +208,7 @@ class Program:
         """How often the clock below ticks in a period of the k-th."""
         return self.periods[k] // self.periods[k - 1] if k else 1
 
-    # Gradients along a trajectory.
+    # Gradients along a trajectory (rule R6).
 
     def through(
         self, followers, k, q, carry, pending, view, mode, swaps, moved=None
@@ -389,6 +390,8 @@ class Program:
         return [level for level in self._gathering() if self.nest.group(level) in groups]
 
     def gather(self, levels: Any, carry: Carry, view: View, mode: Mode) -> Carry:
+        """Adds the losses of the present tick to the levels' sums, and under a flow that looks at
+        one point the gradients (rule R3)."""
         gathered = dict(carry.gathered)
         for level in levels:
             if level.name not in gathered:

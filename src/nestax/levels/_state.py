@@ -1,4 +1,4 @@
-"""Everything that a nest carries from step to step."""
+"""Everything that a nest carries from step to step (rule R10)."""
 
 import dataclasses
 from typing import Any

@@ -8,12 +8,12 @@ Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), equat
 with `m` now the weights of an MLP. The paper leaves the inner objective `L2` open ("needs to be
 designed carefully"), and what one key is. The readings offered here, by what has to be passed:
 
-* `objective="dot"`: an MLP R -> R for every coordinate, aligned with descent (reading R2);
-* `objective="l2"`: the same, predicting the next gradient (R3);
-* `memory="rows"`: a matrix memory, an MLP R^b -> R^b on the rows of (out, b) (R4), whose linear
-  form with the squared error is the delta rule `m <- m (alpha I - eta k k') - eta P k'`.
+* `objective="dot"`: an MLP R -> R for every coordinate, aligned with descent;
+* `objective="l2"`: an MLP R -> R for every coordinate, predicting the next gradient;
+* `memory="rows"`: a matrix memory, an MLP R^b -> R^b on the rows of (out, b), whose linear form
+  with the squared error is the delta rule `m <- m (alpha I - eta k k') - eta P k'`.
 
-A memory keyed by the inputs of a layer rather than by gradients (R5) is `delta_gradient_descent`.
+A memory keyed by the inputs of a layer rather than by gradients is `delta_gradient_descent`.
 
 Three simpler objectives fail: `<m(u), 1>` has no target; `|m(u_t) + u_t|^2` has the optimum
 `m(u) = -u`, which remembers nothing; and decaying *all* weights of an MLP to zero kills its hidden
