@@ -17,18 +17,37 @@ import pytest
 import nestax as nx
 from nestax.runs import RunError, RunFolder, Watch
 
+# A walker whose episodes outlast the truncations of the policy's gradient, and a replay buffer.
 PROGRAM = """
-import sys
-import jax, jax.numpy as jnp, optax
+import sys, zlib
+import jax, jax.numpy as jnp, numpy as np, optax
 import nestax as nx
 from nestax.runs import Watch
-w = nx.Level("w", lambda v, b: jnp.sum((v["w"] - b) ** 2), optax.adam(0.01),
-             lambda task, key: jax.random.normal(key, (50,)))
-slow = nx.Level("s", lambda v, b: jnp.sum((v["s"] - v["w"]) ** 2), optax.sgd(0.1), every=20)
-nest = nx.Nest([w, slow])
-state = nest.init({"w": jnp.zeros(50), "s": jnp.ones(50)}, jax.random.key(0))
-state, _ = nest.run(state, 20000, watch=Watch(sys.argv[1], checkpoint_seconds=0))
-print(float(jnp.sum(state.values["w"])), float(jnp.sum(state.values["s"])), int(state.tick))
+
+def walk(values, memory, task, key):
+    at = 0.9 * memory["at"] + 0.1 * values["policy"] + 0.1 * jax.random.normal(key, (2,))
+    return at, {"at": at, "age": memory["age"] + 1}
+
+def replay(values, memory, task, key):
+    kept = memory["kept"].at[memory["count"] % 64].set(values["w"])
+    count = memory["count"] + 1
+    return kept[jax.random.randint(key, (8,), 0, jnp.minimum(count, 64))], {
+        "kept": kept, "count": count
+    }
+
+walker = nx.Process(walk, init=lambda v, task, key: {"at": jax.random.normal(key, (2,)), "age": 0})
+buffer = nx.Process(replay, init=lambda v, task, key: {"kept": jnp.zeros((64, 2)), "count": 0})
+w = nx.Level("w", lambda v, b: jnp.sum((v["w"] - b) ** 2), optax.sgd(0.1), walker,
+             start=lambda v, task, key: v["policy"], horizon=1000)
+critic = nx.Level("critic", lambda v, b: jnp.mean((b @ v["critic"] - 1) ** 2), optax.adam(0.01),
+                  buffer)
+policy = nx.Level("policy", lambda v, b: jnp.sum((v["w"] - 1) ** 2), optax.sgd(0.01), every=10,
+                  flow=nx.NRES(0.1))
+nest = nx.Nest([(w, critic), policy], copies=2)
+state = nest.init({"critic": jnp.zeros(2), "policy": jnp.zeros(2)}, jax.random.key(0))
+state, _ = nest.run(state, 5000, watch=Watch(sys.argv[1], checkpoint_seconds=0))
+for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    print(jax.tree_util.keystr(path), zlib.crc32(np.asarray(leaf).tobytes()))
 """
 
 
@@ -156,6 +175,8 @@ def test_programs_are_not_compared_across_versions_of_jax(tmp_path, monkeypatch)
 
 
 def test_killed_runs_go_on_to_the_same_state(tmp_path):
+    """An environment, a replay buffer and a flow's perturbations are on disk when it is killed."""
+
     def start(folder):
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(folder)], stdout=subprocess.PIPE, text=True
@@ -164,17 +185,24 @@ def test_killed_runs_go_on_to_the_same_state(tmp_path):
     def result(process):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0
-        return output.strip().splitlines()[-1]
+        return [line for line in output.splitlines() if line.startswith(".")]  # paths of leaves
 
     process = start(tmp_path / "killed")
     deadline = time.monotonic() + 120
-    metrics = tmp_path / "killed" / "metrics.jsonl"
-    while not (metrics.is_file() and metrics.read_bytes().count(b"\n") > 2):
+    folder, metrics = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
+
+    def saved():
+        return any(one.name.isdigit() for one in (folder / "checkpoints").glob("*"))
+
+    while not (metrics.is_file() and metrics.read_bytes().count(b"\n") > 2 and saved()):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert b'"step": 20000' not in metrics.read_bytes()
-    resumed = result(start(tmp_path / "killed"))
+    assert process.returncode == -signal.SIGKILL
+    assert b'"step": 5000' not in metrics.read_bytes()
+    resumed = result(start(folder))
     assert resumed == result(start(tmp_path / "whole"))
+    remembered = {line.split("[")[0] for line in resumed}
+    assert remembered >= {".values", ".optimizers", ".flows", ".contexts"}
     assert metrics.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
