@@ -37,6 +37,7 @@ from .flows import Nystrom as Nystrom
 from .flows import OneStep as OneStep
 from .flows import Unroll as Unroll
 from .flows import best_response as best_response
+from .flows import evolution_gradient as evolution_gradient
 from .flows import hypergradient as hypergradient
 from .levels import DivergenceError as DivergenceError
 from .levels import Field as Field

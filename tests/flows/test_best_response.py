@@ -1,5 +1,6 @@
 """Best responses against closed forms, hand-written loops, each other; nested to three levels."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -16,6 +17,7 @@ from nestax.flows import (
     Dense,
     Direct,
     FiniteDifference,
+    Flow,
     Forward,
     Identity,
     Implicit,
@@ -541,5 +543,13 @@ def test_slow_values_in_half_precision_are_derived_by_sums_in_single(flow):
 
 
 def test_flows_of_nests_only_are_refused():
-    with pytest.raises(TypeError, match=r"ES\(0\.1\) runs a level's period in a nest"):
-        best_response(lambda slow, fast: fast**2, optax.sgd(0.1), 3, ES(0.1))
+    @dataclasses.dataclass(frozen=True, repr=False)
+    class Own(Flow):
+        pass
+
+    for flow, message in (
+        (ES(0.1), r"nx\.evolution_gradient\(loss, slow, key, ES\(0\.1\)\)"),
+        (Own(), "runs a level's period in a nest"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            best_response(lambda slow, fast: fast**2, optax.sgd(0.1), 3, flow)

@@ -45,7 +45,7 @@ policy = nx.Level("policy", lambda v, b: jnp.sum((v["w"] - 1) ** 2), optax.sgd(0
                   flow=nx.NRES(0.1))
 nest = nx.Nest([(w, critic), policy], copies=2)
 state = nest.init({"critic": jnp.zeros(2), "policy": jnp.zeros(2)}, jax.random.key(0))
-state, _ = nest.run(state, 5000, watch=Watch(sys.argv[1], checkpoint_seconds=0))
+state, _ = nest.run(state, 2000, watch=Watch(sys.argv[1], checkpoint_seconds=0))
 for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     print(jax.tree_util.keystr(path), zlib.crc32(np.asarray(leaf).tobytes()))
 """
@@ -200,7 +200,7 @@ def test_killed_runs_go_on_to_the_same_state(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert b'"step": 5000' not in metrics.read_bytes()
+    assert b'"step": 2000' not in metrics.read_bytes()
     resumed = result(start(folder))
     assert resumed == result(start(tmp_path / "whole"))
     remembered = {line.split("[")[0] for line in resumed}

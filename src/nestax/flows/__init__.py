@@ -11,6 +11,7 @@ from ._check import check_gradient as check_gradient
 from ._evolution import ES as ES
 from ._evolution import NRES as NRES
 from ._evolution import PES as PES
+from ._evolution_gradient import evolution_gradient as evolution_gradient
 from ._finite_difference import FiniteDifference as FiniteDifference
 from ._finite_difference import finite_difference_gradient as finite_difference_gradient
 from ._finite_difference import virtual_step as virtual_step

@@ -74,7 +74,8 @@ def best_response(
         slow the inexact arrays are differentiated, and all other leaves are constants.
 
     Raises:
-        TypeError: optimizer, steps or flow of the wrong type; an objective that is not scalar.
+        TypeError: optimizer, steps or flow of the wrong type; an objective that is not scalar; an
+            evolution strategy, whose plain function is `evolution_gradient`.
         ValueError: negative steps; `Unroll(last=K)` with K > steps; an `Implicit` with a context;
             a start without inexact arrays, or with statistics, random state or modules of flax,
             equinox or haiku, which are no weights: let the objective close over them; a point flow
@@ -148,6 +149,13 @@ def _check(optimizer: Any, steps: Any, flow: Any) -> None:
         raise TypeError(
             "best_response: the flow must be Unroll, OneStep, Forward, Implicit, FiniteDifference "
             f"or Direct, or None for Unroll(), got {flow!r}"
+        )
+    if flow.perturbs:
+        raise TypeError(
+            f"best_response: {flow!r} estimates the gradient of a scalar loss, and gives no "
+            "derivative of where an inner problem ends. Estimate that of the whole loss:\n"
+            "    loss = lambda slow: outer(nx.best_response(objective, optimizer, steps)(slow, "
+            f"start))\n    value, gradient = nx.evolution_gradient(loss, slow, key, {flow!r})"
         )
     if type(flow).response is Flow.response:
         raise TypeError(
