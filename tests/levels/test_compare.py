@@ -78,6 +78,58 @@ def test_contexts_that_are_told_the_copy_are_compared():
     assert row.error.max() < 1e-5
 
 
+def episodes(every=2, accumulate=None):
+    """A rate and a shift above copies that learn in episodes of six steps, each its own task."""
+
+    def inner(values, batch):
+        return jnp.sum(jnp.cosh(values["w"] - batch)) + values["theta"]["shift"] @ values["w"]
+
+    batch = lambda task, key: task + 0.1 * jax.random.normal(key, (2,))  # noqa: E731
+    w = nx.Level(
+        "w", inner, lambda v: optax.sgd(jnp.exp(v["theta"]["rate"])), batch, horizon=6,
+        start=lambda v, task, key: task + 0.3 * jax.random.normal(key, (2,)),
+    )  # fmt: skip
+    outer = lambda v, batch: jnp.sum((v["w"] - batch) ** 2)  # noqa: E731
+    theta = nx.Level(
+        "theta", outer, optax.adam(0.1), batch, every, nx.Unroll(), accumulate=accumulate
+    )
+    made = nx.Nest([w, theta], lambda key: jax.random.normal(key, (2,)), copies=4)
+    values = {"theta": {"rate": jnp.asarray(-1.5), "shift": jnp.array([0.3, -0.2])}}
+    return made, made.init(values, jax.random.key(0))
+
+
+def test_truncations_of_an_episode_are_compared_with_the_whole():
+    flows = [nx.Unroll(), nx.PES(0.05), nx.NRES(0.05)]
+    found = nx.compare_flows(*episodes(), flows, draws=100, repeats=1, updates=3)
+    assert "the executed program, summed over 3 updates, in float64" in str(found)
+    assert found.check.error < 1e-6
+    cut, pes, nres = found.rows
+    assert cut.bias > 0.1 and cut.bias > 3 * cut.spread / 10
+    for row in (pes, nres):
+        assert row.bias < 3 * row.spread / 10 < 0.5, row.name
+    # Two episodes, each of them one period: nothing is cut.
+    whole = episodes(6, (0.0, 1.0) * 3)
+    (row,) = nx.compare_flows(*whole, [nx.Unroll()], draws=2, repeats=1, updates=2).rows
+    assert row.error.max() < 1e-5
+
+
+def test_an_estimate_is_held_against_the_data_that_it_sees():
+    """Of a linear loss in one number an estimate has the right sign, on the same data."""
+    batch = lambda task, key: jax.random.normal(key, ())  # noqa: E731
+    w = nx.Level("w", lambda v, b: v["w"], optax.sgd(0.1), start=lambda v, task, key: v["theta"])
+    theta = nx.Level(
+        "theta", lambda v, b: v["w"] * b, optax.sgd(0.1), batch, every=2, flow=nx.Unroll()
+    )
+    made = nx.Nest([w, theta], copies=2)
+    state = made.init({"theta": 1.0}, jax.random.key(0))
+    found = nx.compare_flows(made, state, [nx.ES(0.1), nx.Unroll()], draws=100, repeats=1)
+    estimate, exact = found.rows
+    assert exact.error.max() < 1e-5 and estimate.cosine.min() > 0.999
+    # The estimate is e^2 / sigma^2 times the gradient.
+    assert estimate.bias < 3 * estimate.spread / 10
+    assert estimate.spread == pytest.approx(np.sqrt(2), rel=0.4)
+
+
 def test_what_cannot_be_compared_is_refused():
     made = nx.Nest([nx.Level("w", lambda v, b: v["w"] ** 2, optax.sgd(0.1))])
     state = made.init({"w": 1.0}, jax.random.key(0))
@@ -85,6 +137,12 @@ def test_what_cannot_be_compared_is_refused():
         nx.compare_flows(made, state, [nx.Direct()])
     with pytest.raises(ValueError, match="no level is called 'v'"):
         nx.compare_flows(made, state, [nx.Direct()], "v")
+    with pytest.raises(ValueError, match="updates is a whole number of at least 1, got 0"):
+        nx.compare_flows(made, state, [nx.Direct()], "w", updates=0)
+    with pytest.raises(
+        ValueError, match=r"exact=Unroll\(\) is a flow of one update, and updates=2"
+    ):
+        nx.compare_flows(made, state, [nx.Direct()], "w", exact=nx.Unroll(), updates=2)
 
 
 def test_a_nest_is_made_again_with_all_its_options():

@@ -80,12 +80,13 @@ def test_tables_are_their_text(nest):
     table = nest[0].levels()
     assert repr(table) == str(table)
     assert Cells(table._repr_html_()).rows[0][:2] == ["level", "component"]
-    rows = (nx.levels._compare.FlowRow("Unroll()", np.ones(2), np.zeros(2), 1.0, 0.5),)
+    rows = (nx.levels._compare.FlowRow("Unroll()", np.ones(2), np.zeros(2), 0.0, 0.0, 1.0, 0.5),)
     check = nx.flows.check_gradient(jnp.sum, jnp.ones(2), verbose=False)
     found = nx.levels.FlowComparison("<s>", "<truth>", rows, check)
     assert repr(found) == str(found)
     head, body = Cells(found._repr_html_()).rows
-    assert head[0] == "flow" and body == ["Unroll()", "1 (1 to 1)", "0 (0 to 0)", "1.00", "0.50"]
+    cells = ["1 (1 to 1)", "0 (0 to 0)", "0", "0", "1.00", "0.50"]
+    assert head[0] == "flow" and body == ["Unroll()", *cells]
 
 
 def test_reports_are_a_few_lines(nest):

@@ -1,7 +1,7 @@
 """Which flow for this problem? Bias, spread, time and memory of each, against an exact gradient."""
 
+import copy
 import dataclasses
-import functools
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,18 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..flows import Dense, Flow, GradientCheck, Implicit, Unroll
-from ..flows import check_gradient as check_function
-from . import _belongs, _checks, _draws
+from . import _belongs, _draws
 from ._calls import shown
 from ._consistency import flow_repair
 from ._declaration import flow_of
-from ._executed import executed, with_flow
-from ._level import Level
+from ._exact import exact_gradients, exact_sums, flat, level_with_flow
+from ._executed import fresh, held_state, with_flow, with_held
 from ._machine import Machine
 from ._nest import Nest
-from ._process import Process
-from ._state import State, single_state
-from ._stream import Stream
+from ._state import State, taken_state
 from ._text import html_table, text_table
 
 _CONFIRMED = 0.01  # relative error above which the flow compared with is doubted
@@ -37,6 +34,10 @@ class FlowRow:
         name: of the flow.
         cosine: between its gradient and the exact one.
         error: Euclidean norm of the difference, relative to the exact gradient's norm.
+        bias: norm of the mean difference over the draws, relative to the root mean square of the
+            exact gradients' norms. Of an estimate it is known to `spread / sqrt(draws)`.
+        spread: root mean square distance of the differences from their mean, relative likewise;
+            nan for a single draw. Of a flow that draws nothing only the data differ.
         milliseconds: of one gradient, compiled, the median of several.
         mebibytes: temporary memory of the compiled gradient.
     """
@@ -44,6 +45,8 @@ class FlowRow:
     name: str
     cosine: np.ndarray
     error: np.ndarray
+    bias: float
+    spread: float
     milliseconds: float
     mebibytes: float
 
@@ -66,13 +69,13 @@ class FlowComparison:
     check: GradientCheck
 
     def __str__(self) -> str:
-        return "\n".join((self._title(), *text_table(self._rows(), range(1, 5)), self._checked()))
+        return "\n".join((self._title(), *text_table(self._rows(), range(1, 7)), self._checked()))
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return html_table(self._rows(), range(1, 5), f"{self._title()}; {self._checked()}")
+        return html_table(self._rows(), range(1, 7), f"{self._title()}; {self._checked()}")
 
     def _title(self) -> str:
         draws = len(self.rows[0].cosine) if self.rows else 0
@@ -82,12 +85,14 @@ class FlowComparison:
         return f"central differences of the executed program: off by {self.check.error:.1e}"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        head = ("flow", "cosine", "relative error", "ms", "MiB")
+        head = ("flow", "cosine", "relative error", "bias", "spread", "ms", "MiB")
         body = [
             (
                 r.name,
                 _spread(r.cosine),
                 _spread(r.error),
+                f"{r.bias:.2g}",
+                f"{r.spread:.2g}",
                 f"{r.milliseconds:.2f}",
                 f"{r.mebibytes:.2f}",
             )
@@ -105,8 +110,13 @@ def compare_flows(
     exact: Any = None,
     draws: int = 8,
     repeats: int = 5,
+    updates: int = 1,
 ) -> FlowComparison:
     """Compares flows on a user's own nest: the gradient of one level at its next update.
+
+    Evolution strategies may be among the flows. Of these the bias and the spread over the draws
+    say more than the error of single ones. All flows see the data of paired copies then, and a flow
+    that remembers has nothing to remember yet, as where an episode begins.
 
     Args:
         nest, state: the problem, and where in it. Implicit flows are exact only where the inner
@@ -117,6 +127,10 @@ def compare_flows(
             level follows a trajectory, else `Implicit(Dense())`.
         draws: how many draws of the data (of contexts and tasks; the keys differ).
         repeats: how many timings.
+        updates: over how many updates in a row gradients are summed, while the level and those that
+            are not inside it are held: the periods that make up an episode. What is exact is then
+            the derivative of the sum of the losses of the executed program, which no truncation
+            cuts.
 
     Returns:
         A `FlowComparison`, printable. The flow compared with is not taken for exact unseen: it is
@@ -125,26 +139,40 @@ def compare_flows(
         anew, or their optimizer settles elsewhere.
 
     Raises:
-        ValueError: no such level, a state of another nest, or a flow that the nest refuses.
+        ValueError: no such level, a state of another nest, a flow that the nest refuses, or
+            `exact` for more than one update.
     """
     if not isinstance(nest, Nest):
         raise ValueError(f"compare_flows(nest, state, flows) takes a nest first, got {shown(nest)}")
-    single_state(state, "compare_flows")
-    for count, what in ((draws, "draws"), (repeats, "repeats")):
+    taken_state(state, "compare_flows")
+    for count, what in ((draws, "draws"), (repeats, "repeats"), (updates, "updates")):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{what} is a whole number of at least 1, got {shown(count)}")
     named = _named(flows)
-    name = _level(nest, level)
-    _belongs.structure(nest.machine, state)
-    _belongs.moment(nest.machine, state)
-    target = next(one for one in nest.declaration.levels if one.name == name)
+    machine = nest.machine
+    name = level_with_flow(machine, level)
+    _belongs.structure(machine, state)
+    _belongs.moment(machine, state)
+    target = machine.problem.levels[name]
+    if updates > 1 and exact is not None:
+        raise ValueError(
+            f"compare_flows: exact={exact!r} is a flow of one update, and updates={updates} asks "
+            "for the sum over several, whose exact gradient is computed; leave out one of them"
+        )
     if exact is None:
         condition: Any = "update" if flow_of(target).by_update else "objective"
         implicit = Implicit(Dense(), condition=condition)
         exact = Unroll() if flow_of(target).follows else implicit
     keys = [_draws.start_key(state.key, "compare", i, 0) for i in range(draws)]
     states = [dataclasses.replace(state, key=jax.random.key_data(key)) for key in keys]
-    truth, check = _exact_gradients(nest, name, exact, states)
+    for flow in named.values():
+        if isinstance(flow, Flow) and flow.perturbs:  # pairs of copies draw the same, for all flows
+            machine = with_flow(machine, name, flow)
+    if updates == 1:
+        truth, check = exact_gradients(machine, name, exact, states)
+    else:
+        exact = f"the executed program, summed over {updates} updates,"
+        truth, check = exact_sums(machine, name, updates, states)
     if not check.error <= _CONFIRMED:
         warnings.warn(
             f"compare_flows: {exact!r} is off by {check.error:.1e} from central differences of the "
@@ -155,38 +183,37 @@ def compare_flows(
         )
     rows = []
     for label, flow in named.items():
-        compiled = jax.jit(with_flow(nest.machine, name, flow).gradient(name))
-        feeds = [nest.feed(one) for one in states]
-        memory: Any = compiled.lower(states[0], feeds[0]).compile().memory_analysis()
-        found = [_flat(compiled(one, fed)) for one, fed in zip(states, feeds, strict=True)]
+        if updates == 1:
+            other = with_flow(machine, name, flow)
+            compiled = jax.jit(other.gradient(name))
+            begun = [fresh(other, name, one) for one in states]
+        else:
+            other = with_held(machine, name, flow)
+            compiled = _summed(other, name, updates)
+            begun = [held_state(other, name, one) for one in states]
+        feeds = [machine.feed(one, updates) for one in states]
+        memory: Any = compiled.lower(begun[0], feeds[0]).compile().memory_analysis()
+        found = [flat(compiled(one, fed)) for one, fed in zip(begun, feeds, strict=True)]
         took = []
         for _ in range(repeats):
             began = time.perf_counter()
-            jax.block_until_ready(compiled(states[0], feeds[0]))
+            jax.block_until_ready(compiled(begun[0], feeds[0]))
             took.append(time.perf_counter() - began)
         pairs = list(zip(found, truth, strict=True))
+        bias, spread = _moments(found, truth)
         rows.append(
             FlowRow(
                 label,
                 np.array([_cosine(a, b) for a, b in pairs]),
                 np.array([_ratio(np.linalg.norm(a - b), np.linalg.norm(b)) for a, b in pairs]),
+                bias,
+                spread,
                 1e3 * float(np.median(took)),
                 memory.temp_size_in_bytes / 2**20,
             )
         )
-    return FlowComparison(name, f"{exact!r} in float64", tuple(rows), check)
-
-
-def _level(nest: Nest, level: str | None) -> str:
-    if level is None:
-        following = [x for x in nest.declaration.levels if not flow_of(x).partial]
-        if not following:
-            raise ValueError(
-                "no level of this nest has a flow; name the level to compare flows for"
-            )
-        return following[-1].name
-    _checks.known(nest.declaration, level)
-    return level
+    exact = exact if isinstance(exact, str) else repr(exact)
+    return FlowComparison(name, f"{exact} in float64", tuple(rows), check)
 
 
 def _named(flows: Any) -> dict[str, Any]:
@@ -205,175 +232,33 @@ def _named(flows: Any) -> dict[str, Any]:
     return named
 
 
-def double(machine: Machine, name: str, flow: Any, drawn: bool = True) -> Machine:
-    """The machine in float64 with another flow for one level; to be made, and used, under x64. With
-    `drawn`, starts draw what they draw in float32, of outer values that are rounded to it."""
-    known: dict[int, Any] = {}
+def _summed(machine: Machine, name: str, updates: int) -> Any:
+    """(state, feed) -> the sum of the gradients that a level finds at some updates in a row."""
+    program = copy.copy(machine.program)
+    program.captured = frozenset({name})
+    k = program.periods.index(program.levels[name].every)
 
-    def process(given: Process) -> Process:
-        init = given.init and _Wide(given.init)
-        return dataclasses.replace(given, draw=_Wide(given.draw), init=init) if drawn else given
+    @jax.jit
+    def gradient(state: State, feed: Any) -> Any:
+        def one(state: State, _: Any) -> tuple[State, Any]:
+            state, info = machine.advance(state, feed, k, program)
+            return state, info[name].gradient
 
-    def wide(function: Any) -> Any:
-        if isinstance(function, Process):
-            return known.setdefault(id(function), process(function))
-        return known.setdefault(id(function), _Wide(function)) if callable(function) else function
+        found = jax.lax.scan(one, state, None, updates)[1]
+        return jax.tree.map(lambda a: jnp.sum(a, axis=(0, 1)), found)
 
-    def change(level: Level) -> Level:
-        context = level.context if isinstance(level.context, Stream) else None
-        return dataclasses.replace(
-            level,
-            context=context or wide(level.context),
-            start=wide(level.start) if drawn else level.start,
-        )
-
-    other = with_flow(machine, name, flow, change)
-    if machine.declaration.draws_task:
-        other.problem.draw = wide(machine.task)
-    return other
+    return gradient
 
 
-def _exact_gradients(
-    nest: Nest, name: str, exact: Any, states: list[State]
-) -> tuple[list[np.ndarray], GradientCheck]:
-    """In float64, one for each state; the first is held against central differences."""
-    feeds = [nest.feed(one) for one in states]
-    with jax.enable_x64(True):
-        wide = double(nest.machine, name, exact)
-        compiled = jax.jit(wide.gradient(name))
-        pairs = [
-            (widened_state(wide, a), cast(b, jnp.float64))
-            for a, b in zip(states, feeds, strict=True)
-        ]
-        found = [compiled(one, fed) for one, fed in pairs]
-    check = check_gradient(
-        nest, states[0], name, flow=exact, directions=3, coordinates=False, verbose=False
-    )
-    return [_flat(one) for one in found], check
-
-
-def check_gradient(
-    nest: Any, state: Any = None, name: Any = None, *arguments: Any, **options: Any
-) -> GradientCheck:
-    """Compares a gradient with central differences, both in float64: of a nest's level, or of any
-    function.
-
-    `check_gradient(nest, state, name)` takes the gradient that the level hands to its optimizer at
-    its next update, and central differences of the executed program: under `Unroll` and `Forward`
-    its period is run again at other values; under `Implicit` and `FiniteDifference` the levels
-    outside are held and the period is repeated until the inner levels have settled; under `Direct`
-    only the level's own objective sees the other value. `Unroll(last=K)` and `Direct` are held
-    against the same truncation, so that a pass says nothing of what they leave out (`compare_flows`
-    does). What is a constant to derivatives on purpose shows as an error: inner gradients under
-    `first_order=True`, and what `keep` keeps where a loss reads it.
-
-    `check_gradient(function, point, gradient=None)` is `nestax.flows.check_gradient`, whose options
-    (`directions`, `key`, `step`, `tolerance`, `verbose`) both forms take.
-
-    Args:
-        nest: a `Nest`, or a function point -> scalar.
-        state: the state from which the level makes its next update, at the boundary of a step; or
-            the point.
-        name: of the level; or the function's gradient.
-        arguments: further positional arguments of the second form.
-        options: for a nest also `flow`, another flow for the level, and `coordinates`, whether each
-            of up to 20 numbers is a direction of its own, True by default.
-
-    Returns:
-        A `GradientCheck`, true if the check passed; `.error` is the largest difference relative to
-        the largest derivative measured.
-
-    Raises:
-        ValueError: no such level; a flow that draws estimates.
-
-    Example:
-        >>> import jax, nestax as nx, optax
-        >>> w = nx.Level("w", lambda v, batch: (v["w"] - v["d"]) ** 2, optax.sgd(0.3))
-        >>> flow = nx.Unroll()
-        >>> d = nx.Level("d", lambda v, batch: v["w"] ** 2, optax.sgd(0.1), every=9, flow=flow)
-        >>> nest = nx.Nest([w, d])
-        >>> state = nest.init({"w": 0.0, "d": 1.0}, jax.random.key(0))
-        >>> bool(nx.check_gradient(nest, state, "d", verbose=False))
-        True
-    """
-    if not isinstance(nest, Nest):
-        given = (nest, state) if name is None else (nest, state, name)
-        return check_function(*given, *arguments, **options)
-    single_state(state, "check_gradient")
-    level = _level(nest, name)
-    _belongs.structure(nest.machine, state)
-    _belongs.moment(nest.machine, state)
-    flow = options.pop("flow", flow_of(nest.machine.problem.levels[level]))
-    if flow.estimates:
-        raise ValueError(
-            f"check_gradient: {flow!r} of level {level!r} draws an estimate, which is right in the "
-            "mean only; compare_flows(nest, state, [flow]) shows how far its draws are off, and "
-            "check_gradient(..., flow=nx.Unroll()) checks the gradient of one period"
-        )
-    feed = nest.feed(state)
-    with jax.enable_x64(True):
-        wide = double(nest.machine, level, flow, drawn=False)
-        state, feed = widened_state(wide, state), cast(feed, jnp.float64)
-        found = jax.jit(wide.gradient(level))(state, feed)[level]
-        point = jax.tree.map(jnp.zeros_like, found)
-        if options.get("step") is None:
-            leaves = jax.tree.leaves(state.parts[level].trained)
-            size = jnp.sqrt(sum(jnp.sum(a**2) for a in leaves) / sum(a.size for a in leaves))
-            options["step"] = 1e-3 * max(1.0, float(size))
-        loss = executed(wide, level, state, feed)
-        return check_function(loss, point, found, *arguments, **options)
-
-
-def widened_state(machine: Machine, state: State) -> State:
-    """A state in float64, optimizer states in the dtypes that their optimizers give them there."""
-    wide = cast(state, jnp.float64)
-    optimizers = {}
-    for level in machine.declaration.levels:
-        begin = functools.partial(machine.optimizer, level)
-        shapes = jax.eval_shape(begin, wide.parts)
-        given = (jax.tree.leaves(one) for one in (shapes, wide.optimizers[level.name]))
-        leaves = [
-            jnp.asarray(leaf, like.dtype) if jnp.issubdtype(like.dtype, jnp.inexact) else leaf
-            for like, leaf in zip(*given, strict=True)
-        ]
-        structure = jax.tree.structure(wide.optimizers[level.name])
-        optimizers[level.name] = structure.unflatten(leaves)
-    return dataclasses.replace(wide, optimizers=optimizers)
-
-
-class _Wide:
-    """A context, start or task that draws what it draws in single precision, as doubles.
-
-    Under x64 JAX's random functions draw other numbers; the data must be the same.
-    """
-
-    def __init__(self, function: Any):
-        self.__wrapped__ = function
-
-    def __eq__(self, other: object) -> bool:
-        # Contexts that are one stay one.
-        return isinstance(other, _Wide) and _draws.same(self.__wrapped__, other.__wrapped__)
-
-    def __hash__(self) -> int:
-        return hash(_draws.definition(self))
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        narrow = cast(arguments, jnp.float32)
-        with jax.enable_x64(False):
-            drawn = self.__wrapped__(*narrow, **named)
-        return cast(drawn, jnp.float64)
-
-
-def cast(tree: Any, dtype: Any) -> Any:
-    def one(leaf: Any) -> Any:
-        inexact = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(leaf, dtype) if inexact else leaf
-
-    return jax.tree.map(one, tree)
-
-
-def _flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+def _moments(found: list[np.ndarray], truth: list[np.ndarray]) -> tuple[float, float]:
+    """The bias and the spread of gradients over draws."""
+    off, exact = np.array(found) - np.array(truth), np.array(truth)
+    size = np.sqrt(np.mean(np.sum(exact**2, axis=1)))
+    mean = off.mean(axis=0)
+    if len(off) == 1:
+        return _ratio(np.linalg.norm(mean), size), float("nan")
+    square = np.sum((off - mean) ** 2) / (len(off) - 1)
+    return _ratio(np.linalg.norm(mean), size), _ratio(np.sqrt(square), size)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

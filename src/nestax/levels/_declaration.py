@@ -23,6 +23,7 @@ class Declaration:
         stagger: whether the copies' episodes begin at different ticks.
         draws_task: whether the task is a function key -> task.
         given_tasks: whether every copy was given a task of its own.
+        pairs: whether copies are paired though no flow asks for it.
     """
 
     groups: tuple[tuple[Level, ...], ...]
@@ -31,6 +32,7 @@ class Declaration:
     stagger: bool
     draws_task: bool
     given_tasks: bool = False
+    pairs: bool = False
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -101,7 +103,7 @@ class Declaration:
     @property
     def paired(self) -> bool:
         """Whether copies 2i and 2i + 1 are an antithetic pair: they share all draws."""
-        return any(flow_of(level).perturbs for level in self.levels)
+        return self.pairs or any(flow_of(level).perturbs for level in self.levels)
 
     @property
     def draws(self) -> int | None:

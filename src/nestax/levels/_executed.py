@@ -65,6 +65,65 @@ def executed(machine: Machine, name: str, state: State, feed: Any = None) -> Cal
     return _settled(machine, level, state, feed)
 
 
+def with_held(machine: Machine, name: str, flow: Any) -> Machine:
+    """The nest with another flow for one level, and with optimizers that move nothing for this
+    level and for those that are not inside it."""
+    resting = _resting(machine, name)
+
+    def hold(one: Level) -> Level:
+        if one.name in resting:
+            return dataclasses.replace(one, optimizer=optax.set_to_zero(), keep=None)
+        return one
+
+    return with_flow(machine, name, flow, hold)
+
+
+def held_state(machine: Machine, name: str, state: State) -> State:
+    """The state as `with_held` has its levels, the flow of `name` having nothing to remember."""
+    resting = _resting(machine, name)
+    optimizers = {
+        one: optax.set_to_zero().init({}) if one in resting else memory
+        for one, memory in state.optimizers.items()
+    }
+    return dataclasses.replace(fresh(machine, name, state), optimizers=optimizers)
+
+
+def _resting(machine: Machine, name: str) -> set[str]:
+    inside = machine.declaration.inside(machine.problem.levels[name])
+    return {one.name for one in machine.declaration.levels if one not in inside and not one.held}
+
+
+def fresh(machine: Machine, name: str, state: State) -> State:
+    """The state with what the flow of a level remembers at first."""
+    memory = machine.program.memory(machine.problem.levels[name], state.parts)
+    flows = {one: kept for one, kept in state.flows.items() if one != name}
+    if jax.tree.leaves(memory):
+        flows[name] = memory
+    return dataclasses.replace(state, flows=flows)
+
+
+def executed_sum(
+    machine: Machine, name: str, state: State, feed: Any, updates: int
+) -> Callable[[Any], Any]:
+    """As `executed`, the sum of a level's losses at some updates in a row, itself and the levels
+    that are not inside it being held, as a function of a displacement of its value throughout."""
+    other = with_held(machine, name, None)
+    k = other.program.periods.index(other.problem.levels[name].every)
+    begin = held_state(other, name, state)
+
+    def run(by: Any) -> Any:
+        parts = {**begin.parts, name: _moved(begin.parts[name], by)}
+
+        def one(state: State, _: Any) -> tuple[State, Any]:
+            state, info = other.advance(state, feed, k)
+            return state, jnp.sum(info[name].loss[0])
+
+        start = dataclasses.replace(begin, parts=parts)
+        return jnp.sum(jax.lax.scan(one, start, None, updates)[1])
+
+    return run
+
+
 def _loss(machine: Machine, program: Program, level: Level, state: State, feed: Any) -> Any:
     k = program.periods.index(level.every)
     return jnp.sum(machine.advance(state, feed, k, program)[1][level.name].loss[0])
@@ -114,7 +173,8 @@ def _settled(machine: Machine, level: Level, state: State, feed: Any) -> Callabl
 def with_flow(
     machine: Machine, name: str, flow: Any, change: Callable[[Level], Level] = lambda level: level
 ) -> Machine:
-    """The same machine with another flow for one level; `change` is applied to every level."""
+    """The same machine, which draws the same, with another flow for one level; `change` is applied
+    to every level."""
     other = machine.changed(
         lambda one: change(dataclasses.replace(one, flow=flow) if one.name == name else one)
     )

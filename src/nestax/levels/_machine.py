@@ -85,7 +85,8 @@ class Machine:
     def changed(self, change: Callable[[Level], Level]) -> "Machine":
         """A machine of the same groups and options, each level replaced by `change(level)`."""
         groups = tuple(tuple(map(change, group)) for group in self.declaration.groups)
-        declaration = dataclasses.replace(self.declaration, groups=groups)
+        paired = self.declaration.paired  # whatever the levels become, they draw the same
+        declaration = dataclasses.replace(self.declaration, groups=groups, pairs=paired)
         return Machine(declaration, self.task, self.tasks, self.mesh, self.norms)
 
     def own(self, state: State) -> State:
