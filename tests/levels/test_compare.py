@@ -130,6 +130,18 @@ def test_an_estimate_is_held_against_the_data_that_it_sees():
     assert estimate.spread == pytest.approx(np.sqrt(2), rel=0.4)
 
 
+def test_single_precision_in_a_start_is_no_rounding_of_the_check():
+    """What a start closes over is an array of float32: everything after it is in float64."""
+    weights, target = jnp.linspace(-1, 1, 5), jnp.arange(5.0)
+    loss = lambda v, b: jnp.sum(jnp.exp(v["d"]) * v["w"] ** 2 + (v["w"] - target) ** 2)  # noqa: E731
+    w = nx.Level("w", loss, optax.sgd(0.1), start=lambda v, task, key: weights)
+    outer = lambda v, b: jnp.sum(v["w"] ** 4)  # noqa: E731
+    d = nx.Level("d", outer, optax.sgd(0.1), every=20, flow=nx.Unroll())
+    made = nx.Nest([w, d])
+    state = made.init({"d": jnp.zeros(5)}, jax.random.key(0))
+    assert nx.check_gradient(made, state, "d", verbose=False, tolerance=1e-7)
+
+
 def test_what_cannot_be_compared_is_refused():
     made = nx.Nest([nx.Level("w", lambda v, b: v["w"] ** 2, optax.sgd(0.1))])
     state = made.init({"w": 1.0}, jax.random.key(0))

@@ -326,6 +326,23 @@ def test_gradients_are_those_of_the_executed_program(flow, copies):
     assert check.error < 1e-8 and check.passed, check
 
 
+def estimated(loss, start):
+    w = nx.Level("w", lambda v, b: v["w"] ** 2, optax.sgd(0.1), start=start)
+    d = nx.Level("d", loss, optax.sgd(0.1), every=2, flow=nx.ES(0.1))
+    nx.Nest([w, d], copies=2).init({"d": 1.0}, jax.random.key(0))
+
+
+def test_losses_without_derivatives_are_for_evolution_strategies():
+    """What counts is whether the value occurs, not whether a derivative follows it there."""
+    begin = lambda v, task, key: v["d"]  # noqa: E731
+    estimated(lambda v, b: jnp.round(v["w"]), begin)
+    estimated(lambda v, b: v["w"] + v["d"], lambda v, task, key: jnp.round(v["d"]))
+    with pytest.raises(ValueError, match="its gradient would always be zero"):
+        estimated(lambda v, b: jnp.round(v["w"]), lambda v, task, key: jnp.ones(()))
+    with pytest.warns(UserWarning, match="finds nothing but the partial derivative"):
+        estimated(lambda v, b: jnp.round(v["w"]) + v["d"], lambda v, task, key: jnp.ones(()))
+
+
 def test_an_estimate_shows_what_it_leaves_out():
     nest, state = adapted(nx.Unroll(first_order=True))
     assert nx.check_gradient(nest, state, "d", verbose=False).error == pytest.approx(0.19 / 0.81)

@@ -18,12 +18,13 @@ from ._stream import Stream
 
 def double(machine: Machine, name: str, flow: Any, drawn: bool = True) -> Machine:
     """The nest in float64 with another flow for one level; to be made, and used, under x64. With
-    `drawn`, starts draw what they draw in float32, of outer values that are rounded to it."""
+    `drawn`, starts and processes draw what they draw in float32, of outer values that are rounded
+    to it; else they compute in float64."""
     known: dict[int, Any] = {}
 
     def process(given: Process) -> Process:
-        init = given.init and _Wide(given.init)
-        return dataclasses.replace(given, draw=_Wide(given.draw), init=init) if drawn else given
+        init = given.init and _Wide(given.init, drawn)
+        return dataclasses.replace(given, draw=_Wide(given.draw, drawn), init=init)
 
     def wide(function: Any) -> Any:
         if isinstance(function, Process):
@@ -35,7 +36,7 @@ def double(machine: Machine, name: str, flow: Any, drawn: bool = True) -> Machin
         return dataclasses.replace(
             level,
             context=context or wide(level.context),
-            start=wide(level.start) if drawn else level.start,
+            start=level.start and _Wide(level.start, drawn),
         )
 
     other = with_flow(machine, name, flow, change)
@@ -62,13 +63,14 @@ def widened_state(machine: Machine, state: State) -> State:
 
 
 class _Wide:
-    """A context, start or task that draws what it draws in single precision, as doubles.
+    """A context, start or task that gives doubles; with `drawn`, those that it draws in single
+    precision.
 
     Under x64 JAX's random functions draw other numbers; the data must be the same.
     """
 
-    def __init__(self, function: Any):
-        self.__wrapped__ = function
+    def __init__(self, function: Any, drawn: bool = True):
+        self.__wrapped__, self._drawn = function, drawn
 
     def __eq__(self, other: object) -> bool:
         # Contexts that are one stay one.
@@ -78,6 +80,8 @@ class _Wide:
         return hash(_draws.definition(self))
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if not self._drawn:
+            return cast(self.__wrapped__(*arguments, **named), jnp.float64)
         narrow = cast(arguments, jnp.float32)
         with jax.enable_x64(False):
             drawn = self.__wrapped__(*narrow, **named)

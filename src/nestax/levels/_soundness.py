@@ -82,9 +82,11 @@ def _reached(machine: Machine, level: Level, begun: State, feed: Any) -> None:
 
 
 def _depends(machine: Machine, level: Level, begun: State, feed: Any) -> bool:
+    """Whether the level's loss depends on its value; for a flow that differentiates, on a path that
+    a derivative follows."""
     loss = _executed.executed(machine, level.name, begun, feed)
     nothing = jax.tree.map(jnp.zeros_like, begun.parts[level.name].trained)
-    return any(dependence(loss, nothing, differentiable=True))
+    return any(dependence(loss, nothing, differentiable=not flow_of(level).estimates))
 
 
 def _through_inner(machine: Machine, level: Level, begun: State, feed: Any) -> None:
@@ -98,12 +100,12 @@ def _through_inner(machine: Machine, level: Level, begun: State, feed: Any) -> N
         return problem.losses(level, {**carry.values, **parts}, batch, axis, view)[0]
 
     inner = {one.name: carry.values[one.name].trained for one in machine.declaration.inside(level)}
-    if not any(dependence(loss, inner, differentiable=True)):
+    if not any(dependence(loss, inner, differentiable=not flow_of(level).estimates)):
         return
 
     def blind(values: dict[str, Any], batch: Any) -> Any:
-        own = jax.tree.map(
-            lambda a: jax.lax.stop_gradient(a) if isinstance(a, jax.Array) else a,
+        own = jax.tree.map(  # traced, not run: any constant will do
+            lambda a: jnp.ones_like(a) if isinstance(a, jax.Array) else a,
             values[level.name],
         )
         return level.objective({**values, level.name: own}, batch)
