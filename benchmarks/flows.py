@@ -302,7 +302,7 @@ def table(rows: Sequence[Row], run: float) -> str:
 
 def recorded(name: str) -> list[tuple[str, float, float | None]]:
     """Flow, error and spread of the rows that the page has."""
-    text = re.search(rf"<!-- flows: {name} -->\n(.*?)\n\n", PAGE.read_text(), re.DOTALL)
+    text = re.search(rf"<!-- flows: {name} -->\n\n(.*?)\n\n", PAGE.read_text(), re.DOTALL)
     assert text is not None, name
     cells = [line.strip("| ").split("|") for line in text[1].splitlines()[2:]]
     cells = [[cell.strip() for cell in line] for line in cells]
@@ -312,7 +312,7 @@ def recorded(name: str) -> list[tuple[str, float, float | None]]:
 def remake(name: str) -> None:
     made = table(measured(name, repeats=20), PROBLEMS[name]()[0].run(20))
     print(f"{name}\n{made}\n", flush=True)
-    pattern = rf"(<!-- flows: {name} -->\n).*?(?=\n\n)"
+    pattern = rf"(<!-- flows: {name} -->\n\n).*?(?=\n\n)"
     page = re.sub(pattern, lambda m: m[1] + made, PAGE.read_text(), flags=re.DOTALL)
     PAGE.write_text(page)
 
