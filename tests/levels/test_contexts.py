@@ -146,6 +146,25 @@ def test_what_a_context_closes_over_may_change_and_its_draws_do_not():
     np.testing.assert_array_equal(nest.run(state, 2)[1]["w"].user[1:], info["w"].user)
 
 
+def test_a_definition_does_not_depend_on_where_it_lies():
+    """A script draws the same run and imported; functions of two modules differ all the same."""
+
+    def of_module(name, source="def draw(task, key):\n    return jax.random.normal(key)"):
+        space = {"jax": jax, "__name__": name}
+        exec(source, space)
+        return space["draw"]
+
+    one, other = of_module("__main__"), of_module("study")
+    assert _draws.definition(one) == _draws.definition(other)
+    levels = [
+        nx.Level(n, lambda v, b, n=n: (v[n], b), optax.sgd(0.1), c)
+        for n, c in (("a", one), ("b", other))
+    ]
+    nest = nx.Nest(levels)
+    info = nest.step(nest.init({"a": 0.0, "b": 0.0}, KEY))[1]
+    assert info["a"].user != info["b"].user
+
+
 def test_a_definition_is_the_same_in_every_process():
     class Label:
         pass

@@ -98,8 +98,8 @@ def raw_keys(who: str, keys: Any) -> jax.Array:
 
 
 def definition(context: Any) -> int:
-    """A number for what a context is, the same in every process: where it is defined, which names
-    it uses, and what it closes over or is applied to."""
+    """A number for what a context is, the same in every process: what it is called, which names it
+    uses, and what it closes over or is applied to."""
     return zlib.crc32(repr(_described(context, 4)).encode())
 
 
@@ -165,7 +165,9 @@ def _described(thing: Any, depth: int) -> Any:
         names = (code.co_varnames, code.co_names, code.co_freevars)
         cells = [_cell(cell, depth) for cell in thing.__closure__ or ()]
         given = _described((thing.__defaults__, thing.__kwdefaults__), depth - 1)
-        return (thing.__module__, thing.__qualname__, names, cells, given)
+        # Without its module: a script draws the same when it is run and when it is imported, and
+        # what is moved to another file keeps its numbers.
+        return (thing.__qualname__, names, cells, given)
     if isinstance(thing, types.MethodType):
         return _described((thing.__func__, thing.__self__), depth)
     if isinstance(thing, functools.partial):
