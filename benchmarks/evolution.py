@@ -1,6 +1,7 @@
 """PES of a learned update rule: a nest against JAX by hand and google's learned_optimization.
 
-    python benchmarks/peers.py [--checkout learned_optimization_head=PATH] learned_optimization ...
+    python benchmarks/peers.py learned_optimization
+    python benchmarks/peers.py --checkout learned_optimization_head=PATH learned_optimization_head
     python benchmarks/evolution.py
 
 16 quadratic tasks of 10 weights, an antithetic pair of unrolls for each; truncations of 20 steps of
@@ -26,25 +27,25 @@ SCALES = np.array([1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000])
 STEPS, SIGMA, RATE = 20, 0.01, 1e-3
 SIZES = (19, 32, 32, 2)
 
-ONE = "`SingleMachineGradientLearner.update`, its fastest settings here"
+UPDATE = "`SingleMachineGradientLearner.update`, its fastest settings here"
 ENTRIES = [
-    Entry("nestax, run, no norms", "", "evolution_nestax.py", "run bare", "20 steps a call"),
-    Entry("nestax, run", "", "evolution_nestax.py", "run", "20 steps a call"),
-    Entry("nestax, step, no norms", "", "evolution_nestax.py", "step bare"),
     Entry("nestax, step", "", "evolution_nestax.py", "step"),
-    Entry("JAX by hand, run", "", "evolution_jax.py", "run", "20 steps in a scan"),
+    Entry("nestax, run", "", "evolution_nestax.py", "run", "100 steps a call, reports on the host"),
+    Entry("nestax, step, no norms", "", "evolution_nestax.py", "step bare", "`Nest(norms=False)`"),
+    Entry("nestax, run, no norms", "", "evolution_nestax.py", "run bare", "`Nest(norms=False)`"),
     Entry("JAX by hand, step", "", "evolution_jax.py", "step"),
+    Entry("JAX by hand, run", "", "evolution_jax.py", "run", "100 steps in a scan"),
     Entry(
         "learned_optimization 0.0.1",
         "learned_optimization",
         "evolution_learned_optimization.py",
-        note=f"{ONE}; names that JAX has removed are put back",
+        note=f"{UPDATE}; names that JAX has removed are put back",
     ),
     Entry(
         "learned_optimization, repository",
         "learned_optimization_head",
         "evolution_learned_optimization.py",
-        note=ONE,
+        note=UPDATE,
     ),
     Entry(
         "learned_optimization, repository, jit",
@@ -119,7 +120,8 @@ def main() -> None:
     race.option(parser)
     options = parser.parse_args()
     heading()
-    race.race(ENTRIES, Environments(options.peers), problem(), judge, TOLERANCE, options.without)
+    environments = Environments(options.peers)
+    race.race(ENTRIES, environments, problem(), judge, TOLERANCE, options.without, options.rounds)
 
 
 if __name__ == "__main__":

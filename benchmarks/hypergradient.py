@@ -96,6 +96,7 @@ def main() -> None:
                 lambda found, reference=reference: relative_error(found["g"], reference),
                 TOLERANCE,
                 options.without,
+                options.rounds,
             )
 
 

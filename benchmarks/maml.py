@@ -92,7 +92,8 @@ def main() -> None:
         return relative_error(flat, exact(data, found["picks"]))
 
     heading()
-    race.race(ENTRIES, Environments(options.peers), data, judge, TOLERANCE, options.without)
+    environments = Environments(options.peers)
+    race.race(ENTRIES, environments, data, judge, TOLERANCE, options.without, options.rounds)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@
 Builds what is named (default: all), pinned, and says of each whether it can be used; one that
 cannot be installed is reported with the reason, here and by every benchmark that would use it.
 nestax, plain JAX and the references run in the interpreter that runs the benchmark; the JAX peers
-get the same version of JAX. `hypertorch` and `learn2learn` need a checkout of their repository:
-the first was never released (and its import name on the package index is another project's), the
-release of the second does not build on Python 3.11.
+get the same version of JAX. `hypertorch`, `learn2learn` and `learned_optimization_head` need a
+checkout of their repository: the first was never released (and its import name on the package index
+is another project's), the release of the second does not build on Python 3.11, that of the third is
+four years older than its repository (and is raced as `learned_optimization`).
 """
 
 import argparse
@@ -38,13 +39,28 @@ class Peer:
         imports: a statement that must run afterwards.
         options: for pip, where a package's own metadata forbids what works.
         checkout: name of a folder of sources inside the checkout, for what has no release.
+        alone: what to install without its requirements, which can no longer be met together.
     """
 
     requires: tuple[str, ...]
     imports: str
     options: tuple[str, ...] = ()
     checkout: str = ""
+    alone: tuple[str, ...] = ()
 
+
+LEARNED = _jax(
+    "flax==0.12.8",
+    "optax==0.2.8",
+    "dm-haiku==0.0.17",
+    "chex==0.1.92",
+    "gin-config==0.5.0",
+    "absl-py==2.5.1",
+    "tqdm==4.70.1",
+    "tensorboard==2.21.0",
+    "tensorflow==2.21.0",
+    "tensorflow-datasets==4.9.10",
+)
 
 PEERS = {
     "jaxopt": Peer(_jax("jaxopt==0.8.5"), "import jaxopt"),
@@ -60,6 +76,15 @@ PEERS = {
     ),
     "hypertorch": Peer(TORCH, "import hypergrad", checkout="hypergrad"),
     "learn2learn": Peer(TORCH, "import torch", checkout="learn2learn"),
+    # Imported under names that its worker puts back; alone, only the package can be found.
+    "learned_optimization": Peer(
+        LEARNED, "import learned_optimization", alone=("learned_optimization==0.0.1",)
+    ),
+    "learned_optimization_head": Peer(
+        LEARNED,
+        "from learned_optimization.outer_trainers import truncated_pes",
+        checkout="learned_optimization",
+    ),
 }
 
 
@@ -72,7 +97,10 @@ class Environments:
     def build(self, name: str, checkout: str | None = None) -> str:
         """Installs a peer unless it is there; returns why it cannot be used, or nothing."""
         peer, home = PEERS[name], self.folder / name
-        record = {"requires": peer.requires, "checkout": checkout and str(Path(checkout).resolve())}
+        record = {
+            "requires": (*peer.requires, *peer.alone),
+            "checkout": checkout and str(Path(checkout).resolve()),
+        }
         if self._record(name) == json.loads(json.dumps(record)):
             return ""
         if peer.checkout and not checkout:
@@ -81,10 +109,11 @@ class Environments:
             return f"no package {peer.checkout} in the checkout given"
         shutil.rmtree(home, ignore_errors=True)
         python, extra = home / "bin/python", checkout and str(Path(checkout).resolve())
-        pip = [python, "-m", "pip", "install", "--quiet", *peer.options, *peer.requires]
+        pip = [python, "-m", "pip", "install", "--quiet"]
         for command in (
             [sys.executable, "-m", "venv", home],
-            pip,
+            [*pip, *peer.options, *peer.requires],
+            *([[*pip, "--no-deps", *peer.alone]] if peer.alone else []),
             [python, "-c", peer.imports],
         ):
             environment = {**os.environ, **({"PYTHONPATH": extra} if extra else {})}

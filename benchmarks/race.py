@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from peers import Environments
+from peers import PEERS, Environments
 
 from nestax.runs.machine import machine
 
@@ -119,7 +119,8 @@ def start(entry: Entry, environments: Environments, data: Path) -> Worker:
 
 
 def _is_torch(entry: Entry) -> bool:
-    return entry.peer not in ("", "jaxopt", "optimistix")
+    peer = PEERS.get(entry.peer)
+    return peer is not None and any(one.startswith("torch==") for one in peer.requires)
 
 
 def race(
@@ -129,6 +130,7 @@ def race(
     judge: Callable[[dict[str, np.ndarray]], float],
     tolerance: float,
     without: Sequence[str] = (),
+    rounds: int = ROUNDS,
 ) -> None:
     """Prints a table.
 
@@ -139,6 +141,7 @@ def race(
         judge: found arrays -> relative error against the reference.
         tolerance: largest error with which a time is compared.
         without: parts of names of entries to leave out, which is said.
+        rounds: how often all take turns.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.npz"
@@ -154,7 +157,7 @@ def race(
                 except RuntimeError as error:
                     absent.append(f"{entry.name}: not timed. {error}")
             errors = [judge(worker.found) for worker in workers]
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 for worker in workers:
                     worker.round()
         finally:
@@ -199,6 +202,7 @@ def option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without", action="append", default=[], metavar="PART", help="leave out what is named so"
     )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often all take turns")
 
 
 def heading() -> None:

@@ -1,11 +1,21 @@
-"""PES of a learned rule by hand in JAX: one step a call, or twenty in a scan (`run`)."""
+"""PES of a learned rule by hand in JAX: one step a call, or a hundred in a scan (`run`)."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from rule_jax import (
-    HORIZON, META_RATE, PAIRS, SIGMA, STEPS, begun, change, draw, error, report, weights,
-)  # fmt: skip
+    HORIZON,
+    META_RATE,
+    PAIRS,
+    SIGMA,
+    STEPS,
+    begun,
+    change,
+    draw,
+    error,
+    report,
+    weights,
+)
 from serve import Work, serve, temporary_bytes
 
 
@@ -73,7 +83,7 @@ def make(data, variant):
     start = (theta, outer.init(theta), zeros, task["start"], memory, task, key, jnp.zeros((), int))
 
     runs = variant == "run"
-    count = 20 if runs else 1
+    count = 100 if runs else 1
 
     @jax.jit
     def program(state):

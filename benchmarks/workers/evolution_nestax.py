@@ -1,12 +1,22 @@
-"""PES of a learned rule as a nest: `Nest.step`, or twenty steps of `Nest.run`; `bare`: no norms."""
+"""PES of a learned rule as a nest: `Nest.step`, or a hundred of `Nest.run`; `bare`: no norms."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from rule_jax import (
-    HORIZON, META_RATE, PAIRS, SIGMA, STEPS, begun, change, draw, error, report, weights,
-)  # fmt: skip
+    HORIZON,
+    META_RATE,
+    PAIRS,
+    SIGMA,
+    STEPS,
+    begun,
+    change,
+    draw,
+    error,
+    report,
+    weights,
+)
 from serve import Work, serve, temporary_bytes
 
 import nestax as nx
@@ -34,7 +44,7 @@ def make(data, variant):
     start = nest.init({"theta": weights(data)}, jax.random.key(0))
     held = [start]
     runs = variant.startswith("run")
-    count = 20 if runs else 1
+    count = 100 if runs else 1
 
     def step():
         if runs:
