@@ -210,6 +210,19 @@ def test_a_flow_that_finds_only_the_partial_derivative_is_warned_about():
         nx.Nest([w, d]).init({"d": 1.0}, jax.random.key(0))
 
 
+def test_an_unrolled_nest_is_checked_without_drawing_a_batch():
+    def context(task, key):
+        assert isinstance(key, jax.core.Tracer), "drawn, though only its shapes are wanted"
+        return jax.random.normal(key)
+
+    begin = lambda v, task, key: v["d"]  # noqa: E731
+    w = nx.Level("w", lambda v, b: (v["w"] - b) ** 2, optax.sgd(0.1), context, start=begin)
+    d = nx.Level(
+        "d", lambda v, b: (v["w"] - b) ** 2, optax.sgd(0.1), context, every=2, flow=nx.Unroll()
+    )
+    nx.Nest([w, d]).init({"d": 1.0}, jax.random.key(0))
+
+
 @pytest.mark.parametrize("solver", [nx.CG(), nx.Neumann()])
 def test_a_symmetric_solver_is_refused_for_updates(solver):
     with pytest.raises(ValueError, match="is not symmetric"):

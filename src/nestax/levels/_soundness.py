@@ -85,17 +85,18 @@ def _depends(machine: Machine, level: Level, begun: State, feed: Any) -> bool:
     """Whether the level's loss depends on its value; for a flow that differentiates, on a path that
     a derivative follows."""
     loss = _executed.executed(machine, level.name, begun, feed)
-    nothing = jax.tree.map(jnp.zeros_like, begun.parts[level.name].trained)
-    return any(dependence(loss, nothing, differentiable=not flow_of(level).estimates))
+    # The value stands for a displacement: only shapes are looked at.
+    own = begun.parts[level.name].trained
+    return any(dependence(loss, own, differentiable=not flow_of(level).estimates))
 
 
 def _through_inner(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     """Warns where a trajectory flow finds nothing but the partial derivative, though the level's
     objective has a derivative with respect to inner values."""
     problem, view, carry = machine.problem, View(machine.copies), machine.carry(begun, feed)
-    batch, axis = problem.batch(level.context, carry, view)
 
     def loss(inner: dict[str, Any]) -> Any:
+        batch, axis = problem.batch(level.context, carry, view)  # here it is traced, not drawn
         parts = {name: carry.values[name].but(one) for name, one in inner.items()}
         return problem.losses(level, {**carry.values, **parts}, batch, axis, view)[0]
 
