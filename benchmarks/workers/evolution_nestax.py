@@ -23,8 +23,8 @@ import nestax as nx
 
 
 def rule(values):
-    def update(gradient, memory, w):
-        return change(values["theta"], gradient, memory, w)
+    def update(updates, state, params=None):
+        return change(values["theta"], updates, state, params)
 
     return optax.GradientTransformation(begun, update)
 

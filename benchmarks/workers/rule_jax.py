@@ -14,9 +14,9 @@ def weights(data):
     return [jnp.asarray(data[f"t{i}"]) for i in range(6)]
 
 
-def begun(w):
+def begun(params):
     """What the rule remembers at first: momenta, (size, 6), and the number of steps made."""
-    return jnp.zeros((*w.shape, len(DECAYS)), w.dtype), jnp.zeros((), jnp.int32)
+    return jnp.zeros((*params.shape, len(DECAYS)), params.dtype), jnp.zeros((), jnp.int32)
 
 
 def change(theta, gradient, memory, w):
