@@ -52,7 +52,7 @@ ENTRIES = [
         "learned_optimization_head",
         "evolution_learned_optimization.py",
         "jit",
-        "that `update` made one compiled program by us, which its examples do not show",
+        "its estimate and its Adam made one program by us, which its examples do not show",
     ),
 ]
 
