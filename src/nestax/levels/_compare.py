@@ -20,7 +20,7 @@ from ._exact import exact_gradients, exact_sums, flat, level_with_flow
 from ._executed import fresh, held_state, with_flow, with_held
 from ._machine import Machine
 from ._nest import Nest
-from ._state import State, taken_state
+from ._state import State, single_state
 from ._text import html_table, text_table
 
 _CONFIRMED = 0.01  # relative error above which the flow compared with is doubted
@@ -144,7 +144,7 @@ def compare_flows(
     """
     if not isinstance(nest, Nest):
         raise ValueError(f"compare_flows(nest, state, flows) takes a nest first, got {shown(nest)}")
-    taken_state(state, "compare_flows")
+    single_state(state, "compare_flows")
     for count, what in ((draws, "draws"), (repeats, "repeats"), (updates, "updates")):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{what} is a whole number of at least 1, got {shown(count)}")

@@ -16,7 +16,7 @@ from ._executed import executed, executed_sum
 from ._float64 import cast, double, widened_state
 from ._machine import Machine
 from ._nest import Nest
-from ._state import State, taken_state
+from ._state import State, single_state
 
 
 def check_gradient(
@@ -66,7 +66,7 @@ def check_gradient(
     if not isinstance(nest, Nest):
         given = (nest, state) if name is None else (nest, state, name)
         return check_function(*given, *arguments, **options)
-    taken_state(state, "check_gradient")
+    single_state(state, "check_gradient")
     level = level_with_flow(nest.machine, name)
     _belongs.structure(nest.machine, state)
     _belongs.moment(nest.machine, state)
