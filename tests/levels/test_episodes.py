@@ -10,6 +10,7 @@ import pytest
 from references.nests import agree, draw, draw_task, noisy, restless
 
 import nestax as nx
+from nestax.levels import _episodes
 
 KEY = jax.random.key(0)
 
@@ -134,6 +135,32 @@ def test_copies_that_persist_begin_where_they_are_told_to(x64):
     assert (other.values["x"][0] != end.values["x"][0]).all()
 
 
+def test_lengths_that_are_none_are_one_restart_period_at_least():
+    for given, expected in (
+        (lambda task, key: jnp.nan, 2),
+        (lambda task, key: -5, 2),
+        (lambda task, key: 3, 4),
+        (lambda task, key: jnp.asarray(16777217), 16777218),
+        (lambda task, key: 2**40, 2**30 - 2),
+    ):
+        nest = nx.Nest([counter(horizon=given), nx.Held("d", every=2)])
+        ends = nest.init({"d": 0.0}, KEY).episodes["w"].ends
+        assert ends == expected if expected < 2**24 + 9 else ends > 2**29
+
+
+def test_stagger_of_long_episodes_does_not_overflow():
+    for horizon in (10**7, (10**7 - 2, 10**7)):
+        nest = nx.Nest([counter(horizon=horizon), nx.Held("d", every=2)], copies=400, stagger=True)
+        phase = _episodes.ahead(nest.machine.problem, jnp.arange(400), 10**7)
+        np.testing.assert_array_equal(phase, np.arange(400) * (10**7 // 2) // 400 * 2)
+
+
+def test_held_levels_begin_no_episodes_where_others_do():
+    d = nx.Level("d", lambda v, b: v["d"] ** 2, optax.sgd(0.1), every=3)
+    nest = nx.Nest([counter(), (d,), nx.Held("rate")])
+    assert ticks_of(nest, {"d": 1.0, "rate": 1.0}, 2)[1] == [0, 1, 2, 0, 1, 2]
+
+
 def test_mistakes_are_refused():
     nest = nx.Nest(players(), {"shift": jnp.ones(3)}, copies=2)
     with pytest.raises(ValueError, match=r"level 'x': its value has the shape \[3\]; no level has"):
@@ -142,6 +169,8 @@ def test_mistakes_are_refused():
         ({"horizon": (4, 4)}, r"\(least, most\), two whole numbers of ticks, the first smaller"),
         ({"horizon": 2.5}, "horizon is a number of ticks, a whole number of at least 1, math.inf"),
         ({"horizon": lambda task: 4}, r"the horizon is called as horizon\(task, key\)"),
+        ({"horizon": 2**31}, "at most 2.*31 - 2 ticks, got 2147483648; math.inf"),
+        ({"done": lambda value: True}, r"done is called as done\(value, info\)"),
         ({"done": True}, r"done is a function \(value, info\) -> bool, got True"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -150,6 +179,7 @@ def test_mistakes_are_refused():
         nx.Level("w", lambda v, b: v["w"], optax.sgd(1.0), done=lambda value, info: True)
     for options, message in (
         ({"horizon": lambda task, key: "4"}, "the horizon must return a number of ticks, got '4'"),
+        ({"horizon": lambda task, key: key}, "the horizon must return a number of ticks, got"),
         (
             {"horizon": math.inf, "done": lambda value, info: info},
             r"done must return True or False, got None; return \(loss, info\) from the objective",
@@ -165,3 +195,11 @@ def test_states_of_other_episodes_are_refused():
     )
     with pytest.raises(ValueError, match="state of another nest: its episodes"):
         drawn.step(fixed.init({"d": 0.0}, KEY))
+
+
+def test_which_episode_is_the_longest_must_be_told():
+    other = nx.Level(
+        "u", lambda v, b: v["u"] ** 2, optax.sgd(0.1), start=lambda v, t, k: 1.0, horizon=100
+    )
+    with pytest.raises(ValueError, match="'w': tasks, processes .* its own or that of 'u' cannot"):
+        nx.Nest([(counter(horizon=lambda task, key: 2), other), nx.Held("d", every=2)])

@@ -219,3 +219,37 @@ def test_flows_that_cannot_contain_or_share_it():
     for wrong in ({"sigma": 0}, {"sigma": -1.0}, {"sigma": 0.1, "shape": "centered"}):
         with pytest.raises(ValueError, match=r"PES: "):
             nx.PES(**wrong)
+
+
+def test_a_peer_that_unrolls_leaves_the_memory_alone(x64):
+    """The loss of each of six truncations is its age: their gradients sum to 2 + 4 + ... + 12."""
+    start = lambda values, task, key: jnp.zeros(())  # noqa: E731
+    w = nx.Level(
+        "w", lambda v, b: -v["w"] * v["a"] * v["b"], optax.sgd(1.0), start=start, horizon=12
+    )
+    rest = optax.sgd(0.0)
+    for flow in (nx.PES(0.1), nx.NRES(0.1)):
+        a = nx.Level("a", lambda v, b: v["w"], rest, every=2, flow=flow)
+        b = nx.Level("b", lambda v, b: v["w"], rest, every=2, flow=nx.Unroll())
+        nest = nx.Nest([w, (a, b)], copies=4000)
+        state, total = nest.init({"a": 1.0, "b": 1.0}, jax.random.key(0)), 0.0
+        for _ in range(6):
+            total += float(nest.gradient(state, "a"))
+            state, _ = nest.step(state)
+        assert abs(total - 42) < 5
+
+
+def test_what_would_lose_the_perturbations_is_refused():
+    start = lambda values, task, key: jnp.zeros(2)  # noqa: E731
+    loss = lambda v, b: jnp.sum(v["w"] ** 2)  # noqa: E731
+    w = nx.Level("w", loss, optax.sgd(0.1), start=start)
+    shared = nx.Level("v", lambda v, b: jnp.sum((v["v"] - v["d"]) ** 2), optax.sgd(0.5), every=6)
+    d = nx.Level("d", lambda v, b: jnp.sum(v["v"]), optax.sgd(1.0), every=6, flow=nx.ES(0.01))
+    with pytest.raises(
+        ValueError, match="'d': ES tries .* and 'v', inside it, is shared by the copies"
+    ):
+        nx.Nest([w, (shared,), d], copies=4)
+    d = nx.Level("d", lambda v, b: jnp.sum(v["w"]), optax.sgd(1.0), every=6, flow=nx.PES(0.01))
+    nx.Nest([w, d], copies=4, tasks=jnp.array([1.0, 1.0, 2.0, 2.0]))
+    with pytest.raises(ValueError, match=r"tasks: copies 2i and 2i \+ 1 are .* theirs differ"):
+        nx.Nest([w, d], copies=4, tasks=jnp.arange(4.0))

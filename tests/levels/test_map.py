@@ -64,28 +64,26 @@ def test_both_modes_equal_differences(x64, name):
 
 
 def test_a_point_is_what_moves(x64):
-    """Statistics that are kept and memories of processes and flows move too; held values, counts,
-    fixed leaves and data do not. Draws are those of the state's tick."""
+    """Memories of processes and flows move too; held values, counts, what is not trained and data
+    do not. Draws are those of the state's tick."""
     walk = nx.Process(
         lambda values, memory, task, key: (memory, 0.5 * memory + values["w"]["m"]),
         init=lambda values, task, key: jnp.zeros(()),
     )
     w = nx.Level(
         "w",
-        lambda v, b: ((v["w"]["m"] - b) ** 2 * v["rate"], b),
+        lambda v, b: (v["w"]["m"] - b) ** 2 * v["rate"],
         optax.adam(0.1),
         walk,
-        trained={"m": True, "seen": False, "count": False},
-        keep=lambda value, info: value | {"seen": info, "count": value["count"] + 1},
+        trained={"m": True, "seen": False},
     )
     noisy = nx.Level(
         "z", lambda v, b: v["z"] * b, optax.sgd(1.0), lambda t, k: jax.random.normal(k)
     )
     nest = nx.Nest([w, noisy, nx.Held("rate")])
-    value = {"m": 1.0, "seen": 0.0, "count": jnp.asarray(0)}
-    state = nest.init({"w": value, "z": 0.0, "rate": 0.5}, jax.random.key(0))
-    f, x = nest.map(state)
-    assert x["values"] == {"w": {"m": 1.0, "seen": 0.0, "count": None}, "z": 0.0}
+    values = {"w": {"m": 1.0, "seen": 0.0}, "z": 0.0, "rate": 0.5}
+    f, x = nest.map(nest.init(values, jax.random.key(0)))
+    assert x["values"] == {"w": {"m": 1.0, "seen": None}, "z": 0.0}
     assert x["contexts"] == {"w": 0.0} and set(x) == {"values", "optimizers", "contexts"}
     assert len(jax.tree.leaves(x["optimizers"])) == 2  # Adam's moments, not its count
     once, twice = f(x)["values"]["z"], f(f(x))["values"]["z"]
@@ -94,14 +92,37 @@ def test_a_point_is_what_moves(x64):
         f(x | {"flows": {"w": 1.0}})
 
 
-def test_what_has_no_derivative_is_refused():
-    coupled = lambda v, b: jnp.sum((v["w"] - v["init"]) ** 2)  # noqa: E731
-    w = nx.Level("w", coupled, optax.sgd(0.1))
-    outer = nx.Level("init", coupled, optax.sgd(0.1), every=3, flow=nx.FiniteDifference())
+@pytest.mark.parametrize(
+    ("flow", "keep", "message"),
+    [
+        (
+            nx.FiniteDifference(),
+            None,
+            r"'d' has the flow FiniteDifference\(\), whose gradient is an",
+        ),
+        (nx.Implicit(nx.Identity(0.2)), None, r"'d' has the flow Implicit\(Identity"),
+        (nx.Implicit(nx.Neumann(3)), None, r"'d' has the flow Implicit\(Neumann"),
+        (
+            nx.Unroll(first_order=True),
+            None,
+            "'d' has the flow Unroll.first_order=True., which takes",
+        ),
+        (nx.Unroll(), lambda value, info: value, "'w' keeps what its objective returns"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:level 'd'")
+def test_updates_that_count_as_constant_what_moves_are_refused(flow, keep, message):
+    coupled = lambda v, b: (jnp.sum((v["w"]["m"] - v["d"]) ** 2), None)  # noqa: E731
+    trained = {"m": True, "n": False}
+    w = nx.Level("w", coupled, optax.sgd(0.1), trained=trained, keep=keep)
+    outer = nx.Level("d", coupled, optax.sgd(0.1), every=3, flow=flow)
     nest = nx.Nest([w, outer])
-    state = nest.init({"w": jnp.ones(2), "init": jnp.zeros(2)}, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"map: level 'init' has the flow FiniteDifference\(\)"):
+    state = nest.init({"w": {"m": jnp.ones(2), "n": 0.0}, "d": jnp.zeros(2)}, jax.random.key(0))
+    with pytest.raises(ValueError, match=f"map: level {message}"):
         nest.map(state)
+
+
+def test_streams_need_their_batches():
     stream = nx.Stream(lambda index: np.ones(2))
     nest = nx.Nest([nx.Level("w", lambda v, b: jnp.sum((v["w"] - b) ** 2), optax.sgd(0.1), stream)])
     state = nest.init({"w": jnp.ones(2)}, jax.random.key(0))

@@ -126,3 +126,20 @@ def test_random_nests_with_a_process(x64, seed):
     nest = experienced(nest, values)
     assert nest is not None
     agree(nest, values, 2, seed, whole_run=False)
+
+
+def test_the_gradient_of_a_fast_level_sees_what_slower_clocks_begin(x64):
+    """Draws of slower processes and starts that are due at the tick."""
+    process = nx.Process(lambda values, task, key: jnp.asarray(3.0), every=4)
+    w = nx.Level("w", lambda v, b: v["w"] * b, optax.sgd(0.1), process)
+    d = nx.Level("d", lambda v, b: (v["d"] - v["w"]) ** 2, optax.sgd(0.1), every=4)
+    nest = nx.Nest([w, d])
+    state = nest.init({"w": 1.0, "d": 0.0}, jax.random.key(0))
+    assert nest.gradient(state, "w") == 3 == nest.step(state)[1]["w"].gradient_norm[0]
+    assert nx.check_gradient(nest, state, "w", verbose=False)
+    fresh = lambda values, task, key: values["d"] - 1  # noqa: E731
+    w = nx.Level("w", lambda v, b: (v["w"] - v["d"]) ** 2, optax.sgd(0.1), start=fresh)
+    nest = nx.Nest([w, d])
+    state, _ = nest.run(nest.init({"d": 2.0}, jax.random.key(0)), 1)
+    np.testing.assert_allclose(nest.gradient(state, "w"), -2.0)
+    assert nest.gradient(state, "w") == nest.gradient(state, ("w", "d"))["w"]

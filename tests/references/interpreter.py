@@ -76,7 +76,9 @@ class Interpreter:
                 self.contexts.append(context)
 
     def periods_outside(self, level):
-        return [x.every for x in self.levels if self.home[x.name] > self.home[level.name]]
+        """R7: of held levels only where there are no others."""
+        outside = [x for x in self.levels if self.home[x.name] > self.home[level.name]]
+        return [x.every for x in [x for x in outside if not x.held] or outside]
 
     def grid(self, level):
         """R7: the ticks at which the level's episodes may begin are its multiples."""

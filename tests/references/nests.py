@@ -71,7 +71,7 @@ def starting(rng, name, outside):
 # What a compiled nest must agree with.
 
 
-def agree(nest, values, steps=2, seed=0, whole_run=True, gradients=(), tolerance=1e-9):
+def agree(nest, values, steps=2, seed=0, whole_run=True, gradients=(), tolerance=1e-10):
     """Asserts that the compiled nest does what the interpreter does; returns its end and the
     interpreter's world."""
     begin = nest.init(values, jax.random.key(seed))

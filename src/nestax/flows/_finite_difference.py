@@ -42,6 +42,7 @@ class FiniteDifference(Flow):
     """
 
     differences: ClassVar[bool] = True
+    rough: ClassVar[bool] = True
     rate: float | int = 1.0
     scale: float | int = 0.01
 

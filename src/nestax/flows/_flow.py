@@ -68,6 +68,8 @@ class Flow(Brief, abc.ABC):
             updates vanish, instead of their gradients.
         differences: whether it evaluates the objectives inside at other points, so that those must
             be plain losses.
+        rough: whether it approximates by design, so that the derivative of its gradient is not that
+            of what it computes: `Nest.map` refuses it.
         context: where it takes the batches of the levels inside from; None for their own.
     """
 
@@ -78,6 +80,7 @@ class Flow(Brief, abc.ABC):
     perturbs: ClassVar[bool] = False
     reverse: ClassVar[bool] = False
     differences: ClassVar[bool] = False
+    rough: bool = False
     by_update: bool = False
     first_order: bool = False
     last: int | None = None

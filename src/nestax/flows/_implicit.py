@@ -94,6 +94,11 @@ class Implicit(Flow):
         return self.condition == "update"
 
     @property
+    def rough(self) -> bool:
+        """See `Flow`."""
+        return self.solver.truncated
+
+    @property
     def linear(self) -> Solver:
         """The solver of the linear system."""
         return self.solver

@@ -68,6 +68,21 @@ def tasks(given: Any, task: Any, copies: int | None) -> None:
             )
 
 
+def paired(tasks: Any) -> None:
+    """Under evolution strategies the two copies of a pair have one task."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tasks):
+        if isinstance(leaf, Tracer) or leaf.shape[0] % 2:
+            continue
+        one, other = np.asarray(leaf[::2]), np.asarray(leaf[1::2])
+        inexact = np.issubdtype(one.dtype, np.inexact)
+        if not np.array_equal(one, other, equal_nan=inexact):
+            raise ValueError(
+                f"tasks{jax.tree_util.keystr(path)}: copies 2i and 2i + 1 are an antithetic pair "
+                "of evolution strategies, which shares a task, and theirs differ; give the task of "
+                "each pair twice, jax.tree.map(lambda a: jnp.repeat(a, 2, axis=0), tasks)"
+            )
+
+
 def task(given: Any, draws: bool) -> None:
     if draws:
         check_arguments("Nest", "task", given, ("key",))

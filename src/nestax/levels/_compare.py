@@ -18,6 +18,7 @@ from ._consistency import flow_repair
 from ._declaration import flow_of
 from ._exact import exact_gradients, exact_sums, flat, level_with_flow
 from ._executed import fresh, held_state, with_flow, with_held
+from ._level import Level
 from ._machine import Machine
 from ._nest import Nest
 from ._state import State, single_state
@@ -154,6 +155,8 @@ def compare_flows(
     _belongs.structure(machine, state)
     _belongs.moment(machine, state)
     target = machine.problem.levels[name]
+    if updates > 1:
+        _within(machine, target)
     if updates > 1 and exact is not None:
         raise ValueError(
             f"compare_flows: exact={exact!r} is a flow of one update, and updates={updates} asks "
@@ -232,6 +235,21 @@ def _named(flows: Any) -> dict[str, Any]:
     return named
 
 
+def _within(machine: Machine, target: Level) -> None:
+    """Refuses a sum over updates where slower clocks begin something that lasts over several."""
+    nest = machine.declaration
+    slow = [one.name for one in nest.episodic if nest.restart_period(one) > target.every]
+    slow += [
+        f"the process {n}" for n, p in machine.problem.processes.items() if p.every > target.every
+    ]
+    if slow:
+        raise ValueError(
+            f"compare_flows: updates sums over updates of {target.name!r} in a row, and "
+            f"{slow[0]} begins anew with slower clocks only; leave updates out, or the slower "
+            "levels"
+        )
+
+
 def _summed(machine: Machine, name: str, updates: int) -> Any:
     """(state, feed) -> the sum of the gradients that a level finds at some updates in a row."""
     program = copy.copy(machine.program)
@@ -241,7 +259,7 @@ def _summed(machine: Machine, name: str, updates: int) -> Any:
     @jax.jit
     def gradient(state: State, feed: Any) -> Any:
         def one(state: State, _: Any) -> tuple[State, Any]:
-            state, info = machine.advance(state, feed, k, program)
+            state, info = machine.advance(state, feed, k, program, anew=False)
             return state, info[name].gradient
 
         found = jax.lax.scan(one, state, None, updates)[1]

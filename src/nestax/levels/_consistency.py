@@ -79,7 +79,7 @@ def _check_flow(nest: Declaration, level: Level) -> None:
                     "and FiniteDifference may cross a slower clock"
                 )
         for other in levels_beside(nest, level):
-            if other.every < level.every:
+            if other.every < level.every and not other.held:
                 raise ValueError(
                     f"{label}: {kind} differentiates its own period, in which {other.name!r}, not "
                     f"inside it, moves (every={other.every}); list {other.name!r} before it, or "
@@ -160,6 +160,14 @@ def _check_open(nest: Declaration, level: Level) -> None:
             f"{label}: {kind} tries values in antithetic pairs, one value for each copy; give the "
             f"nest an even number of copies, got copies={nest.copies}"
         )
+    for other in nest.inside(level):
+        if not (nest.copied(other) or other.held):
+            raise ValueError(
+                f"{label}: {kind} tries a value for each copy, and {other.name!r}, inside it, is "
+                "shared by the copies: it takes their mean, in which opposite perturbations "
+                f"cancel. Give {other.name!r} a start, with horizon=math.inf if it never begins "
+                f"anew, or list it after {level.name!r}"
+            )
     longest = nest.longest
     if longest is not None and nest.restart_period(longest) % level.every:
         raise ValueError(
@@ -203,6 +211,13 @@ def _check_episode(nest: Declaration, level: Level) -> None:
                     f"{label}: an episode of {horizon} ticks is not a multiple of {divisor}, "
                     f"{what}; use {horizon + divisor - horizon % divisor}"
                 )
+    for other in nest.episodic if callable(level.horizon) else ():
+        if other is not level and nest.horizon(other) > nest.grid(level):
+            raise ValueError(
+                f"{label}: tasks, processes and what flows remember begin anew with the longest "
+                f"episode, and whether that is its own or that of {other.name!r} cannot be told "
+                "from a function; give the horizon as (least, most)"
+            )
     if level.done is not None and nest.horizon(level) <= nest.grid(level):
         raise ValueError(
             f"{label}: done can end an episode every {nest.grid(level)} ticks, and the horizon "

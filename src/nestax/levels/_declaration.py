@@ -58,8 +58,10 @@ class Declaration:
         return tuple(itertools.chain.from_iterable(self.groups[self.group(level) + 1 :]))
 
     def restart_period(self, level: Level) -> int:
-        """The smallest period outside a level: the grid on which its episodes begin."""
-        return min((other.every for other in self.outside(level)), default=level.every)
+        """The smallest period of what moves outside a level: its episodes begin at multiples."""
+        outside = self.outside(level)  # held levels count where there are no others
+        outside = tuple(other for other in outside if not other.held) or outside
+        return min((other.every for other in outside), default=level.every)
 
     def grid(self, level: Level) -> int:
         """The lengths of a level's episodes are multiples of it."""

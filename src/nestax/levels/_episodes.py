@@ -89,7 +89,8 @@ def ahead(problem: Problem, copy: Any, length: Any) -> Any:
     assert problem.nest.longest is not None
     grid, count = problem.nest.restart_period(problem.nest.longest), problem.nest.draws
     assert count is not None
-    return problem.nest.number(copy) * (length // grid) // count * grid
+    number, (whole, rest) = problem.nest.number(copy), divmod(length // grid, count)
+    return (number * whole + number * rest // count) * grid  # their product could overflow
 
 
 def began(problem: Problem, carry: Carry, view: View) -> jax.Array:
@@ -142,10 +143,15 @@ def _length(problem: Problem, level: Level, carry: Carry, task: Parts, copy: Any
         return (jnp.round(ticks / grid) * grid).astype(jnp.int32)
     who = f"level {level.name!r}: the horizon"
     ticks = call(who, functools.partial(with_copy, plain(horizon), number), task.whole(), key)
-    if not is_data(ticks) or jnp.shape(ticks) != () or jnp.result_type(ticks).kind not in "iuf":
+    if not _is_real(ticks):
         raise ValueError(f"{who} must return a number of ticks, got {shown(ticks)}")
-    periods = jnp.ceil(jax.lax.stop_gradient(jnp.asarray(ticks)) / grid)
-    return (jnp.clip(periods, 1, NEVER // 2 // grid) * grid).astype(jnp.int32)
+    if isinstance(ticks, int):
+        ticks = min(max(ticks, 1), NEVER // 2)
+    ticks = jax.lax.stop_gradient(jnp.asarray(ticks))
+    whole = jnp.issubdtype(ticks.dtype, jnp.integer)
+    periods = -(-ticks // grid) if whole else jnp.ceil(ticks / grid)
+    periods = jnp.where(periods >= 1, jnp.minimum(periods, NEVER // 2 // grid), 1)  # so is NaN
+    return periods.astype(jnp.int32) * grid
 
 
 def _lengths(problem: Problem, level: Level, carry: Carry, view: View) -> Any:
@@ -256,6 +262,15 @@ def restarts(problem: Problem, k: int) -> tuple[str | None, ...]:
     if problem.nest.draws_task and longest is not None and longest.name in here:
         return (None, *here)
     return tuple(here)
+
+
+def _is_real(ticks: Any) -> bool:
+    if not is_data(ticks) or jnp.shape(ticks) != () or isinstance(ticks, bool):
+        return False
+    if isinstance(ticks, (int, float)):
+        return True
+    dtype = jnp.result_type(ticks)
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
 
 
 def _is_bool(flag: Any) -> bool:

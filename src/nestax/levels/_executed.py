@@ -115,7 +115,7 @@ def executed_sum(
         parts = {**begin.parts, name: _moved(begin.parts[name], by)}
 
         def one(state: State, _: Any) -> tuple[State, Any]:
-            state, info = other.advance(state, feed, k)
+            state, info = other.advance(state, feed, k, anew=False)
             return state, jnp.sum(info[name].loss[0])
 
         start = dataclasses.replace(begin, parts=parts)
@@ -150,9 +150,9 @@ def _settled(machine: Machine, level: Level, state: State, feed: Any) -> Callabl
         }
         begin = dataclasses.replace(state, parts=parts, optimizers=optimizers)
 
-        def again(carried: Any) -> Any:
+        def again(carried: Any, anew: bool = False) -> Any:
             now, _, _, count = carried
-            after, info = other.advance(now, feed, k)
+            after, info = other.advance(now, feed, k, anew=anew)
             same = {"contexts": state.contexts, "episodes": state.episodes}
             after = dataclasses.replace(after, tick=state.tick, **same)
             loss = jnp.sum(info[level.name].loss[-1])
@@ -164,7 +164,7 @@ def _settled(machine: Machine, level: Level, state: State, feed: Any) -> Callabl
             eps = jnp.finfo(size.dtype).eps
             return (moved > 4 * eps * (size + 1)) & (count < max(1, MOST_TICKS // period))
 
-        first = again((begin, 0, 0, jnp.zeros((), jnp.int32)))
+        first = again((begin, 0, 0, jnp.zeros((), jnp.int32)), anew=True)
         return jax.lax.while_loop(unsettled, again, first)[2]
 
     return settle

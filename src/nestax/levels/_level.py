@@ -193,6 +193,8 @@ class Level:
             refuse("done ends an episode, and a level without a start has none; give start as well")
         if self.done is not None and not callable(self.done):
             refuse(f"done is a function (value, info) -> bool, got {shown(self.done)}")
+        if self.done is not None:
+            check_arguments(owner, "done", self.done, ("value", "info"))
         if self.done is not None and self.accumulate and self.every > 1:
             refuse(
                 "done is called with the info of one objective, and a level that accumulates has "
@@ -218,6 +220,10 @@ class Level:
                     f"first smaller, got {horizon}"
                 )
             object.__setattr__(self, "horizon", horizon)
+        elif isinstance(horizon, int) and horizon >= 2**31 - 1:
+            refuse(
+                f"a horizon has at most 2**31 - 2 ticks, got {horizon}; math.inf is one without end"
+            )
         elif not (horizon is None or horizon == math.inf or _whole(horizon)):
             refuse(
                 "horizon is a number of ticks, a whole number of at least 1, math.inf, a range "

@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from . import _consistency, _episodes, _experience, _feed, _side_by_side
 from ._carry import Carry, Mode, View
-from ._declaration import Declaration
+from ._declaration import Declaration, flow_of
 from ._info import LevelInfo
 from ._level import Level
 from ._problem import Problem
@@ -196,13 +196,14 @@ class Machine:
         return _experience.with_batches(self.problem, carry, View(self.declaration.copies), blank)
 
     def advance(
-        self, state: State, feed: Any, k: int, program: Program | None = None
+        self, state: State, feed: Any, k: int, program: Program | None = None, anew: bool = True
     ) -> tuple[State, Info]:
-        """One period of the k-th clock, by `program` or the machine's own, and its reports."""
+        """One period of the k-th clock, by `program` or the machine's own, and its reports; `anew`:
+        episodes begin that are due at this tick by slower clocks."""
         program = self.program if program is None else program
 
         def one(state: State) -> tuple[State, Info]:
-            return self._advance_one(state, feed, k, program)
+            return self._advance_one(state, feed, k, program, anew)
 
         if state.runs is None:
             after, infos = one(state)
@@ -210,10 +211,13 @@ class Machine:
             after, infos = _side_by_side.advanced(one, state, self.declaration.draws_task)
         return after, self.everywhere(infos)
 
-    def _advance_one(self, state: State, feed: Any, k: int, program: Program) -> tuple[State, Info]:
-        carry = self.carry(state, feed, blank=True)
+    def _advance_one(
+        self, state: State, feed: Any, k: int, program: Program, anew: bool
+    ) -> tuple[State, Info]:
+        view = View(self.declaration.copies)
+        carry = program.entered(k, self.carry(state, feed, blank=True), view, anew)
         carry = carry._replace(before={name: program.kept(carry) for name in program.rerun})
-        carry, infos = program.advance(k, carry, View(self.declaration.copies), Mode())
+        carry, infos = program.advance(k, carry, view, Mode())
         order = [level.name for level in self.declaration.levels if level.name in infos]
         rest = (carry.tick + 1, carry.key, carry.task, carry.flows, _memories(carry))
         state = State(carry.values, carry.optimizers, *rest, carry.episodes)
@@ -235,7 +239,12 @@ class Machine:
         name."""
         program = _copy.copy(self.program)
         program.captured = frozenset(names)
-        k = program.periods.index(max(program.levels[name].every for name in names))
+        periods = [program.levels[name].every for name in names]
+        for level in self.declaration.levels:  # inside these, levels see perturbed values
+            inside = {one.name for one in self.declaration.inside(level)}
+            if flow_of(level).perturbs and inside.intersection(names):
+                periods.append(level.every)
+        k = program.periods.index(max(periods))
 
         def gradient(state: State, feed: Any) -> Any:
             infos = self.advance(state, feed, k, program)[1]

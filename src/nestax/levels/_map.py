@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._level import Level
+from ._declaration import Declaration, flow_of
 from ._machine import Machine
 from ._state import State
-from ._values import Parts
 
 Point = dict[str, Any]
 
@@ -18,10 +17,37 @@ Point = dict[str, Any]
 def point(machine: Machine, state: State) -> Point:
     """What of a state moves: inexact arrays, None in place of others; empty parts are left out."""
     levels = [level for level in machine.declaration.levels if not level.held]
-    values = {level.name: _moving(level, state.parts[level.name]) for level in levels}
+    values = {level.name: state.parts[level.name].trained for level in levels}
     rest = {"optimizers": state.optimizers, "flows": state.flows, "contexts": state.contexts}
     found = {"values": values, **jax.tree.map(_inexact, rest)}
     return {part: tree for part, tree in found.items() if jax.tree.leaves(tree)}
+
+
+def check(nest: Declaration) -> None:
+    """Refuses levels whose updates count as constant what moves.
+
+    Raises:
+        ValueError: by level, with the repair.
+    """
+    for level in nest.levels:
+        flow, label = flow_of(level), f"map: level {level.name!r}"
+        if level.keep is not None:
+            raise ValueError(
+                f"{label} keeps what its objective returns, which is a constant to every "
+                "derivative, so the map's would be wrong; leave keep out and hold the statistics "
+                'fixed, as trained={"params": True, "stats": False} does'
+            )
+        if flow.first_order:
+            raise ValueError(
+                f"{label} has the flow {flow!r}, which takes inner gradients as constants, so the "
+                "map's derivative would be wrong; use Unroll()"
+            )
+        if flow.rough:
+            raise ValueError(
+                f"{label} has the flow {flow!r}, whose gradient is an approximation with a "
+                "derivative of its own, so the map's would be wrong; use Implicit(CG(20)) or "
+                "Implicit(Dense())"
+            )
 
 
 def stepped(
@@ -50,11 +76,6 @@ def _placed(state: State, x: Point) -> State:
     names = ("optimizers", "flows", "contexts")
     given = {name: _merged(getattr(state, name), x[name]) for name in names if name in x}
     return dataclasses.replace(state, parts=parts, **given)
-
-
-def _moving(level: Level, parts: Parts) -> Any:
-    """What is trained; and what `keep` may change."""
-    return parts.trained if level.keep is None else jax.tree.map(_inexact, parts.arrays)
 
 
 def _inexact(leaf: Any) -> Any:

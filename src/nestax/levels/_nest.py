@@ -10,7 +10,7 @@ import numpy as np
 from ..flows.internal import check_arrays
 from . import _belongs, _checks, _draws, _feed, _map, _run, _show, _side_by_side
 from ._calls import shown
-from ._declaration import Declaration, flow_of, read_groups
+from ._declaration import Declaration, read_groups
 from ._level import Level
 from ._machine import Info, Machine
 from ._peers import Order, Peers
@@ -80,6 +80,8 @@ class Nest:
         if mesh is not None:
             _checks.mesh(mesh, copies)
         self.machine = Machine(declaration, task, tasks, mesh, norms)
+        if tasks is not None and declaration.paired:
+            _checks.paired(tasks)
 
     def __repr__(self) -> str:
         return _show.nest(self.declaration, self.ticks_per_step)
@@ -219,18 +221,13 @@ class Nest:
             is applied.
 
         Raises:
-            ValueError: a state of another nest; streams without a feed; a level with the flow
-                `FiniteDifference`, whose gradient has no derivative in the levels inside; f, for
-                what is no point like x.
+            ValueError: a state of another nest; streams without a feed; a level whose update counts
+                something as constant that moves, so that derivatives would be wrong without a word
+                (`keep`, `Unroll(first_order=True)`, `FiniteDifference`, `Implicit` over a solver
+                that is rough by design); f, for what is no point like x.
         """
         taken_state(state, "map")
-        for level in self.declaration.levels:
-            if flow_of(level).differences:
-                raise ValueError(
-                    f"map: level {level.name!r} has the flow {flow_of(level)!r}, whose gradient "
-                    "counts the inner levels as given, so the map's derivative would be wrong; "
-                    "use Implicit(Identity(rate)), the derivative that it approximates"
-                )
+        _map.check(self.declaration)
         if feed is None and self.machine.problem.streams:
             raise ValueError("map: this nest reads streams; give feed=nest.feed(state)")
         moving = _map.point(self.machine, state)

@@ -5,6 +5,7 @@ Everything is a function of a `Carry`, in one of two views: all copies at once, 
 """
 
 import copy as _copy
+import itertools
 from typing import Any
 
 import jax
@@ -52,8 +53,8 @@ class Problem:
         for context in self.contexts():
             if isinstance(context, Process):
                 name = self.readers(context)[0]
-                number = sum(key.split(" ")[0] == name for key in self.processes)
-                self.processes[f"{name} {number}" if number else name] = context
+                number = next(i for i in itertools.count() if _keyed(name, i) not in self.processes)
+                self.processes[_keyed(name, number)] = context
         self.draw = draw
         self.displaced: dict[str, Any] = {}
         # What is known of the optimizers, by level; see `_known`.
@@ -426,6 +427,11 @@ class Problem:
         leaves, structure = jax.tree.flatten(info)
         rest = structure.unflatten([None if i in moved else a for i, a in enumerate(leaves)])
         return parts.but(parts.trained, fixed), rest
+
+
+def _keyed(name: str, number: int) -> str:
+    """What a process is called in the state."""
+    return f"{name} {number}" if number else name
 
 
 def searchable(level: Level) -> None:

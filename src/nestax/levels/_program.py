@@ -61,6 +61,16 @@ class Program:
         kept = {n: a for n, a in carry.gathered.items() if self.levels[n].every > self.periods[k]}
         return carry._replace(gathered=kept), infos
 
+    def entered(self, k: int, carry: Carry, view: View, anew: bool = True) -> Carry:
+        """The carry at the beginning of a step of which only a period of the k-th clock is run:
+        slower clocks have begun, their processes have drawn and, with `anew`, their episodes."""
+        for slower in range(len(self.periods) - 1, k, -1):
+            if anew:
+                pending = _episodes.restarts(self.problem, slower)
+                carry = _episodes.restart(self.problem, pending, carry, view)
+            carry = _experience.drawn(self.problem, self.periods[slower], carry, view)
+        return carry
+
     def opened(self, k: int, carry: Carry, view: View) -> Carry:
         """The carry at the beginning of a period: nothing gathered yet, and kept if it will be run
         again."""
@@ -161,7 +171,7 @@ class Program:
                 moved = {p.name: after.values[p.name] for p in peers}
                 if level in followers:
                     reached, _, found = self.through([level], *arguments, moved=moved)
-                    after = after._replace(flows={**after.flows, **reached.flows})
+                    after = _remembering(after, reached, [level])
                 else:
                     found = {level.name: self.gradient(level, after, view, mode)}
                 one = _constant(found[level.name]) if mode.first_order else found[level.name]
@@ -172,7 +182,7 @@ class Program:
                 reached, seen, gradients = self.through(same, *arguments)
                 if point is None:
                     point, infos = reached, seen
-                point = point._replace(flows={**point.flows, **reached.flows})
+                point = _remembering(point, reached, same)
                 found |= gradients
             if point is None:
                 point, infos = self.until(k, q - 1, *arguments[2:])
@@ -467,6 +477,13 @@ def _alike(followers: list[Level]) -> list[list[Level]]:
             alike = dataclasses.replace(flow, last=None)
         together.setdefault(alike, []).append(level)
     return sorted(together.values(), key=lambda same: flow_of(same[0]).joint)
+
+
+def _remembering(carry: Carry, reached: Carry, levels: list[Level]) -> Carry:
+    """The carry with what the flows of some levels remember after a run of their own; of the
+    others' it knows nothing."""
+    own = {one.name: reached.flows[one.name] for one in levels if one.name in reached.flows}
+    return carry._replace(flows={**carry.flows, **own})
 
 
 def _constant(found: Found) -> Found:
