@@ -8,6 +8,8 @@ class Brief:
     """`Implicit(CG())` instead of every field."""
 
     def __repr__(self) -> str:
+        if not dataclasses.is_dataclass(self):  # a flow of a user's own
+            return f"{type(self).__name__}()"
         shown: list[str] = []
         ordered = True  # while fields are given by position
         for field in dataclasses.fields(self):  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ._estimate import estimated
 from ._flow import Flow, Period, Reached
 from ._hoist import partition
 from ._solvers import check_count
@@ -111,7 +112,7 @@ def evolution_gradient(
 
     wide = jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), given)
     period = Period(wide, 2 * pairs, run, run_each)
-    gradient, reached, _ = flow.gradient(period, memory, key)
+    gradient, reached, _ = estimated(who, flow, period, memory, key)
     return reached.loss, jax.tree.map(lambda a, like: a.astype(like.dtype), gradient, given)
 
 

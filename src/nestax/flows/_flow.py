@@ -35,8 +35,10 @@ class Period(NamedTuple):
         value: the level's present value, what is trained of it, in float32 at least; None in place
             of other leaves.
         copies: how many there are, or None.
-        run: value -> `Reached`; pure, and to be differentiated in any mode.
-        run_each: values with a leading axis of copies -> `Reached`: a value for each copy.
+        run: value -> `Reached`, for any value like `value`; pure, and to be differentiated in any
+            mode.
+        run_each: values with a leading axis of copies -> `Reached`: a value for each copy, which a
+            flow announces by `perturbs = True`.
     """
 
     value: PyTree
@@ -87,7 +89,8 @@ class Flow(Brief, abc.ABC):
     context: Any = None
 
     def init(self, value: PyTree, copies: int | None) -> PyTree:
-        """What the flow remembers, at first; arrays only.
+        """What the flow remembers, at first: arrays and numbers, whose structure, shapes and dtypes
+        it keeps.
 
         Args:
             value: what is trained of the level's value, None in place of other leaves.
@@ -117,8 +120,10 @@ class Flow(Brief, abc.ABC):
             key: for noise, another one for every update.
 
         Returns:
-            (gradient, reached, memory): the gradient is a pytree like `period.value`; the nest goes
-            on from where the run reached.
+            (gradient, reached, memory): the gradient is a pytree like `period.value`; `reached` is
+            what one of the runs returned; the memory is like the one that came. The nest goes on
+            from where that run has taken the levels inside. The level's own value stays where it
+            was, whatever value it was run with, and its optimizer moves it.
         """
         raise NotImplementedError(f"{type(self).__name__} follows a period and defines no gradient")
 

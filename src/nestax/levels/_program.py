@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from ..flows import Direct, Period, Reached
+from ..flows.internal import estimated, first_memory, same_memory
 from . import _draws, _episodes, _experience, _point
+from ._calls import noted
 from ._carry import Carry, Found, Mode, View
 from ._declaration import flow_of
 from ._info import LevelInfo
@@ -301,11 +303,25 @@ class Program:
             spread = _copy.copy(self)
             spread.problem = self.problem.spread(name)
 
-        def run(trained: Any) -> Reached:
-            reached, infos, seen = reach((trained,), self)
-            losses, user = self._followed(level, seen, view)
-            end = (self.narrowed([level], reached), infos, user)
+        def own(kept: Carry) -> dict[str, Any]:
+            return {
+                "values": {**kept.values, name: carry.values[name]},
+                "optimizers": {**kept.optimizers, name: carry.optimizers[name]},
+            }
+
+        def ran(trained: Any, program: Program) -> Reached:
+            reached, infos, seen = reach((trained,), program)
+            losses, user = program._followed(level, seen, view)
+            # The level is moved from its own value, not from the one it was run with; nor may
+            # periods that began in this one be run again with that.
+            began = {n for n in reached.before if self.levels[n].every < level.every}
+            before = {n: one._replace(**own(one)) for n, one in reached.before.items() if n in began}
+            before = {**reached.before, **before}
+            end = (reached._replace(before=before, **own(reached)), infos, user)
             return Reached(self.problem.total(level, losses), losses, end)
+
+        def run(trained: Any) -> Reached:
+            return ran(trained, self)
 
         def run_each(trained: Any) -> Reached:
             if spread is None:
@@ -313,21 +329,17 @@ class Program:
                     f"level {name!r}: run_each gives every copy a value of its own, which "
                     f"{type(flow).__name__} must announce by the attribute perturbs = True"
                 )
-            reached, infos, seen = reach((trained,), spread)
-            losses, user = spread._followed(level, seen, view)
-            reached = reached._replace(
-                values={**reached.values, name: carry.values[name]},
-                optimizers={**reached.optimizers, name: carry.optimizers[name]},
-                before=carry.before,
-            )
-            return Reached(self.problem.total(level, losses), losses, (reached, infos, user))
+            return ran(trained, spread)
 
         memory = carry.flows.get(name, ())
         if jax.tree.leaves(memory) and self.nest.longest is not None:
-            memory = flow.restarted(memory, _episodes.began(self.problem, carry, view))
+            cleared = flow.restarted(memory, _episodes.began(self.problem, carry, view))
+            who = f"level {name!r}: restarted of the flow {type(flow).__name__}"
+            memory = same_memory(who, memory, cleared)
         period = Period(variables[name].trained, view.copies, run, run_each)
         key = _draws.flow_key(carry.key, name, carry.tick)
-        gradient, came, memory = flow.gradient(period, memory, key)
+        with noted(f"the flow of level {name!r}"):
+            gradient, came, memory = estimated(f"level {name!r}", flow, period, memory, key)
         reached, infos, user = came.end
         if jax.tree.leaves(memory):
             reached = reached._replace(flows={**reached.flows, name: memory})
@@ -368,8 +380,9 @@ class Program:
         """What the level's flow remembers at first."""
         if not flow_of(level).follows:
             return ()
-        value = values[level.name].wide().trained
-        return flow_of(level).init(value, self.nest.copies)
+        value, flow = values[level.name].wide().trained, flow_of(level)
+        who = f"level {level.name!r}: the flow {type(flow).__name__}"
+        return first_memory(who, flow.init(value, self.nest.copies))
 
     def narrowed(self, levels: Any, carry: Carry) -> Carry:
         """The carry with the values of some levels in the dtypes that they were given in."""
