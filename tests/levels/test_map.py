@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -90,6 +91,13 @@ def test_a_point_is_what_moves(x64):
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-12)
     with pytest.raises(ValueError, match="takes a point like the one that came with it"):
         f(x | {"flows": {"w": 1.0}})
+    with pytest.raises(
+        ValueError, match=r"at \['values'\]\['z'\] it has the shape \[2\], expected"
+    ):
+        f(x | {"values": x["values"] | {"z": jnp.ones(2)}})
+    for wrong, got in ((state, "got a state"), (jax.flatten_util.ravel_pytree(x)[0], "got A?a?")):
+        with pytest.raises(ValueError, match=f"{got}.*give x, or a pytree like it"):
+            f(wrong)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._flow import Flow, Period, Reached
@@ -39,12 +40,16 @@ class Evolution(Flow, abc.ABC):
     follows: ClassVar[bool] = True
     estimates: ClassVar[bool] = True
     perturbs: ClassVar[bool] = True
-    sigma: float | int
+    sigma: float | int | np.number
     shape: str = "difference"
-    clip: float | int | None = None
+    clip: float | int | np.number | None = None
 
     def __post_init__(self) -> None:
         who = type(self).__name__
+        for name in ("sigma", "clip"):
+            given = getattr(self, name)
+            if isinstance(given, np.number):  # which would decide over dtypes
+                object.__setattr__(self, name, given.item())
         check_number(who, "sigma", self.sigma, least=0)
         if self.sigma == 0:
             raise ValueError(f"{who}: sigma must be positive, such as 0.01; got 0")
@@ -124,7 +129,15 @@ class ES(Evolution):
     of earlier periods is lost, as under an `Unroll` over one period.
 
     Attributes:
-        sigma, shape, clip: see `Evolution`.
+        sigma: standard deviation of the perturbations.
+        shape: what is made of the losses. "difference": L+ - L-. "sign": its sign. "rank": the
+            difference of the losses' ranks among all copies, ranks from -1/2 to 1/2. The last two
+            are not unbiased, and do not change when losses are rescaled.
+        clip: losses above it count as it; None for no bound. A pair with a loss that is not finite
+            contributes nothing, in either case.
+
+    Raises:
+        ValueError: sigma not positive, another shape, a clip that is no number.
 
     Source: Salimans, Ho, Chen, Sidor and Sutskever (2017), with antithetic pairs.
     """
@@ -142,7 +155,15 @@ class PES(Evolution):
     Its variance grows with the number of periods.
 
     Attributes:
-        sigma, shape, clip: see `Evolution`.
+        sigma: standard deviation of the perturbations.
+        shape: what is made of the losses. "difference": L+ - L-. "sign": its sign. "rank": the
+            difference of the losses' ranks among all copies, ranks from -1/2 to 1/2. The last two
+            are not unbiased, and do not change when losses are rescaled.
+        clip: losses above it count as it; None for no bound. A pair with a loss that is not finite
+            contributes nothing, in either case.
+
+    Raises:
+        ValueError: sigma not positive, another shape, a clip that is no number.
 
     Source: Vicol, Metz and Sohl-Dickstein (2021), algorithm 2.
     """
@@ -170,7 +191,15 @@ class NRES(Evolution):
     with the number of periods.
 
     Attributes:
-        sigma, shape, clip: see `Evolution`.
+        sigma: standard deviation of the perturbations.
+        shape: what is made of the losses. "difference": L+ - L-. "sign": its sign. "rank": the
+            difference of the losses' ranks among all copies, ranks from -1/2 to 1/2. The last two
+            are not unbiased, and do not change when losses are rescaled.
+        clip: losses above it count as it; None for no bound. A pair with a loss that is not finite
+            contributes nothing, in either case.
+
+    Raises:
+        ValueError: sigma not positive, another shape, a clip that is no number.
 
     Source: Li, Harrison, Sohl-Dickstein, Smith and Metz (2023), algorithm 1; the ES-Single of Vicol
     (2023).

@@ -161,13 +161,14 @@ def check_count(owner: str, name: str, value: Any) -> None:
 
 
 def check_number(owner: str, name: str, value: Any, least: float | int | None = None) -> None:
-    """Refuses what is not a finite Python number: solvers are static, they cannot hold arrays."""
+    """Refuses what is not a finite Python number: solvers and flows are static, they cannot hold
+    arrays."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not known or not math.isfinite(value) or (least is not None and value < least):
         bound = "" if least is None else f" of at least {least}"
         raise ValueError(
             f"{owner}: {name} must be a finite Python number{bound}, got {value!r}; "
-            "a solver is a fixed part of the program and cannot hold traced arrays"
+            f"{owner} is a fixed part of the program and cannot hold traced arrays"
         )
 
 

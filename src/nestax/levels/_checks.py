@@ -93,12 +93,15 @@ def task(given: Any, draws: bool) -> None:
         )
 
 
-def known(nest: Declaration, name: Any) -> None:
+def known(nest: Declaration, name: Any, function: str = "") -> None:
+    who = f"{function}: " if function else ""
     if isinstance(name, Level):
-        raise ValueError(f"a level is called by its name: {name.name!r}, not by the level itself")
+        raise ValueError(
+            f"{who}a level is called by its name: {name.name!r}, not by the level itself"
+        )
     names = [level.name for level in nest.levels]
     if not isinstance(name, str) or name not in names:
-        raise ValueError(no_level(name, names))
+        raise ValueError(who + no_level(name, names))
 
 
 def names(nest: Declaration, values: Any) -> None:

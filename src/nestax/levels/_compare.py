@@ -33,8 +33,9 @@ class FlowRow:
 
     Attributes:
         name: of the flow.
-        cosine: between its gradient and the exact one.
-        error: Euclidean norm of the difference, relative to the exact gradient's norm.
+        cosine: between its gradient and the exact one; nan where one of them is 0.
+        error: Euclidean norm of the difference, relative to the exact gradient's norm; nan where
+            that is 0.
         bias: norm of the mean difference over the draws, relative to the root mean square of the
             exact gradients' norms. Of an estimate it is known to `spread / sqrt(draws)`.
         spread: root mean square distance of the differences from their mean, relative likewise;
@@ -116,7 +117,10 @@ def compare_flows(
     """Compares flows on a user's own nest: the gradient of one level at its next update.
 
     Evolution strategies may be among the flows. Of these the bias and the spread over the draws
-    say more than the error of single ones. All flows see the data of paired copies then, and a flow
+    say more than the error of single ones. The bias is what is left of the error in the mean over
+    the draws, the spread how far single draws scatter around that mean, both relative to the size
+    of the exact gradient. The bias of an estimate is known to spread / sqrt(draws): a bias that is
+    not well above it may be 0, and more draws tell. All flows see the data of paired copies then, and a flow
     that remembers has nothing to remember yet, as where an episode begins.
 
     Args:
@@ -125,7 +129,9 @@ def compare_flows(
         flows: name -> flow, or a list of flows.
         level: name of the level; by default the outermost that has a flow.
         exact: the flow that is computed in float64 to compare with. By default `Unroll()` where the
-            level follows a trajectory, else `Implicit(Dense())`.
+            level follows a trajectory, else `Implicit(Dense())`. For a loss that is a step
+            function, whose gradient is 0, a flow of your own that computes the gradient of the
+            smoothed loss: docs/flows.md has one. It is then off from central differences.
         draws: how many draws of the data (of contexts and tasks; the keys differ).
         repeats: how many timings.
         updates: over how many updates in a row gradients are summed, while the level and those that
@@ -140,8 +146,8 @@ def compare_flows(
         anew, or their optimizer settles elsewhere.
 
     Raises:
-        ValueError: no such level, a state of another nest, a flow that the nest refuses, or
-            `exact` for more than one update.
+        ValueError: no such level, a state of another nest, a flow that the nest refuses, `exact`
+            for more than one update or an estimate, or an exact gradient of 0.
     """
     if not isinstance(nest, Nest):
         raise ValueError(f"compare_flows(nest, state, flows) takes a nest first, got {shown(nest)}")
@@ -151,7 +157,7 @@ def compare_flows(
             raise ValueError(f"{what} is a whole number of at least 1, got {shown(count)}")
     named = _named(flows)
     machine = nest.machine
-    name = level_with_flow(machine, level)
+    name = level_with_flow("compare_flows", machine, level)
     _belongs.structure(machine, state)
     _belongs.moment(machine, state)
     target = machine.problem.levels[name]
@@ -161,6 +167,12 @@ def compare_flows(
         raise ValueError(
             f"compare_flows: exact={exact!r} is a flow of one update, and updates={updates} asks "
             "for the sum over several, whose exact gradient is computed; leave out one of them"
+        )
+    if isinstance(exact, Flow) and exact.estimates:
+        raise ValueError(
+            f"compare_flows: exact={exact!r} draws an estimate, and what is compared with must be "
+            "exact. Leave it out, or give a flow that computes the gradient of the smoothed loss, "
+            'such as Smoothed in docs/flows.md under "A flow of your own"'
         )
     if exact is None:
         condition: Any = "update" if flow_of(target).by_update else "objective"
@@ -176,12 +188,23 @@ def compare_flows(
     else:
         exact = f"the executed program, summed over {updates} updates,"
         truth, check = exact_sums(machine, name, updates, states)
+    _check_size(name, truth, updates)
     if not check.error <= _CONFIRMED:
+        what = exact if isinstance(exact, str) else repr(exact)
+        if updates == 1:
+            why = (
+                "Inner levels have not settled, draw other data at every tick, or have an "
+                "optimizer that settles elsewhere than where their objective is stationary; name "
+                "another flow with exact="
+            )
+        else:
+            why = (
+                "Its losses jump or bend sharply within a small step, or round in float32; compare "
+                "over fewer updates"
+            )
         warnings.warn(
-            f"compare_flows: {exact!r} is off by {check.error:.1e} from central differences of the "
-            f"executed program, so it is no measure of the other flows here. Inner levels have not "
-            "settled, draw other data at every tick, or have an optimizer that settles elsewhere "
-            "than where their objective is stationary; name another flow with exact=",
+            f"compare_flows: {what} is off by {check.error:.1e} from central differences of the "
+            f"executed program, so it is no measure of the other flows here. {why}",
             stacklevel=2,
         )
     rows = []
@@ -247,6 +270,27 @@ def _within(machine: Machine, target: Level) -> None:
             f"compare_flows: updates sums over updates of {target.name!r} in a row, and "
             f"{slow[0]} begins anew with slower clocks only; leave updates out, or the slower "
             "levels"
+        )
+
+
+def _check_size(name: str, truth: list[np.ndarray], updates: int) -> None:
+    """Refuses an exact gradient of 0, to which nothing is relative."""
+    zero = sum(not np.any(one) for one in truth)
+    if zero == len(truth):
+        repair = (
+            "give exact=, a flow that computes the gradient of the smoothed loss, such as Smoothed "
+            'in docs/flows.md under "A flow of your own"'
+        )
+        raise ValueError(
+            f"compare_flows: level {name!r}: the exact gradient is 0, as that of a loss which is a "
+            "step function, so nothing can be measured against it; "
+            + (repair if updates == 1 else f"with updates=1 {repair}")
+        )
+    if zero:
+        warnings.warn(
+            f"compare_flows: level {name!r}: the exact gradient is 0 in {zero} of {len(truth)} "
+            "draws, whose errors and cosines are nan",
+            stacklevel=3,
         )
 
 

@@ -4,7 +4,19 @@ import itertools
 import math
 from typing import Any
 
-from ..flows import Direct, FiniteDifference, Flow, Forward, Implicit, OneStep, Solver, Unroll
+from ..flows import (
+    ES,
+    NRES,
+    PES,
+    Direct,
+    FiniteDifference,
+    Flow,
+    Forward,
+    Implicit,
+    OneStep,
+    Solver,
+    Unroll,
+)
 from ._calls import shown
 from ._declaration import Declaration, flow_of
 from ._field import Field
@@ -12,7 +24,8 @@ from ._level import Level
 from ._process import Process
 from ._stream import Stream
 
-MAKERS = (Direct, Unroll, Forward, Implicit, FiniteDifference, OneStep)
+MAKERS = (Direct, Unroll, Forward, Implicit, FiniteDifference, OneStep, ES, PES, NRES)
+_NEEDED = {Implicit: "CG(20)", ES: "0.1", PES: "0.1", NRES: "0.1"}  # arguments without a default
 
 
 def check(nest: Declaration) -> None:
@@ -62,6 +75,7 @@ def _check_flow(nest: Declaration, level: Level) -> None:
         )
     if flow.partial:
         return
+    _check_class(label, flow)
     if not inside:
         raise ValueError(
             f"{label} has the flow {kind} and no level inside it; list inner levels before it, or "
@@ -115,6 +129,27 @@ def _check_flow(nest: Declaration, level: Level) -> None:
                     f"{other.name!r} has "
                     f"the flow {type(flow_of(other)).__name__}; use Implicit"
                 )
+
+
+def _check_class(label: str, flow: Flow) -> None:
+    """Whether a class of flows defines what it is asked for."""
+    kind = type(flow).__name__
+    defines = type(flow).gradient is not Flow.gradient
+    own = "gradient(self, period, memory, key) -> (gradient, reached, memory)"
+    if flow.follows and flow.joint and not hasattr(flow, "value_and_gradients"):
+        raise ValueError(
+            f"{label}: the flow {kind} sets joint = True and defines no value_and_gradients; leave "
+            f"joint out and define {own}"
+        )
+    if flow.follows and not flow.joint and not defines:
+        raise ValueError(f"{label}: the flow {kind} follows a period and defines no {own}")
+    if not flow.follows and not hasattr(flow, "linear"):
+        does = "defines gradient" if defines else "looks at no point"
+        raise ValueError(
+            f"{label}: the flow {kind} {does} and does not say that it follows the level's period; "
+            "write follows: ClassVar[bool] = True into the class"
+            + ("" if defines else f", and define {own}")
+        )
 
 
 def _check_open(nest: Declaration, level: Level) -> None:
@@ -182,8 +217,9 @@ def flow_repair(flow: Any) -> str:
     if isinstance(flow, str):
         names = {maker.__name__.casefold(): maker for maker in MAKERS}
         flow = names.get(flow.casefold().replace("_", ""))
-    if any(flow is maker for maker in MAKERS):
-        return f"; call it: {flow.__name__}({'CG(20)' if flow is Implicit else ''})"
+    if isinstance(flow, type) and issubclass(flow, Flow):
+        known = flow in MAKERS
+        return f"; call it: {flow.__name__}({_NEEDED.get(flow, '') if known else '...'})"
     if isinstance(flow, Solver) or (isinstance(flow, type) and issubclass(flow, Solver)):
         solver = shown(flow) if isinstance(flow, Solver) else f"{flow.__name__}()"
         return f"; a solver goes into a flow: Implicit({solver})"

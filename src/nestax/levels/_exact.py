@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..flows import GradientCheck
+from ..flows import Flow, GradientCheck
 from ..flows import check_gradient as check_function
 from . import _belongs, _checks
+from ._calls import shown
+from ._consistency import flow_repair
 from ._declaration import flow_of
 from ._executed import executed, executed_sum
 from ._float64 import cast, double, widened_state
@@ -67,10 +69,17 @@ def check_gradient(
         given = (nest, state) if name is None else (nest, state, name)
         return check_function(*given, *arguments, **options)
     single_state(state, "check_gradient")
-    level = level_with_flow(nest.machine, name)
+    level = level_with_flow("check_gradient", nest.machine, name)
     _belongs.structure(nest.machine, state)
     _belongs.moment(nest.machine, state)
-    flow = options.pop("flow", flow_of(nest.machine.problem.levels[level]))
+    flow = options.pop("flow", None)
+    if flow is None:
+        flow = flow_of(nest.machine.problem.levels[level])
+    if not isinstance(flow, Flow):
+        raise ValueError(
+            f"check_gradient: flow is one such as Unroll() or Implicit(CG(20)), got "
+            f"{shown(flow)}{flow_repair(flow)}"
+        )
     if flow.estimates:
         raise ValueError(
             f"check_gradient: {flow!r} of level {level!r} draws an estimate, which is right in the "
@@ -155,16 +164,17 @@ def _step(state: State, name: str) -> float:
     return 1e-3 * max(1.0, float(size))
 
 
-def level_with_flow(machine: Machine, level: str | None) -> str:
+def level_with_flow(function: str, machine: Machine, level: str | None) -> str:
     """The name of a level, by default of the outermost that has a flow."""
     if level is None:
         following = [x for x in machine.declaration.levels if not flow_of(x).partial]
         if not following:
             raise ValueError(
-                "no level of this nest has a flow; name the level to compare flows for"
+                f"{function}: no level of this nest has a flow; name a level, such as "
+                f"{machine.declaration.levels[-1].name!r}"
             )
         return following[-1].name
-    _checks.known(machine.declaration, level)
+    _checks.known(machine.declaration, level, function)
     return level
 
 

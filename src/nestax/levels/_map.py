@@ -7,11 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ._calls import is_data, shown
 from ._declaration import Declaration, flow_of
 from ._machine import Machine
 from ._state import State
 
 Point = dict[str, Any]
+
+_LIKE = "the map of a nest takes a point like the one that came with it"
+_REPAIR = (
+    ". With f, x = nest.map(state) give x, or a pytree like it; for one array: flat, back = "
+    "jax.flatten_util.ravel_pytree(x), and f(back(flat))"
+)
 
 
 def point(machine: Machine, state: State) -> Point:
@@ -54,15 +61,30 @@ def stepped(
     machine: Machine, step: Callable[[State, Any], tuple[State, Any]], state: State, feed: Any
 ) -> Callable[[Point], Point]:
     """The step from `state` as a function of its point."""
-    expected = jax.tree.structure(point(machine, state))
+    expected = jax.eval_shape(lambda: point(machine, state))
+    structure = jax.tree.structure(expected)
 
-    def forward(x: Point) -> Point:
+    def forward(x: Any) -> Point:
         """The point after one step."""
-        if jax.tree.structure(x) != expected:
-            raise ValueError(
-                "the map of a nest takes a point like the one that came with it, in structure: "
-                f"expected {expected}, got {jax.tree.structure(x)}"
-            )
+        found = jax.tree.structure(x)
+        if found != structure:
+            if isinstance(x, State):
+                got = "a state"
+            elif found == jax.tree.structure(0):
+                got = shown(x)
+            else:
+                got = f"the structure {found}, expected {structure}"
+            raise ValueError(f"{_LIKE}; got {got}{_REPAIR}")
+        for (path, wanted), leaf in zip(
+            jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(x), strict=True
+        ):
+            shape = jnp.shape(leaf) if is_data(leaf) else None
+            if shape != wanted.shape:
+                got = shown(leaf) if shape is None else f"the shape {list(shape)}"
+                raise ValueError(
+                    f"{_LIKE}; at {jax.tree_util.keystr(path)} it has {got}, expected "
+                    f"{wanted.dtype}{list(wanted.shape)}{_REPAIR}"
+                )
         return point(machine, step(_placed(state, x), feed)[0])
 
     return forward

@@ -315,7 +315,9 @@ class Program:
             # The level is moved from its own value, not from the one it was run with; nor may
             # periods that began in this one be run again with that.
             began = {n for n in reached.before if self.levels[n].every < level.every}
-            before = {n: one._replace(**own(one)) for n, one in reached.before.items() if n in began}
+            before = {
+                n: one._replace(**own(one)) for n, one in reached.before.items() if n in began
+            }
             before = {**reached.before, **before}
             end = (reached._replace(before=before, **own(reached)), infos, user)
             return Reached(self.problem.total(level, losses), losses, end)

@@ -29,11 +29,14 @@ def check(machine: Machine, begun: State) -> None:
     """Refuses or warns, by level.
 
     Raises:
-        ValueError: a gradient that is zero by structure; a solver for symmetric systems over a
+        ValueError: a gradient that is zero by structure; a flow that returns something else; a solver for symmetric systems over a
             system that is not symmetric; a condition that the update does not have.
     """
     feed = machine.example(begun)
     for level in machine.declaration.levels:
+        if flow_of(level).follows and not flow_of(level).joint:
+            # What such a flow returns is checked where it is traced.
+            jax.eval_shape(machine.gradient(level.name), begun, feed)
         if flow_of(level).partial or flow_of(level).follows:
             _reached(machine, level, begun, feed)
         else:
