@@ -1,4 +1,4 @@
-"""Flows of a user's own: what they return and what they run their period with is checked by name."""
+"""Flows of a user's own: what they return and run their period with is checked by name."""
 
 from typing import ClassVar
 
@@ -124,7 +124,7 @@ def test_slips_of_built_in_flows_are_told():
     with pytest.raises(ValueError, match="check_gradient: no level is called 'b'"):
         nx.check_gradient(made, state, "b")
     plain = nx.Nest([nx.Level("w", lambda v, b: v["w"] ** 2, optax.sgd(0.1))])
-    with pytest.raises(ValueError, match="check_gradient: no level of this nest has a flow.*'w'"):
+    with pytest.raises(ValueError, match=r"check_gradient: no level of this nest has a flow.*'w'"):
         nx.check_gradient(plain, plain.init({"w": 1.0}, jax.random.key(0)))
 
 

@@ -120,8 +120,8 @@ def compare_flows(
     say more than the error of single ones. The bias is what is left of the error in the mean over
     the draws, the spread how far single draws scatter around that mean, both relative to the size
     of the exact gradient. The bias of an estimate is known to spread / sqrt(draws): a bias that is
-    not well above it may be 0, and more draws tell. All flows see the data of paired copies then, and a flow
-    that remembers has nothing to remember yet, as where an episode begins.
+    not well above it may be 0, and more draws tell. All flows see the data of paired copies then,
+    and a flow that remembers has nothing to remember yet, as where an episode begins.
 
     Args:
         nest, state: the problem, and where in it. Implicit flows are exact only where the inner

@@ -29,8 +29,9 @@ def check(machine: Machine, begun: State) -> None:
     """Refuses or warns, by level.
 
     Raises:
-        ValueError: a gradient that is zero by structure; a flow that returns something else; a solver for symmetric systems over a
-            system that is not symmetric; a condition that the update does not have.
+        ValueError: a gradient that is zero by structure; a flow that returns something else; a
+            solver for symmetric systems over a system that is not symmetric; a condition that the
+            update does not have.
     """
     feed = machine.example(begun)
     for level in machine.declaration.levels:
