@@ -1,6 +1,7 @@
 """The step as a differentiable map of the state."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.flatten_util
@@ -95,8 +96,9 @@ def test_a_point_is_what_moves(x64):
         ValueError, match=r"at \['values'\]\['z'\] it has the shape \[2\], expected"
     ):
         f(x | {"values": x["values"] | {"z": jnp.ones(2)}})
-    for wrong, got in ((state, "got a state"), (jax.flatten_util.ravel_pytree(x)[0], "got A?a?")):
-        with pytest.raises(ValueError, match=f"{got}.*give x, or a pytree like it"):
+    slips: list[Any] = [state, jax.flatten_util.ravel_pytree(x)[0]]
+    for wrong, got in zip(slips, ("a state", r"Array\("), strict=True):
+        with pytest.raises(ValueError, match=f"; got {got}.*give x, or a pytree like it"):
             f(wrong)
 
 
