@@ -111,12 +111,42 @@ def test_it_begins_anew_with_its_episode(x64):
         ),
         (lambda: nx.Process(lambda v, m, t, k: m["at"], init=begin), r"returns \(batch, memory\)"),
         (lambda: nx.Process(walk, init=lambda v, t, k: {"at": k}), "a typed key at .*'at'"),
+        (
+            lambda: nx.Process(lambda v, t, k: v["polcy"]),
+            "process's draw reads values.'polcy'.*did you mean 'policy'",
+        ),
+        (
+            lambda: nx.Process(walk, init=lambda v, t, k: v["polcy"]),
+            "process's init reads values.'polcy'.*did you mean 'policy'",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(process, message):
     with pytest.raises(ValueError, match=message):
         nest = nx.Nest([nx.Level("policy", chase, optax.sgd(0.1), process())])
         nest.init({"policy": jnp.zeros(2)}, jax.random.key(0))
+
+
+def test_what_is_drawn_is_a_constant_under_direct():
+    """An objective that follows nothing but its batch, as log-probabilities drawn there."""
+    process = nx.Process(lambda values, task, key: jax.nn.log_sigmoid(values["policy"]))
+    policy = nx.Level("policy", lambda values, batch: -batch, optax.sgd(0.1), process)
+    with pytest.raises(ValueError, match="Process, whose batch is a constant under Direct"):
+        nx.Nest([policy]).init({"policy": 0.0}, jax.random.key(0))
+
+
+def test_memories_are_replaced():
+    process = nx.Process(lambda v, m, t, k: (m, m + 1), init=lambda v, t, k: 0)
+    level = nx.Level("w", lambda v, batch: (v["w"] ** 2, batch), optax.sgd(0.1), process)
+    nest, keys = nx.Nest([level]), jax.random.split(jax.random.key(0))
+    state = nest.init({"w": 1.0}, keys).replace(contexts={"w": jnp.array([3, 7])})
+    after, info = nest.run(state, 2)
+    np.testing.assert_array_equal(info["w"].user, [[3, 7], [4, 8]])
+    np.testing.assert_array_equal(after.contexts["w"], [5, 9])
+    with pytest.raises(ValueError, match=r"the memory of 'w': expected int32\[2\], got int32\[3\]"):
+        state.replace(contexts={"w": jnp.arange(3)})
+    with pytest.raises(ValueError, match="remembers anything under the name 'v'; there are 'w'"):
+        state.replace(contexts={"v": 0})
 
 
 # Forward over Unroll with copies, an Implicit over copies, gathered and staggered ones.

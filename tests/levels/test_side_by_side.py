@@ -316,8 +316,13 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match=message):
             nest.init(*arguments)
     state = nest.init(values, KEYS, rate)
+    equal(state.run(jnp.nanargmin(jnp.array([2.0, jnp.nan, 1.0]))), state.run(2))
     for call, message in (
         (lambda: state.run(3), "from 0 to 2, got 3"),
+        (lambda: state.run(jnp.asarray(3)), "from 0 to 2, got Array"),
+        (lambda: state.run(jnp.asarray(1.0)), "the number of a run is a whole number"),
+        (lambda: state.run(np.bool_(True)), "the number of a run is a whole number"),
+        (lambda: jax.jit(state.run)(1), "the number of a run is a whole number"),
         (lambda: state.run(0).run(0), "is that of a single run"),
         (
             lambda: state.replace(key=KEYS[0]),

@@ -1,16 +1,16 @@
 """Processes as a nest runs them: when they draw, and what they remember (rule R4)."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from . import _draws, _episodes
-from ._calls import arrays_only, shown
+from ._calls import arrays_only, call_with_values, plain, shown
 from ._carry import Carry, View
 from ._copy_number import with_copy
 from ._problem import Problem
-from ._process import Process
 from ._values import Parts, whole
 
 
@@ -35,13 +35,13 @@ def _draw(problem: Problem, name: str, carry: Carry, view: View) -> tuple[Any, A
         key = _draws.batch_key(problem.identities[id(process)], carry.key, carry.tick, number)
         seen, given = whole(values), task.whole()
         if process.init is None:
-            batch = with_copy(process.draw, number, seen, given, key)
+            batch = _called(problem, name, "draw", number, seen, given, key)
             arrays_only(whose, batch)
             return jax.tree.map(_strong, batch), ()
         if restarts:
-            fresh = _fresh_memory(problem, process, carry, seen, given, number)
+            fresh = _fresh_memory(problem, name, carry, seen, given, number)
             memory = jax.tree.map(lambda a, b: jnp.where(began, a, b), fresh, memory)
-        returned = with_copy(process.draw, number, seen, memory, given, key)
+        returned = _called(problem, name, "draw", number, seen, memory, given, key)
         if not (isinstance(returned, tuple) and len(returned) == 2):
             raise ValueError(
                 f"{whose} has an init, so its draw returns (batch, memory), got {shown(returned)}"
@@ -59,12 +59,21 @@ def _draw(problem: Problem, name: str, carry: Carry, view: View) -> tuple[Any, A
     return problem.placed(problem.lift(one, view, axes)(*given))
 
 
-def _fresh_memory(
-    problem: Problem, process: Process, carry: Carry, values: Any, task: Any, number: Any
+def _called(
+    problem: Problem, name: str, role: str, number: Any, values: dict[str, Any], *rest: Any
 ) -> Any:
-    assert process.init is not None
+    """What the draw or the init of a process returns; a name that `values` lacks is explained."""
+    function = functools.partial(with_copy, plain(getattr(problem.processes[name], role)), number)
+    what = f"process's {role}"
+    return call_with_values(name, what, function, values, *rest, levels=problem.levels)
+
+
+def _fresh_memory(
+    problem: Problem, name: str, carry: Carry, values: Any, task: Any, number: Any
+) -> Any:
+    process = problem.processes[name]
     key = _draws.memory_key(problem.identities[id(process)], carry.key, carry.tick, number)
-    memory = with_copy(process.init, number, values, task, key)
+    memory = _called(problem, name, "init", number, values, task, key)
     arrays_only("the memory of a process", memory)
     for path, leaf in jax.tree_util.tree_leaves_with_path(memory):
         if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
@@ -84,9 +93,9 @@ def remembered(problem: Problem, carry: Carry, view: View) -> Carry:
             contexts[name] = ((), ())
             continue
 
-        def one(values: Any, task: Any, copy: Any, process: Process = process) -> Any:
+        def one(values: Any, task: Any, copy: Any, name: str = name) -> Any:
             given = (whole(values), task.whole(), problem.nest.number(copy))
-            return _fresh_memory(problem, process, carry, *given)
+            return _fresh_memory(problem, name, carry, *given)
 
         if view.copies is None:
             contexts[name] = ((), one(carry.values, carry.task, view.copy))

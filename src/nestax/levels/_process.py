@@ -28,6 +28,9 @@ class Process:
     arrays. Their floating-point parts are differentiated under `Unroll` and `Forward`, as they
     depend on values, and constants to `Implicit` and `FiniteDifference`.
 
+    Under `Direct`, the default, a batch is a constant: store actions, and compute their
+    log-probabilities in the objective. Log-probabilities computed in `draw` have no derivative.
+
     Attributes:
         draw: (values, task, key) -> batch; with `init` (values, memory, task, key) -> (batch,
             memory). A parameter named `copy` gets the number of the copy.

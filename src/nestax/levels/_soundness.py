@@ -20,6 +20,7 @@ from ._declaration import flow_of
 from ._field import Field
 from ._level import Level
 from ._machine import Machine
+from ._process import Process
 from ._state import State
 
 UPDATE = 'condition="update"'
@@ -54,16 +55,22 @@ def _reached(machine: Machine, level: Level, begun: State, feed: Any) -> None:
             _through_inner(machine, level, begun, feed)
         return
     flow, label = flow_of(level), f"level {level.name!r}: its gradient would always be zero"
+    drawn = (
+        ". Its context is a Process, whose batch is a constant under Direct(): draw actions there, "
+        "and compute their log-probabilities in the objective"
+        if isinstance(level.context, Process)
+        else ""
+    )
     if flow.partial and machine.declaration.inside(level):
         raise ValueError(
             f"{label}. Its objective does not contain its value, and Direct() treats the inner "
             "levels as constants; let the gradient pass through them with flow=Unroll(), or "
-            "flow=Unroll(first_order=True), or Implicit(...) if their objectives contain it"
+            f"flow=Unroll(first_order=True), or Implicit(...) if their objectives contain it{drawn}"
         )
     if flow.partial:
         raise ValueError(
             f"{label}. Its objective does not contain its value, values[{level.name!r}], on a "
-            "path that a derivative follows"
+            f"path that a derivative follows{drawn}"
         )
     cut = [
         f"{field}={value!r}"

@@ -1,6 +1,7 @@
 """Everything that a nest carries from step to step (rule R10)."""
 
 import dataclasses
+import operator
 from typing import Any
 
 import jax
@@ -48,7 +49,9 @@ class State:
 
     @property
     def ages(self) -> dict[str, Any]:
-        """Level name -> how many ticks old its episode is, of each copy; see `episodes`."""
+        """Level name -> how many ticks old its episode is, of each copy. As in `episodes`, levels
+        are there if any horizon is drawn or there is a `done`; where all episodes have fixed
+        lengths, it is empty. Staggered first episodes count as begun before tick 0."""
         return {name: self.tick - episode.began for name, episode in self.episodes.items()}
 
     @property
@@ -68,11 +71,11 @@ class State:
         """How many runs the state holds side by side; None for the state of a single run."""
         return self.key.shape[0] if getattr(self.key, "ndim", 1) == 2 else None
 
-    def run(self, number: int) -> "State":
+    def run(self, number: Any) -> "State":
         """The state of one of several runs side by side, an ordinary state of the same nest.
 
         Args:
-            number: of the run, from 0.
+            number: of the run, from 0; a whole number, such as `jnp.nanargmin(losses)` too.
 
         Raises:
             ValueError: there is no such run, or the state is that of a single run.
@@ -82,14 +85,17 @@ class State:
                 "State.run: this state is that of a single run; runs side by side begin with "
                 "nest.init(values, jax.random.split(key, n))"
             )
-        whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
-        if not whole or not 0 <= number < self.runs:
+        try:
+            index = -1 if isinstance(number, (bool, np.bool_)) else operator.index(number)
+        except TypeError:  # no whole number, or a traced one
+            index = -1
+        if not 0 <= index < self.runs:
             raise ValueError(
                 f"State.run: the number of a run is a whole number from 0 to {self.runs - 1}, got "
                 f"{shown(number)}"
             )
         moving, shared = split(self, self.tasks_differ)
-        return rejoined(_taken(moving, int(number)), shared, self.tasks_differ, one=True)
+        return rejoined(_taken(moving, index), shared, self.tasks_differ, one=True)
 
     def replace(
         self,
@@ -99,6 +105,7 @@ class State:
         tick: Any = None,
         key: Any = None,
         task: Any = None,
+        contexts: Any = None,
     ) -> "State":
         """This state with some of its parts replaced; everything else is kept, so are the optimizer
         states of levels whose values are replaced.
@@ -113,6 +120,8 @@ class State:
             key: the nest's key, such as `jax.random.key(1)`: other batches, starts and tasks; one
                 for each run if there are several.
             task: the task, as `task` has it.
+            contexts: what processes remember, by the names in `State.contexts`. A memory begins
+                anew with the episode, whatever it is.
 
         Raises:
             ValueError: a level that the state does not have, or a part that does not fit in place
@@ -124,6 +133,10 @@ class State:
         for name, state in _by_level(self, "optimizers", optimizers).items():
             states[name] = Parts.of(states[name], copy=False)
             states[name] = states[name].like(state, f"level {name!r}: optimizer state").whole()
+        memories = dict(self.contexts)
+        for name, memory in _by_level(self, "contexts", contexts, self.contexts).items():
+            memories[name] = Parts.of(memories[name], copy=False)
+            memories[name] = memories[name].like(memory, f"the memory of {name!r}").whole()
         if tick is not None:
             if isinstance(tick, (int, np.integer)):
                 if isinstance(tick, bool) or tick < 0:
@@ -152,6 +165,7 @@ class State:
             tick=self.tick if tick is None else tick,
             key=self.key if key is None else key,
             held=self.held if task is None else self.held.like(task, "task"),
+            contexts=memories,
             episodes=episodes,
         )
 
@@ -211,8 +225,9 @@ def _later(tick: Any, by: Any) -> Any:
     return jnp.where(tick == NEVER, tick, tick + by)
 
 
-def _by_level(state: State, what: str, given: Any) -> dict[str, Any]:
-    """What `State.replace` is given for some levels, by names that the state has."""
+def _by_level(state: State, what: str, given: Any, remembered: Any = None) -> dict[str, Any]:
+    """What `State.replace` is given for some levels, by names that the state has; `remembered`:
+    those of the processes that remember something."""
     if given is None:
         return {}
     if not isinstance(given, dict):
@@ -220,6 +235,12 @@ def _by_level(state: State, what: str, given: Any) -> dict[str, Any]:
             f"{what} is a dict of level name -> replacement, got {type(given).__name__}"
         )
     for name in given:
+        if remembered is not None and name not in remembered:
+            there = ", ".join(map(repr, remembered))
+            raise ValueError(
+                f"{what}: no process remembers anything under the name {name!r}; "
+                + (f"there are {there}" if there else "this state has no memories of processes")
+            )
         if name not in state.parts:
             there = ", ".join(map(repr, state.parts))
             raise ValueError(f"{what}: no level is called {name!r}; there are {there}")
