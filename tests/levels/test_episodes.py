@@ -184,6 +184,15 @@ def test_mistakes_are_refused():
             {"horizon": math.inf, "done": lambda value, info: info},
             r"done must return True or False, got None; return \(loss, info\) from the objective",
         ),
+        *(
+            ({"horizon": math.inf, "done": done}, message)
+            for done, message in (
+                (lambda value, info: info["over"], "done got None for an info; return .loss, info"),
+                (lambda value, info: info.over, "done got None for an info; return .loss, info"),
+                (lambda value, info: True if value > 3 else False, "a traced number is true"),
+                (lambda value, info: value > 3 and value < 5, r"combined by &, \| and ~"),
+            )
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             nx.Nest([counter(**options), nx.Held("d", every=2)]).init({"d": 0.0}, KEY)

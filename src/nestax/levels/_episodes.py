@@ -14,6 +14,7 @@ from . import _draws
 from ._calls import call, call_with_values, is_data, plain, shown
 from ._carry import NEVER, Carry, Episode, View
 from ._copy_number import with_copy
+from ._field import Field
 from ._level import Level
 from ._problem import Problem
 from ._updates import begun
@@ -196,12 +197,24 @@ def ended(
     def one(value: Parts, info: Any) -> jax.Array:
         assert level.done is not None
         who = f"level {level.name!r}: done"
-        flag = call(who, level.done, value.whole(), info)
+        returns = "(field, info) from the Field" if is_field else "(loss, info) from the objective"
+        try:
+            flag = call(who, level.done, value.whole(), info)
+        except jax.errors.TracerBoolConversionError as error:
+            raise ValueError(
+                f"{who} asks whether a traced number is true, as `if`, `and`, `or` and `not` do; "
+                "return the comparison itself, such as value > 3, combined by &, | and ~"
+            ) from error
+        except (TypeError, AttributeError) as error:
+            if info is not None or "NoneType" not in str(error):
+                raise
+            raise ValueError(f"{who} got None for an info; return {returns}") from error
         if not is_data(flag) or jnp.shape(flag) != () or not _is_bool(flag):
-            repair = "; return (loss, info) from the objective" if info is None else ""
+            repair = f"; return {returns}" if info is None else ""
             raise ValueError(f"{who} must return True or False, got {shown(flag)}{repair}")
         return jnp.asarray(flag)
 
+    is_field = isinstance(level.objective, Field)
     grid, episode = problem.nest.grid(level), carry.episodes[level.name]
     done = problem.lift(one, view, 0)(value, info)
     if problem.nest.paired and view.copies is not None:  # a pair's episodes end together
