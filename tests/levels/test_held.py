@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import nestax as nx
 
@@ -49,3 +50,42 @@ def test_flows_pass_it_by():
         np.testing.assert_allclose(nest.gradient(state, "d"), 0.5, rtol=1e-5)
         state = nest.run(state.replace(values={"penalty": 3.0}), 1)[0]
         np.testing.assert_allclose(state.values["w"], 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "place, order, first",
+    [
+        (lambda held: held, "simultaneous", 4.0),
+        (lambda held: held, "alternating", 2.0),
+        (lambda held: (held,), "simultaneous", 2.0),
+    ],
+    ids=["peer", "alternating", "group"],
+)
+def test_where_it_reports(place, order, first):
+    """Before the updates of its peers of that tick, after those of other groups; the number may be
+    an integer, and a report needs no value."""
+    w = nx.Level("w", lambda v, b: v["w"] ** 2, optax.sgd(0.25))
+    often = nx.Held("often", report=lambda v, b: v["w"].astype(int))
+    rare = nx.Held("rare", 2, lambda v, b: v["w"])
+    nest = nx.Nest([w, place(often), rare], order=order)
+    state, info = nest.run(nest.init({"w": 4.0}, jax.random.key(0)), 1)
+    assert info["often"].loss.dtype == jnp.float32 and state.values["often"] is None
+    np.testing.assert_array_equal(info["often"].loss, [first, first / 2])
+    np.testing.assert_array_equal(info["rare"].loss, [1.0])
+    each = {"often": jnp.zeros(2)}
+    runs = nest.init({"w": 4.0}, jax.random.split(jax.random.key(0)), each)
+    assert runs.values["often"].shape == (2,) and runs.values["rare"] is None
+
+
+@pytest.mark.parametrize(
+    "report, message",
+    [
+        (lambda values: 0.0, "level 'look': the report is called as report.values, batch"),
+        (lambda v, b: jnp.ones(2), r"the report returns a real scalar number.*got float32\[2\]"),
+        (lambda v, b: v["lok"], "its report reads values.'lok'.*did you mean 'look'"),
+        (None, "level 'look' has no start: init needs a value for it"),
+    ],
+)
+def test_what_makes_no_report_is_refused(report, message):
+    with pytest.raises(ValueError, match=message):
+        nx.Nest([nx.Held("look", report=report)]).init({}, jax.random.key(0))

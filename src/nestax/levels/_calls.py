@@ -126,8 +126,13 @@ jax.tree_util.register_pytree_node(
 )
 
 
-def loss_of(level: str, returned: Any) -> tuple[jax.Array, Any]:
+def loss_of(level: str, returned: Any, role: str = "objective") -> tuple[jax.Array, Any]:
     """What an objective returned, as (loss, info).
+
+    Args:
+        level: the level's name.
+        returned: by the user's function.
+        role: "objective"; "report", whose number may be an integer, which is cast.
 
     Raises:
         ValueError: it is not a real scalar loss, or (loss, info) with arrays in info.
@@ -140,13 +145,14 @@ def loss_of(level: str, returned: Any) -> tuple[jax.Array, Any]:
         )
     else:
         loss = jnp.asarray(given)
+        if role == "report" and loss.dtype.kind in "biu":
+            given = loss = loss.astype(float)
         real = loss.shape == () and jnp.issubdtype(loss.dtype, jnp.floating)
         got = None if real else f"{loss.dtype}{list(loss.shape)}"
     if got is not None:
-        raise ValueError(
-            f"level {level!r}: the objective returns a real scalar loss, or (loss, info); got {got}"
-        )
-    arrays_only(f"the info that the objective of level {level!r} returns", user)
+        kinds = "number, or (number, info)" if role == "report" else "loss, or (loss, info)"
+        raise ValueError(f"level {level!r}: the {role} returns a real scalar {kinds}; got {got}")
+    arrays_only(f"the info that the {role} of level {level!r} returns", user)
     return jnp.asarray(given), user
 
 

@@ -115,7 +115,7 @@ def names(nest: Declaration, values: Any) -> None:
                 f"level {name!r} has a start, which gives its value; leave it out of init"
             )
     for level in nest.levels:
-        if level.name not in values and level.name not in started:
+        if level.name not in values and level.name not in started and not level.reports:
             raise ValueError(f"level {level.name!r} has no start: init needs a value for it")
 
 
@@ -240,7 +240,7 @@ def _stable(machine: Machine, level: Level, begun: State, fed: Any) -> _Seen:
         way = "batch; draw with jax.random and the key, or give data of the host as an nx.Stream"
         _steady(f"{label}: its context", way, batch, begun, fed)
     way = "step; draw noise in the context, from its key, and hand it over in the batch"
-    objective, (loss, user) = _steady(f"{label}: its objective", way, losses, begun, fed)
+    objective, (loss, user) = _steady(f"{label}: its {level.role}", way, losses, begun, fed)
     way = "step; keep what changes in the optimizer's state, or in a level's value"
     moved, (parts, optimizer) = _steady(f"{label}: its optimizer", way, update, begun, fed, loss)
     if level.keep is not None:

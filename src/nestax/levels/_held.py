@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
-from ._level import HOLD, Level
+from ._level import HOLD, Level, no_report
 
 
 def Held(
@@ -23,21 +21,24 @@ def Held(
         look = lambda values, batch: loss(values["w"], batch)
         test = nx.Held("test", every=100, report=look, context=test_data)
         nest = nx.Nest([w, test])
+        state = nest.init({"w": jnp.zeros(3)}, key)
+
+    A report is evaluated where the objective of a level at its place in the list would be: after
+    the updates of all levels of smaller periods in that tick, and before those of its peers of the
+    same period (of those listed after it, if peers alternate). So `every=1` beside a level that
+    moves at every tick reports the values before each update. A larger period, or a group of its
+    own, `(nx.Held(...),)` in the list, reports those after it.
 
     Args:
-        name: how objectives and `state.values` call the value; a report without a value of its own
-            gets None, `init({..., "test": None}, key)`.
+        name: how objectives and `state.values` call the value. A level with a report needs none:
+            `init` takes None where it is left out.
         every: the period of the report, in ticks.
         report: (values, batch) -> number or (number, info), evaluated every period and found in
-            `LevelInfo.loss` and `.user`. None: nothing, a loss of 0.
+            `LevelInfo.loss`, as a floating-point number, and `.user`. None: nothing, a loss of 0.
         context: where the report takes its batches from, as for `Level`.
 
     Raises:
         ValueError: see `Level`.
     """
-    return Level(name, _nothing if report is None else report, HOLD, context, every, trained=False)
-
-
-def _nothing(values: dict[str, Any], batch: Any) -> Any:
-    del values, batch
-    return jnp.zeros(())
+    report = no_report if report is None else report
+    return Level(name, report, HOLD, context, every, trained=False)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -21,6 +22,13 @@ from ._signatures import check_arguments, check_optimizer
 from ._stream import Stream
 
 HOLD = optax.set_to_zero()  # the optimizer of levels that nothing moves
+
+
+def no_report(values: dict[str, Any], batch: Any) -> Any:
+    """The objective of levels that nothing moves and that report nothing."""
+    del values, batch
+    return jnp.zeros(())
+
 
 Objective = Callable[[dict[str, Any], Any], Any]
 
@@ -41,7 +49,8 @@ class Level:
             `value_fn`, `grad_fn`, `obj_fn` (these three functions of the trained value) and
             `batch`, or those of them that it has a name for.
         context: the level's own data, `context(task, key) -> batch`, a `Stream` of host data, or a
-            `Process`, whose batches depend on values or on what it remembers. Levels given
+            `Process`, whose batches depend on values or on what it remembers; they are constants
+            under `Direct`. Levels given
             the same object, or equal ones such as bound methods of one object, see the same batch
             at the same tick. None: the batch is the task itself. With a third parameter
             named `copy`, `context(task, key, copy)`, it gets the number of the copy too, from 0; 0
@@ -111,6 +120,16 @@ class Level:
         """Whether nothing moves its value; see `Held`."""
         return self.optimizer is HOLD
 
+    @property
+    def reports(self) -> bool:
+        """Whether it is there for what it reports, its value being None if none is given."""
+        return self.held and self.objective is not no_report
+
+    @property
+    def role(self) -> str:
+        """What its owner calls its objective."""
+        return "report" if self.held else "objective"
+
     def __post_init__(self):
         def refuse(what: str) -> None:
             raise ValueError(f"level {self.name!r}: {what}")
@@ -120,7 +139,8 @@ class Level:
         owner = f"level {self.name!r}"
         if not callable(self.objective):
             refuse(
-                f"the objective is a function (values, batch) -> loss, got {shown(self.objective)}"
+                f"the {self.role} is a function (values, batch) -> "
+                f"{'number' if self.held else 'loss'}, got {shown(self.objective)}"
             )
         objective: Any = self.objective
         if isinstance(objective, Field):
@@ -130,7 +150,7 @@ class Level:
                     "and the level is given by its Field; leave the flow out, or give a loss"
                 )
             objective = objective.function
-        check_arguments(owner, "objective", objective, ("values", "batch"))
+        check_arguments(owner, self.role, objective, ("values", "batch"))
         check_optimizer(owner, self.optimizer)
         process = isinstance(self.context, Process)
         if not (self.context is None or callable(self.context) or process):

@@ -31,7 +31,9 @@ class Nest:
             shapes of its arrays. `tasks` gives each copy its own.
         copies: this many independent episodes side by side: every group up to the last one with a
             start is copied, arrays have a leading axis; levels outside see the mean over copies.
-            Without any start all levels are copied, and `init` takes values with that axis.
+            Without any start all levels are copied, and `init` takes values with that axis. A
+            level to be shared that would be read as a peer of one with a start goes in as a tuple,
+            `(policy,)`.
         order: how peers of one period move: "simultaneous", from one point, or "alternating". A
             group given as `Peers(..., order=...)` has its own order.
         stagger: whether the copies' episodes begin at evenly spread ticks.
@@ -123,7 +125,7 @@ class Nest:
 
         Args:
             values: a value for every level without a start, by name; levels with a start are
-                started. Runs side by side all begin with it. If copies are given and no level has a
+                started, and a `Held` with a report needs no value. Runs side by side all begin with it. If copies are given and no level has a
                 start, every array has a leading axis of copies: where each of them begins.
             key: `jax.random.key(seed)`; or keys along a leading axis, `jax.random.split(key, n)`,
                 for n independent runs in one state. Each of them is the run that its key alone
@@ -144,6 +146,7 @@ class Nest:
         given = {**values, **differing} if isinstance(values, Mapping) else values
         _checks.names(self.declaration, given)
         levels = self.machine.problem.levels
+        values = {**values, **{n: None for n in levels if levels[n].reports and n not in given}}
         parts = {
             n: self.machine.problem.taken_apart(levels[n], value) for n, value in values.items()
         }
@@ -250,7 +253,8 @@ class Nest:
             steps: how many; a step is `ticks_per_step` ticks.
             watch: who is told of the run, or a list of several.
                 A path: progress is shown, and measurements and checkpoints are kept in that folder,
-                from which the same call goes on; `nestax.runs.Watch` has the options.
+                from which the same call goes on; `nestax.runs.Watch` has the options. Measurements
+                are means over runs side by side: for each run evaluate `state.run(i).values`.
                 A function `(step, numbers) -> bool | None`: called after every step with the number
                 of steps done since `init` and, by level name, a dict of floats ("loss",
                 "gradient_norm", and the scalars of the objective's info by their names, such as
@@ -270,7 +274,8 @@ class Nest:
 
         Returns:
             The last state and, by level name, a `LevelInfo` whose leading axis is the level's
-            updates in this call; the second is that of runs side by side, if there are any.
+            updates in this call; the second is that of runs side by side, if there are any. A call
+            that goes on in a folder reports its own updates only, none if the run had ended there.
 
         Raises:
             DivergenceError: as `check` says. It holds the level, the step, what is not finite, the

@@ -208,9 +208,9 @@ class Problem:
 
         def one(values: dict[str, Parts], batch: Any) -> tuple[jax.Array, Any]:
             returned = call_with_values(
-                level.name, "objective", level.objective, whole(values), batch, levels=self.levels
+                level.name, level.role, level.objective, whole(values), batch, levels=self.levels
             )
-            loss, user = loss_of(level.name, returned)
+            loss, user = loss_of(level.name, returned, level.role)
             return widened(loss), user
 
         return self.lift(one, view, (self.axes(values), axis))(values, batch)
