@@ -388,3 +388,100 @@ def test_level_tables(x64, capsys):
     assert program.table.levels == (("['adam'].mu", "['adam'].nu"), ("['w']",))
     printed = capsys.readouterr().out
     assert printed.index("['fast']") < printed.index("['slow']") < printed.index("['adam'].mu")
+
+
+def test_a_learned_optimizer_by_persistent_evolution():
+    """The flow that the text offers in place of truncated gradients."""
+    program = PROGRAMS["A learned optimizer"].replace("nx.Unroll(last=5)", "nx.PES(0.1)")
+    program = program.replace("steps=10", "steps=2")
+    defined = {}
+    exec(PRELUDE + program, defined)
+    assert set(defined["state"].flows) == {"theta"}
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()), defined["theta"], dict(defined["state"].values["theta"])
+    )
+    assert moved == {"in": True, "out": True}
+
+
+def test_the_spectrum_of_a_game(x64):
+    program = run("The spectrum of a game")
+    # Every pair of coordinates turns: z -> (1 - 0.1 i) z, and with the last gradient remembered
+    # z'' = (1 - 0.2 i) z' + 0.1 i z.
+    np.testing.assert_allclose(program.radius(optax.sgd(0.1)), abs(1 - 0.1j), rtol=1e-12)
+    expected = np.abs(np.roots([1, -(1 - 0.2j), -0.1j])).max()
+    optimistic = program.radius(optax.optimistic_gradient_descent(0.1))
+    np.testing.assert_allclose(optimistic, expected, rtol=1e-12)
+    assert round(expected, 3) == 0.995
+
+
+def test_reinforce_in_an_environment_that_goes_on(x64):
+    program = run("REINFORCE in an environment that goes on")
+    seen = {name: np.asarray(one) for name, one in program.info["policy"].user.items()}
+    at, right, won, over = (seen[name].ravel() for name in ("at", "right", "won", "over"))
+    after = at + np.where(right, 1, -1)
+    np.testing.assert_array_equal(over, (after == 0) | (after == 6))
+    np.testing.assert_array_equal(won, after == 6)
+    position = np.where(over, 3, after)  # across roll-outs too
+    assert at[0] == 3
+    np.testing.assert_array_equal(at[1:], position[:-1])
+    assert program.state.contexts["policy"] == position[-1]
+    # The gradient by hand: d log_sigmoid(score) is right - sigmoid(score).
+    begin = program.nest.init({"policy": jnp.zeros(7)}, jax.random.key(0))
+    rows, expected = {name: one[0] for name, one in seen.items()}, np.zeros(7)
+    for t in range(20):
+        gain = 0.0
+        for later in range(t, 20):
+            gain += rows["won"][later]
+            if rows["over"][later]:
+                break
+        expected[rows["at"][t]] -= (gain - 0.5) * (rows["right"][t] - 0.5) / 20
+    close(program.nest.gradient(begin, "policy"), expected)
+    assert seen["won"][-20:].sum() > 2 * seen["won"][:20].sum()
+
+
+def test_a_replay_buffer(x64):
+    program = run("A replay buffer")
+    # A reward of 1 at every move from the end of the corridor on, at a discount of one half.
+    rightward = np.array([1 / 4, 1 / 2, 1, 2])
+    expected = np.stack([np.full(4, rightward[0] / 2), rightward], axis=1)
+    np.testing.assert_allclose(program.state.values["q"], expected, rtol=1e-6)
+    memory = program.state.contexts["q"]
+    assert memory["count"] == 1000
+    order = np.arange(1000 - 64, 1000) % 64  # the last 64 moves, oldest first
+    at, right, paid, after = np.asarray(memory["rows"])[order].T
+    np.testing.assert_array_equal(after, np.where(right, np.minimum(at + 1, 3), 0))
+    np.testing.assert_array_equal(paid, right & (at == 3))
+    np.testing.assert_array_equal(at[1:], after[:-1])
+    assert memory["at"] == after[-1] and set(right) == {0, 1}
+
+
+def test_seeds_and_rates_side_by_side(x64):
+    with pytest.warns(UserWarning) as warned:
+        program = run("Seeds and rates side by side")
+    assert any("run 3 " in str(one.message) and "lost" in str(one.message) for one in warned)
+    x, losses = np.asarray(program.x), []
+    hessian, minimum = 2 * x.T @ x / 20, np.arange(5.0)
+    values, vectors = np.linalg.eigh(hessian)
+    for seed in range(3):
+        first = jax.random.normal(program.seeds[seed], (5,)) - minimum
+        for rate in (0.03, 0.1, 0.3):
+            error = vectors @ ((1 - rate * values) ** 199 * (vectors.T @ first))
+            losses.append(error @ hessian @ error / 2)
+    found = np.asarray(program.info["w"].loss[-1]).reshape(3, 4)
+    assert not np.isfinite(found[:, 3]).any()
+    np.testing.assert_allclose(found[:, :3].ravel(), losses, rtol=1e-6, atol=1e-25)
+    seed, rate = np.unravel_index(np.argmin(found[:, :3]), (3, 3))
+    best = {"w": program.state.values["w"][4 * seed + rate], "rate": program.rates[rate]}
+    close(program.best.values, best)
+
+
+def test_test_loss_along_a_run(x64):
+    program = run("Test loss along a run")
+    (x, y), (xt, yt) = program.data["train"], program.data["test"]
+    w, tested = np.zeros(5), []
+    for t in range(200):
+        w = w - 0.1 * 2 * x.T @ (x @ w - y) / 20
+        if t % 10 == 9:
+            tested.append(np.mean((xt @ w - yt) ** 2))
+    np.testing.assert_allclose(program.info["test"].loss, tested, rtol=1e-10)
+    assert program.info["w"].loss.shape == (200,)
