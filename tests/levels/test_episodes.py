@@ -189,7 +189,7 @@ def test_mistakes_are_refused():
             for done, message in (
                 (lambda value, info: info["over"], "done got None for an info; return .loss, info"),
                 (lambda value, info: info.over, "done got None for an info; return .loss, info"),
-                (lambda value, info: True if value > 3 else False, "a traced number is true"),
+                (lambda value, info: not value > 3, "a traced number is true"),
                 (lambda value, info: value > 3 and value < 5, r"combined by &, \| and ~"),
             )
         ),
@@ -212,3 +212,11 @@ def test_which_episode_is_the_longest_must_be_told():
     )
     with pytest.raises(ValueError, match="'w': tasks, processes .* its own or that of 'u' cannot"):
         nx.Nest([(counter(horizon=lambda task, key: 2), other), nx.Held("d", every=2)])
+
+
+def test_a_level_in_a_tuple_of_its_own_is_shared():
+    """Beside one with a start, of the same period and without a flow, it would be its peer."""
+    policy = nx.Level("d", lambda v, batch: (v["d"] - v["w"]) ** 2, optax.sgd(0.1))
+    for entry, shape in ((policy, (2,)), ((policy,), ())):
+        nest = nx.Nest([counter(horizon=4), entry], copies=2)
+        assert nest.init({"d": 0.0}, KEY).values["d"].shape == shape

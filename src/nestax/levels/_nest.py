@@ -125,8 +125,9 @@ class Nest:
 
         Args:
             values: a value for every level without a start, by name; levels with a start are
-                started, and a `Held` with a report needs no value. Runs side by side all begin with it. If copies are given and no level has a
-                start, every array has a leading axis of copies: where each of them begins.
+                started, and a `Held` with a report needs no value. Runs side by side all begin
+                with it. If copies are given and no level has a start, every array has a leading
+                axis of copies: where each of them begins.
             key: `jax.random.key(seed)`; or keys along a leading axis, `jax.random.split(key, n)`,
                 for n independent runs in one state. Each of them is the run that its key alone
                 would begin.
