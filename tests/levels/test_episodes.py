@@ -210,7 +210,7 @@ def test_which_episode_is_the_longest_must_be_told():
     other = nx.Level(
         "u", lambda v, b: v["u"] ** 2, optax.sgd(0.1), start=lambda v, t, k: 1.0, horizon=100
     )
-    with pytest.raises(ValueError, match="'w': tasks, processes .* its own or that of 'u' cannot"):
+    with pytest.raises(ValueError, match=r"'w': tasks, processes .* its own or that of 'u' cannot"):
         nx.Nest([(counter(horizon=lambda task, key: 2), other), nx.Held("d", every=2)])
 
 

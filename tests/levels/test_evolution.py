@@ -246,7 +246,7 @@ def test_what_would_lose_the_perturbations_is_refused():
     shared = nx.Level("v", lambda v, b: jnp.sum((v["v"] - v["d"]) ** 2), optax.sgd(0.5), every=6)
     d = nx.Level("d", lambda v, b: jnp.sum(v["v"]), optax.sgd(1.0), every=6, flow=nx.ES(0.01))
     with pytest.raises(
-        ValueError, match="'d': ES tries .* and 'v', inside it, is shared by the copies"
+        ValueError, match=r"'d': ES tries .* and 'v', inside it, is shared by the copies"
     ):
         nx.Nest([w, (shared,), d], copies=4)
     d = nx.Level("d", lambda v, b: jnp.sum(v["w"]), optax.sgd(1.0), every=6, flow=nx.PES(0.01))

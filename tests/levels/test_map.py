@@ -84,7 +84,8 @@ def test_a_point_is_what_moves(x64):
     )
     nest = nx.Nest([w, noisy, nx.Held("rate")])
     values = {"w": {"m": 1.0, "seen": 0.0}, "z": 0.0, "rate": 0.5}
-    f, x = nest.map(nest.init(values, jax.random.key(0)))
+    state = nest.init(values, jax.random.key(0))
+    f, x = nest.map(state)
     assert x["values"] == {"w": {"m": 1.0, "seen": None}, "z": 0.0}
     assert x["contexts"] == {"w": 0.0} and set(x) == {"values", "optimizers", "contexts"}
     assert len(jax.tree.leaves(x["optimizers"])) == 2  # Adam's moments, not its count
