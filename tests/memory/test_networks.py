@@ -180,7 +180,7 @@ def test_a_stream_can_be_cut_anywhere(x64, momentum, implementation):
 
     whole, end = run(pieces, None)
     fresh = nm.network_state(weights, momentum)
-    for cuts in ((0, 5, 21), (0, 0, 16, 21), (0, 5, 6, 7, 12, 21)):
+    for cuts in ((0, 5, 21), (0, 0, 16, 21), (0, 5, 6, 7, 12, 17, 18, 19, 20, 21)):
         state, outputs = fresh, []
         for low, high in pairwise(cuts):
             piece = jax.tree.map(lambda a, low=low, high=high: a[low:high], pieces)
@@ -197,7 +197,7 @@ def test_a_stream_can_be_cut_anywhere(x64, momentum, implementation):
 @pytest.mark.parametrize("read", ["before", "after"])
 def test_nothing_is_read_before_it_is_said(x64, read):
     """At chunks of every size, also of more tokens than there are."""
-    q, k, v, weights, rate, a, mu = sequence(4)
+    q, k, v, weights, rate, a, mu = sequence(3)
 
     @partial(jax.jit, static_argnums=3)
     def slopes(k, v, rate, chunk):
@@ -207,10 +207,10 @@ def test_nothing_is_read_before_it_is_said(x64, read):
 
         return jax.jacrev(outputs, range(3))(k, v, rate)
 
-    for chunk in range(1, 6):
+    for chunk in range(1, 5):
         for slope in slopes(k, v, rate, chunk):
-            moved = np.any(np.asarray(slope).reshape(4, 4, 4, -1) != 0, axis=(1, 3))
-            earlier = np.tril(np.ones((4, 4), bool), -(read == "before"))
+            moved = np.any(np.asarray(slope).reshape(3, 4, 3, -1) != 0, axis=(1, 3))
+            earlier = np.tril(np.ones((3, 3), bool), -(read == "before"))
             np.testing.assert_array_equal(moved, earlier)
 
 
@@ -218,26 +218,24 @@ def test_nothing_is_read_before_it_is_said(x64, read):
 
 
 @pytest.mark.parametrize("rule", ["gd", "dgd", "local"])
-def test_gradients_reach_every_starting_matrix(x64, rule):
+def test_gradients_reach_every_starting_matrix_and_have_gradients(x64, rule):
     """Of what is read after a cut within a chunk, by differences."""
     loss, weights, direction = after_a_cut(rule)
-    valued = jax.jit(loss)
-    for i, slope in enumerate(jax.jit(jax.grad(loss))(weights)):
+    valued = jax.jit(jax.value_and_grad(loss))
+    for i, slope in enumerate(valued(weights)[1]):
 
         def moved(h, i=i):
             return tuple(w + h * direction[i] if j == i else w for j, w in enumerate(weights))
 
-        difference = (valued(moved(1e-5)) - valued(moved(-1e-5))) / 2e-5
+        difference = (valued(moved(1e-5))[0] - valued(moved(-1e-5))[0]) / 2e-5
         assert abs(difference) > 1e-3
         np.testing.assert_allclose(jnp.vdot(slope, direction[i]), difference, rtol=1e-6)
-
-
-def test_gradients_have_gradients(x64):
-    loss, weights, direction = after_a_cut("local")
-    slope = jax.jit(jax.grad(loss))
+    if rule != "local":
+        return
     product = jax.jit(jax.grad(lambda w: jax.jvp(loss, (w,), (direction,))[1]))(weights)
     ahead, behind = (
-        slope(jax.tree.map(lambda w, d, h=h: w + h * d, weights, direction)) for h in (1e-5, -1e-5)
+        valued(jax.tree.map(lambda w, d, h=h: w + h * d, weights, direction))[1]
+        for h in (1e-5, -1e-5)
     )
     for p, x, y in zip(product, ahead, behind, strict=True):
         np.testing.assert_allclose(p, (x - y) / 2e-5, rtol=1e-5, atol=1e-6)
