@@ -171,14 +171,17 @@ def test_entries_of_memora_that_underflow_come_back():
     values = jnp.asarray(rng.uniform(size=(40, 3)), jnp.float32)
     begin = jnp.full((3, 4), 0.25)
 
-    def end(rate):
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def graded(rate):
         write = lambda m, kv: (nm.memora(m, *kv, rate), None)  # noqa: E731
-        return jax.lax.scan(write, begin, (keys, values))[0]
+        end = jax.lax.scan(write, begin, (keys, values))[0]
+        return jnp.sum(jnp.sin(end)), end
 
     for rate in (40.0, 1e4):
-        gradient = jax.grad(lambda rate: jnp.sum(jnp.sin(end(rate))))(jnp.float32(rate))
+        gradient, end = graded(jnp.float32(rate))
         assert jnp.isfinite(gradient)
-        np.testing.assert_allclose(jnp.sum(end(rate)), 3.0, rtol=1e-4)
+        np.testing.assert_allclose(jnp.sum(end), 3.0, rtol=1e-4)
     dead = begin.at[0, 0].set(0.0)
     low = nm.memora(dead, keys[0], values[0], 0.1, 0.0)
     assert jnp.all(low > 0.1)
@@ -279,21 +282,22 @@ def test_rules_are_differentiated_through_their_writes(x64, name):
         outputs, _ = nm.scan_rule(rule, q, k, v, state, "after", rate=rate, retain=0.9)
         return jnp.sum(jnp.sin(outputs))
 
-    def along(f):
-        return lambda *p: jax.jvp(f, p, direction)[1]
+    def along(*p):
+        alone, slope = jax.jvp(loss, p, direction)
+        return slope, alone
 
     def moved(h):
         return jax.tree.map(lambda a, d: a + h * d, point, direction)
 
-    slope, product = jax.jit(jax.value_and_grad(along(loss), range(4)))(*point)
-    valued = jax.jit(jax.value_and_grad(loss, range(4)))
-    ahead, behind = (valued(*moved(h)) for h in (1e-5, -1e-5))
-    np.testing.assert_allclose(slope, (ahead[0] - behind[0]) / 2e-5, rtol=1e-6, atol=1e-8)
-    for p, a, b in zip(product, ahead[1], behind[1], strict=True):
-        np.testing.assert_allclose(p, (a - b) / 2e-5, rtol=1e-5, atol=1e-6)
+    (slope, alone), product = jax.jit(jax.value_and_grad(along, range(4), has_aux=True))(*point)
+    valued = jax.jit(jax.vmap(jax.value_and_grad(loss, range(4))))
+    sides = jax.tree.map(lambda *a: jnp.stack(a), moved(1e-5), moved(-1e-5), point)
+    (ahead, behind, one), gradients = valued(*sides)
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-8)
+    for p, sides in zip(product, gradients, strict=True):
+        np.testing.assert_allclose(p, (sides[0] - sides[1]) / 2e-5, rtol=1e-5, atol=1e-6)
     assert all(jnp.any(p != 0) for p in product)
-    many, _ = jax.vmap(valued)(*jax.tree.map(lambda a: jnp.stack([a, a]), point))
-    np.testing.assert_allclose(many, [valued(*point)[0]] * 2, rtol=1e-10)
+    np.testing.assert_allclose(one, alone, rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["yaad", "l1.5", "moneta"])
@@ -305,12 +309,12 @@ def test_no_error_has_finite_derivatives(x64, name):
         state = m if start is None else start(m)
         return jnp.sum(nm.scan_rule(rule, k, k, v, state, "after", rate=0.2)[0] ** 2)
 
-    m = jnp.zeros((3, 5))
-    for second in (False, True):
-        f = jax.grad(loss, (0, 1))
-        if second:
-            f = jax.jacfwd(f, (0, 1))
-        assert all(jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(f(m, jnp.zeros((1, 3)))))
+    def twice(m, v):
+        first = jax.grad(loss, (0, 1))(m, v)
+        return first, first
+
+    both = jax.jit(jax.jacfwd(twice, (0, 1), has_aux=True))(jnp.zeros((3, 5)), jnp.zeros((1, 3)))
+    assert all(jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(both))
 
 
 def test_half_precision_is_remembered_in_single():
