@@ -41,6 +41,12 @@ def apply(model, tokens, state=None):
     return model(tokens, state)
 
 
+@jax.jit
+def slopes(model, tokens):
+    """Of all scores, by every weight."""
+    return jax.jacrev(lambda model: model(tokens)[0])(model)
+
+
 def close(a, b, rtol=1e-9, atol=1e-11):
     a, b = jax.tree.leaves(a), jax.tree.leaves(b)
     assert len(a) == len(b)
@@ -55,7 +61,7 @@ def close(a, b, rtol=1e-9, atol=1e-11):
 def test_pieces_are_one_pass(x64, kind):
     model, tokens = language_model(kind), text(TIME)
     logits, state = apply(model, tokens)
-    for sizes in ((1,) * TIME, (5, 6)):
+    for sizes in ((1,) * TIME, (5, 5, 1)):
         parts, held = [], model.init_state()
         for end, size in zip(np.cumsum(sizes), sizes, strict=True):
             part, held = apply(model, tokens[end - size : end], held)
@@ -70,19 +76,19 @@ def test_pieces_are_one_pass(x64, kind):
 
 def test_in_float32_pieces_are_one_pass_to_rounding():
     """They differ by no more than rounding every weight would: eps sum_i |w_i d logit / d w_i|."""
-    model, tokens = language_model("hope"), text(17)
+    model, tokens = language_model("hope"), text(6)
     whole, _ = apply(model, tokens)
     exact = jax.tree.map(lambda w: np.asarray(w, np.float64), model)
     with jax.enable_x64(True):
-        slopes = jax.jit(jax.jacfwd(lambda model, tokens: model(tokens)[0]))(exact, tokens)
+        jacobian = slopes(exact, tokens)
     bound = np.finfo(np.float32).eps * sum(
         np.sum(np.abs(np.asarray(j) * w), tuple(range(2, j.ndim)))
-        for j, w in zip(jax.tree.leaves(slopes), jax.tree.leaves(exact), strict=True)
+        for j, w in zip(jax.tree.leaves(jacobian), jax.tree.leaves(exact), strict=True)
     )
 
     def pieces(between=lambda state: state):
         parts, held = [], model.init_state()
-        for piece in jnp.split(tokens, [5, 6, 11, 12]):
+        for piece in jnp.split(tokens, [1, 5]):
             part, held = apply(model, piece, between(held))
             parts.append(part)
         return jnp.concatenate(parts)
@@ -96,14 +102,10 @@ def test_in_float32_pieces_are_one_pass_to_rounding():
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_causal_and_every_weight_matters(x64, kind):
     model = language_model(kind)
-    tokens = jnp.arange(9)  # every token once, so that its embedding is its place
-
-    def scores(model):
-        return model(tokens)[0][:, 0]
-
-    jacobian = jax.jit(jax.jacrev(scores))(model)
-    by_place = jacobian.embedding[:, :9]
-    for t in range(9):
+    tokens = jnp.arange(6, dtype=jnp.int32)  # every one once: its embedding is its place
+    jacobian = jax.tree.map(lambda a: np.asarray(a)[:, 0], slopes(model, tokens))
+    by_place = jacobian.embedding[:, :6]
+    for t in range(6):
         assert not np.any(by_place[t, t + 1 :]) and np.any(by_place[t, t])
         assert t == 0 or np.any(by_place[t, :t])
     for path, leaf in jax.tree_util.tree_leaves_with_path(jacobian):
@@ -115,27 +117,28 @@ def test_gradients_through_the_writes_equal_finite_differences(x64, kind):
     model, tokens = language_model(kind), text(10)
 
     @eqx.filter_jit
+    @eqx.filter_value_and_grad
     def loss(model):
         return jnp.sum(jnp.sin(model(tokens)[0]))
 
-    gradient = eqx.filter_jit(eqx.filter_grad(loss))(model)
+    _, gradient = loss(model)
     paths, treedef = jax.tree_util.tree_flatten_with_path(model)
-    leaves = [leaf for _, leaf in paths]
-    for i, slope in enumerate(jax.tree.leaves(gradient)):
+    leaves = [np.asarray(leaf) for _, leaf in paths]
+    for i, slope in enumerate(map(np.asarray, jax.tree.leaves(gradient))):
         way = np.random.default_rng(i).normal(size=slope.shape)
         sides = [
-            loss(treedef.unflatten([*leaves[:i], leaves[i] + h * way, *leaves[i + 1 :]]))
+            loss(treedef.unflatten([*leaves[:i], leaves[i] + h * way, *leaves[i + 1 :]]))[0]
             for h in (1e-5, -1e-5)
         ]
         name = jax.tree_util.keystr(paths[i][0])
         expected = (sides[0] - sides[1]) / 2e-5
         np.testing.assert_allclose(
-            jnp.sum(slope * way), expected, rtol=2e-6, atol=1e-8, err_msg=name
+            np.sum(slope * way), expected, rtol=2e-6, atol=1e-8, err_msg=name
         )
 
 
 def test_sequences_of_a_batch_are_independent(x64):
-    model, tokens = language_model("hope"), text(3, 6)
+    model, tokens = language_model("hope"), text(3, 5)
     _, state = jax.jit(jax.vmap(model))(tokens)
     logits, _ = jax.jit(jax.vmap(model))(tokens, state)
     for b in range(3):
@@ -156,8 +159,10 @@ def test_long_streams_stay_finite(kind):
 
 
 def test_models_of_all_kinds_are_about_as_large():
-    sizes = {k: count(HopeLM(65, 64, 1, block=k, key=jax.random.key(0)).blocks[0]) for k in KINDS}
-    for kind, size in sizes.items():
+    for kind in KINDS:
+        build = lambda key, kind=kind: HopeLM(65, 64, 1, block=kind, key=key)  # noqa: E731
+        shapes = eqx.filter_eval_shape(build, jax.random.key(0)).blocks[0]
+        size = count(jax.tree.map(lambda a: jnp.asarray(np.empty(a.shape, a.dtype)), shapes))
         assert abs(size / 64**2 - 12) < 0.36, kind
 
 
@@ -200,7 +205,7 @@ def test_dropout_is_on_the_embedding_and_on_what_both_halves_add(x64):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_block_is_trained_with_dropout(kind):
-    model, tokens = language_model(kind, dropout=0.2), text(TIME)
+    model, tokens = language_model(kind, dropout=0.2), text(7)
     loss = lambda m, key: jnp.mean(m(tokens, key=key)[0] ** 2)  # noqa: E731
     gradient = eqx.filter_jit(eqx.filter_grad(loss))
     one, same, other = (gradient(model, jax.random.key(i)).embedding for i in (0, 0, 1))
@@ -296,7 +301,7 @@ def test_devices_can_be_given_sequences(x64, kind):
     """Every sequence is read and learnt from where it lies; between devices only sums are moved."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     params, static = eqx.partition(language_model(kind), eqx.is_inexact_array)
-    batch = text(4, TIME)
+    batch = text(4, 7)  # odd: gradients of a period that is not over are gathered
 
     def loss(params, batch):
         logits, states = jax.vmap(eqx.combine(params, static))(batch)
@@ -305,11 +310,11 @@ def test_devices_can_be_given_sequences(x64, kind):
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     placed = jax.device_put(params, NamedSharding(mesh, P()))
     spread = jax.device_put(batch, NamedSharding(mesh, P("data")))
-    for program, moved in ((jax.jit(loss), 1), (step, None)):  # the loss; and gradients
-        text_of = program.lower(placed, spread).compile().as_text()
-        moves = re.findall(r" (all-\w+|collective-\w+|reduce-scatter)[\w-]*\(", text_of)
+    programs = [program.lower(placed, spread).compile() for program in (jax.jit(loss), step)]
+    for program, moved in zip(programs, (1, None), strict=True):  # the loss; and gradients
+        moves = re.findall(r" (all-\w+|collective-\w+|reduce-scatter)[\w-]*\(", program.as_text())
         assert set(moves) == {"all-reduce"} and moved in (None, len(moves))
-    (value, states), gradient = step(placed, spread)
+    (value, states), gradient = programs[1](placed, spread)
     memories = [s for s in jax.tree.leaves(states) if eqx.is_inexact_array(s)]  # not the clocks
     assert memories and all(s.sharding.spec[:1] == ("data",) for s in memories)
     close(((value, states), gradient), step(params, batch))
