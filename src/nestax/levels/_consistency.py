@@ -217,8 +217,8 @@ def flow_repair(flow: Any) -> str:
     if isinstance(flow, str):
         names = {maker.__name__.casefold(): maker for maker in MAKERS}
         flow = names.get(flow.casefold().replace("_", ""))
-    if isinstance(flow, type) and issubclass(flow, Flow):
-        known = flow in MAKERS
+    known = any(flow is maker for maker in MAKERS)
+    if known or (isinstance(flow, type) and issubclass(flow, Flow)):
         return f"; call it: {flow.__name__}({_NEEDED.get(flow, '') if known else '...'})"
     if isinstance(flow, Solver) or (isinstance(flow, type) and issubclass(flow, Solver)):
         solver = shown(flow) if isinstance(flow, Solver) else f"{flow.__name__}()"
