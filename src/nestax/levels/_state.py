@@ -116,7 +116,9 @@ class State:
             values: level name -> value, of the same structure, shapes and dtypes as the present
                 one, with the leading axes of runs and of copies. Python numbers are accepted.
             optimizers: level name -> state of its optimizer.
-            tick: ticks done, a multiple of the nest's `ticks_per_step`. 0 begins all episodes.
+            tick: ticks done, a multiple of the nest's `ticks_per_step`. At 0 all episodes begin;
+                with `stagger` and fixed lengths only those that begin at the first tick of a run,
+                while copies that are ahead go on from their values.
             key: the nest's key, such as `jax.random.key(1)`: other batches, starts and tasks; one
                 for each run if there are several.
             task: the task, as `task` has it.
