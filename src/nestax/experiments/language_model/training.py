@@ -147,7 +147,7 @@ class Told:
     def __init__(self, watch: Watch, say: Callable[[str], None]):
         self.watch, self.say = watch, say
 
-    def record(self, nest: Nest, state: Any, infos: Any, done: int, steps: int) -> None:
+    def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
         self.watch.record(nest, state, infos, done, steps)
         every = nest.ticks_per_step
         held = infos["trial"].loss[-1]

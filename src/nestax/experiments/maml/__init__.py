@@ -174,7 +174,7 @@ class _Told:
     watch: Watch
     say: Callable[[str], None]
 
-    def record(self, nest: Nest, state: Any, infos: Any, done: int, steps: int) -> None:
+    def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
         self.watch.record(nest, state, infos, done, steps)
         self.say(f"{done}/{steps}  loss {np.mean(infos['init'].loss[-20:]):.3g}")
 
