@@ -355,7 +355,6 @@ def test_states_of_other_nests_are_refused():
 
 
 def test_frames_of_one_run():
-    pytest.importorskip("pandas")
     nest, values, _ = narrow()
     _, info = nest.step(nest.init(values, KEYS))
     with pytest.raises(ValueError, match=r"shape \[2, 3, 2\], updates x runs"):

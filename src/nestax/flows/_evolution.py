@@ -23,19 +23,7 @@ from ._solvers import check_number
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Evolution(Flow, abc.ABC):
-    """What the three strategies share.
-
-    Attributes:
-        sigma: standard deviation of the perturbations.
-        shape: what is made of the losses. "difference": L+ - L-. "sign": its sign. "rank": the
-            difference of the losses' ranks among all copies, ranks from -1/2 to 1/2. The last two
-            are not unbiased, and do not change when losses are rescaled.
-        clip: losses above it count as it; None for no bound. A pair with a loss that is not finite
-            contributes nothing, in either case.
-
-    Raises:
-        ValueError: sigma not positive, another shape, a clip that is no number.
-    """
+    """What the three strategies share; their own docstrings describe the attributes."""
 
     follows: ClassVar[bool] = True
     estimates: ClassVar[bool] = True
