@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from ..flows import Unroll
+from . import _trajectory
 from ._declaration import flow_of
 from ._level import Level
 from ._machine import Machine
@@ -95,7 +96,7 @@ def _resting(machine: Machine, name: str) -> set[str]:
 
 def fresh(machine: Machine, name: str, state: State) -> State:
     """The state with what the flow of a level remembers at first."""
-    memory = machine.program.memory(machine.problem.levels[name], state.parts)
+    memory = _trajectory.memory(machine.problem, machine.problem.levels[name], state.parts)
     flows = {one: kept for one, kept in state.flows.items() if one != name}
     if jax.tree.leaves(memory):
         flows[name] = memory

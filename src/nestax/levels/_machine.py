@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from . import _consistency, _episodes, _experience, _feed, _side_by_side
+from . import _consistency, _episodes, _experience, _feed, _side_by_side, _trajectory
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, flow_of
 from ._info import LevelInfo
@@ -150,7 +150,7 @@ class Machine:
             for level in nest.levels
         }
         values = {level.name: carry.values[level.name] for level in nest.levels}
-        flows = {level.name: self.program.memory(level, values) for level in nest.levels}
+        flows = {level.name: _trajectory.memory(problem, level, values) for level in nest.levels}
         flows = {name: memory for name, memory in flows.items() if jax.tree.leaves(memory)}
         contexts = _memories(_experience.remembered(problem, carry._replace(values=values), view))
         episodes = _episodes.first_episodes(problem, carry, view)

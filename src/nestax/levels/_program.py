@@ -13,16 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..flows import Direct, Period, Reached
-from ..flows.internal import estimated, first_memory, same_memory
-from . import _draws, _episodes, _experience, _point
-from ._calls import noted
+from ..flows import Direct
+from . import _episodes, _experience, _point, _trajectory
 from ._carry import Carry, Found, Mode, View
 from ._declaration import flow_of
-from ._info import LevelInfo
 from ._level import Level
+from ._move import moved
 from ._problem import Problem
-from ._values import Parts, like, widened
+from ._values import Parts, widened
 
 Swaps = tuple[tuple[int, str, Parts], ...]  # (iteration, level, value)
 
@@ -177,7 +175,7 @@ class Program:
                 else:
                     found = {level.name: self.gradient(level, after, view, mode)}
                 one = _constant(found[level.name]) if mode.first_order else found[level.name]
-                after, infos = self.moved(level, one, after, after, infos, view, mode)
+                after, infos = self._moved(level, one, after, after, infos, view, mode)
         else:
             found, point, infos = {}, None, {}
             for same in _alike(followers):
@@ -196,7 +194,7 @@ class Program:
             after = point
             for level in peers:
                 one = _constant(found[level.name]) if mode.first_order else found[level.name]
-                after, infos = self.moved(level, one, point, after, infos, view, mode)
+                after, infos = self._moved(level, one, point, after, infos, view, mode)
         if k == 0 and q == len(self.due[0]):
             late = [level for level in self._gathering() if level not in self._early()]
             after = self.gather(late, after, view, mode)
@@ -241,15 +239,16 @@ class Program:
         inner = Mode(flow, mode.lean and not forward, forward, first_order)
         variables = {level.name: carry.values[level.name].wide() for level in followers}
 
-        def reach(trained: tuple[Any, ...], program: Program) -> tuple[Carry, dict, Carry]:
-            """Where the period comes to with other values, and what the objectives see there."""
+        def reach(trained: tuple[Any, ...], spread: bool) -> tuple[Carry, dict, Carry]:
+            """See `_trajectory.Reach`."""
+            program = self._spread(followers[0].name) if spread else self
             values = dict(carry.values)
             for level, one in zip(followers, trained, strict=True):
                 values[level.name] = variables[level.name].but(one)
             late = tuple((at, name, values[name]) for name, at in begin.items() if at)
             early = {name: values[name] for name, at in begin.items() if not at}
             here = carry._replace(values={**carry.values, **early})
-            if program is not self:  # its optimizer has no axis of copies
+            if spread:  # its optimizer has no axis of copies
                 here = here._replace(optimizers={**carry.optimizers, followers[0].name: ()})
             reached, infos = program.until(k, q - 1, here, pending, view, inner, (*swaps, *late))
             seen = reached._replace(values={**reached.values, **(moved or {})})
@@ -258,94 +257,14 @@ class Program:
             return reached, infos, seen
 
         if flow.joint:
-            return self._differentiated(followers, variables, reach, view)
-        return self._estimated(followers[0], variables, reach, carry, view)
+            return _trajectory.differentiated(self.problem, followers, variables, reach, view)
+        return _trajectory.estimated(self.problem, followers[0], variables, reach, carry, view)
 
-    def _differentiated(
-        self, followers: list[Level], variables: dict[str, Parts], reach: Any, view: View
-    ) -> tuple[Carry, dict, dict[str, Found]]:
-        """`through` for a flow that takes the gradients of several peers at once."""
-
-        def losses(trained: tuple[Any, ...]) -> tuple[tuple[jax.Array, ...], Any]:
-            reached, infos, seen = reach(trained, self)
-            computed: dict[Any, Any] = {}  # peers often share a loss: it is pulled back once
-            totals, reports = [], []
-            for level in followers:
-                alike = (level.objective, id(level.context), level.accumulate)
-                alike = (
-                    *alike,
-                    self.problem.copied[level.name],
-                    level.name if level.accumulate else None,
-                )
-                if alike not in computed:
-                    losses, user = self._followed(level, seen, view)
-                    computed[alike] = self.problem.total(level, losses), losses, user
-                total, losses, user = computed[alike]
-                totals.append(total)
-                reports.append((losses, user))
-            return tuple(totals), (self.narrowed(followers, reached), infos, reports)
-
-        trained = tuple(variables[level.name].trained for level in followers)
-        flow = flow_of(followers[0])
-        _, gradients, (reached, infos, reports) = flow.value_and_gradients(losses, trained)
-        found = {
-            level.name: Found(losses, user, gradient, None)
-            for level, gradient, (losses, user) in zip(followers, gradients, reports, strict=True)
-        }
-        return reached, infos, found
-
-    def _estimated(
-        self, level: Level, variables: dict[str, Parts], reach: Any, carry: Carry, view: View
-    ) -> tuple[Carry, dict, dict[str, Found]]:
-        """`through` for a flow that runs the period for itself."""
-        name, flow, spread = level.name, flow_of(level), None
-        if flow.perturbs:
-            spread = _copy.copy(self)
-            spread.problem = self.problem.spread(name)
-
-        def own(kept: Carry) -> dict[str, Any]:
-            return {
-                "values": {**kept.values, name: carry.values[name]},
-                "optimizers": {**kept.optimizers, name: carry.optimizers[name]},
-            }
-
-        def ran(trained: Any, program: Program) -> Reached:
-            reached, infos, seen = reach((trained,), program)
-            losses, user = program._followed(level, seen, view)
-            # The level is moved from its own value, not from the one it was run with; nor may
-            # periods that began in this one be run again with that.
-            began = {n for n in reached.before if self.levels[n].every < level.every}
-            before = {
-                n: one._replace(**own(one)) for n, one in reached.before.items() if n in began
-            }
-            before = {**reached.before, **before}
-            end = (reached._replace(before=before, **own(reached)), infos, user)
-            return Reached(self.problem.total(level, losses), losses, end)
-
-        def run(trained: Any) -> Reached:
-            return ran(trained, self)
-
-        def run_each(trained: Any) -> Reached:
-            if spread is None:
-                raise ValueError(
-                    f"level {name!r}: run_each gives every copy a value of its own, which "
-                    f"{type(flow).__name__} must announce by the attribute perturbs = True"
-                )
-            return ran(trained, spread)
-
-        memory = carry.flows.get(name, ())
-        if jax.tree.leaves(memory) and self.nest.longest is not None:
-            cleared = flow.restarted(memory, _episodes.began(self.problem, carry, view))
-            who = f"level {name!r}: restarted of the flow {type(flow).__name__}"
-            memory = same_memory(who, memory, cleared)
-        period = Period(variables[name].trained, view.copies, run, run_each)
-        key = _draws.flow_key(carry.key, name, carry.tick)
-        with noted(f"the flow of level {name!r}"):
-            gradient, came, memory = estimated(f"level {name!r}", flow, period, memory, key)
-        reached, infos, user = came.end
-        if jax.tree.leaves(memory):
-            reached = reached._replace(flows={**reached.flows, name: memory})
-        return reached, infos, {name: Found(came.losses, user, gradient, None)}
+    def _spread(self, name: str) -> "Program":
+        """This program where every copy has a value of its own of one more level."""
+        other = _copy.copy(self)
+        other.problem = self.problem.spread(name)
+        return other
 
     def again(
         self,
@@ -376,29 +295,7 @@ class Program:
                 carry = carry._replace(values={**carry.values, level.name: own})
         mode = Mode(flow, first_order=flow.first_order)
         carry, _ = self.until(k, q, carry, pending, view, mode, swaps)
-        return carry, self._followed(level, carry, view)[0]
-
-    def memory(self, level: Level, values: dict[str, Parts]) -> Any:
-        """What the level's flow remembers at first."""
-        if not flow_of(level).follows:
-            return ()
-        value, flow = values[level.name].wide().trained, flow_of(level)
-        who = f"level {level.name!r}: the flow {type(flow).__name__}"
-        return first_memory(who, flow.init(value, self.nest.copies))
-
-    def narrowed(self, levels: Any, carry: Carry) -> Carry:
-        """The carry with the values of some levels in the dtypes that they were given in."""
-        given = {one.name: carry.values[one.name].narrow() for one in levels}
-        before = {name: self.narrowed(levels, one) for name, one in carry.before.items()}
-        return carry._replace(values={**carry.values, **given}, before=before)
-
-    def _followed(self, level: Level, carry: Carry, view: View) -> tuple[jax.Array, Any]:
-        """The loss that a trajectory flow differentiates, where the period has come to."""
-        if level.accumulate and level.every > 1:
-            (losses,) = carry.gathered[level.name]
-            return losses / (level.every if level.accumulate == "mean" else 1), None
-        batch, axis = self.problem.batch(level.context, carry, view)
-        return self.problem.losses(level, carry.values, batch, axis, view)
+        return carry, _trajectory.followed(self.problem, level, carry, view)[0]
 
     # Gathering over a period, gradients at a point, updates.
 
@@ -448,7 +345,7 @@ class Program:
             return Found(losses, None, gradient, None)
         return Found(*self.problem.direct(level, carry, view, mode), None)
 
-    def moved(
+    def _moved(
         self,
         level: Level,
         found: Found,
@@ -458,28 +355,10 @@ class Program:
         view: View,
         mode: Mode,
     ) -> tuple[Carry, dict]:
-        """`after` with the level's update, computed at `point`, and `infos` with its report."""
-        name = level.name
-        gradient = like(found.gradient, point.values[name].trained)
-        parts, state = self.problem.update(level, point, gradient, found.losses, view, mode)
-        user = found.user
-        if level.keep is not None:
-            parts, user = self.problem.keep(level, parts, user, view)
-        if level.done is not None:
-            after = _episodes.ended(self.problem, level, parts, found.user, after, view)
-        own = view if self.problem.copied[name] else View()
-        shared = not self.problem.copied[name]
-        report = LevelInfo(
-            loss=jnp.mean(found.losses) if shared else found.losses,
-            gradient_norm=self.problem.lift(_norm, own, 0)(gradient) if self.norms else None,
-            user=user,
-            gradient=self.problem.handed(level, gradient) if name in self.captured else None,
-            **(found.diagnostics or {}),
+        captured = level.name in self.captured
+        return moved(
+            self.problem, level, found, point, after, infos, view, mode, self.norms, captured
         )
-        infos = {**infos, name: jax.tree.map(lambda a: jnp.asarray(a)[None], report)}
-        return after._replace(
-            values={**after.values, name: parts}, optimizers={**after.optimizers, name: state}
-        ), infos
 
 
 def _alike(followers: list[Level]) -> list[list[Level]]:
@@ -503,20 +382,6 @@ def _remembering(carry: Carry, reached: Carry, levels: list[Level]) -> Carry:
 
 def _constant(found: Found) -> Found:
     return found._replace(gradient=jax.lax.stop_gradient(found.gradient))
-
-
-_SMALL = 2**16  # numbers; larger values may be sharded, which flattening would undo
-
-
-def _norm(tree: Any) -> jax.Array:
-    """The Euclidean norm, at every step of every copy: it has to be cheap."""
-    leaves = jax.tree.leaves(tree)
-    leaves = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in leaves]
-    if len({a.dtype for a in leaves}) == 1 and sum(a.size for a in leaves) <= _SMALL:
-        # One product: XLA's sums on CPUs take one number after another, four times as long.
-        flat = jnp.concatenate([jnp.ravel(a) for a in leaves])
-        return jnp.sqrt(jnp.vdot(flat, flat, precision=jax.lax.Precision.HIGHEST).real)
-    return jnp.sqrt(sum(jnp.sum(jnp.real(a * jnp.conj(a))) for a in leaves))
 
 
 def _joined(a: jax.Array, b: jax.Array) -> jax.Array:

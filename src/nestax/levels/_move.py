@@ -1,0 +1,75 @@
+"""A level's update and its report (rule R11)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import _episodes
+from ._carry import Carry, Found, Mode, View
+from ._info import LevelInfo
+from ._level import Level
+from ._problem import Problem
+from ._values import like
+
+_SMALL = 2**16  # numbers; larger values may be sharded, which flattening would undo
+
+
+def moved(
+    problem: Problem,
+    level: Level,
+    found: Found,
+    point: Carry,
+    after: Carry,
+    infos: dict,
+    view: View,
+    mode: Mode,
+    norms: bool,
+    captured: bool,
+) -> tuple[Carry, dict]:
+    """`after` with the level's update, computed at `point`, and `infos` with its report.
+
+    Args:
+        problem: the levels at one point.
+        level: that moves.
+        found: its losses and its gradient.
+        point: where they were taken.
+        after: where the levels are by now.
+        infos: reports so far, by level name.
+        view: of the copies.
+        mode: how gradients are taken.
+        norms: whether the gradient's norm is reported.
+        captured: whether the gradient itself is.
+    """
+    name = level.name
+    gradient = like(found.gradient, point.values[name].trained)
+    parts, state = problem.update(level, point, gradient, found.losses, view, mode)
+    user = found.user
+    if level.keep is not None:
+        parts, user = problem.keep(level, parts, user, view)
+    if level.done is not None:
+        after = _episodes.ended(problem, level, parts, found.user, after, view)
+    own = view if problem.copied[name] else View()
+    shared = not problem.copied[name]
+    report = LevelInfo(
+        loss=jnp.mean(found.losses) if shared else found.losses,
+        gradient_norm=problem.lift(_norm, own, 0)(gradient) if norms else None,
+        user=user,
+        gradient=problem.handed(level, gradient) if captured else None,
+        **(found.diagnostics or {}),
+    )
+    infos = {**infos, name: jax.tree.map(lambda a: jnp.asarray(a)[None], report)}
+    return after._replace(
+        values={**after.values, name: parts}, optimizers={**after.optimizers, name: state}
+    ), infos
+
+
+def _norm(tree: Any) -> jax.Array:
+    """The Euclidean norm, at every step of every copy: it has to be cheap."""
+    leaves = jax.tree.leaves(tree)
+    leaves = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in leaves]
+    if len({a.dtype for a in leaves}) == 1 and sum(a.size for a in leaves) <= _SMALL:
+        # One product: XLA's sums on CPUs take one number after another, four times as long.
+        flat = jnp.concatenate([jnp.ravel(a) for a in leaves])
+        return jnp.sqrt(jnp.vdot(flat, flat, precision=jax.lax.Precision.HIGHEST).real)
+    return jnp.sqrt(sum(jnp.sum(jnp.real(a * jnp.conj(a))) for a in leaves))
