@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from nest_steps import stepper
 from rule_jax import (
     HORIZON,
     META_RATE,
@@ -42,16 +43,8 @@ def make(data, variant):
     bare = variant.endswith("bare")
     nest = nx.Nest([w, theta], task=draw, copies=2 * PAIRS, stagger=True, norms=not bare)
     start = nest.init({"theta": weights(data)}, jax.random.key(0))
-    held = [start]
-    runs = variant.startswith("run")
-    count = 100 if runs else 1
-
-    def step():
-        if runs:
-            held[0], info = nest.run(held[0], count)
-        else:
-            held[0], info = nest.step(held[0])
-        return jax.block_until_ready((held[0], info))
+    count = 100 if variant.startswith("run") else None
+    step = stepper(nest, start, count)
 
     def gradient():
         state = start
@@ -76,7 +69,7 @@ def make(data, variant):
     def temporary():
         return temporary_bytes(jax.jit(nest.step).lower(start).compile())
 
-    return Work(step, gradient, temporary, per_call=count)
+    return Work(step, gradient, temporary, per_call=count or 1)
 
 
 serve(make)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import optax
+from nest_steps import stepper
 from serve import Work, serve, temporary_bytes
 from sinusoid_jax import META_RATE, RATE, STEPS, TASKS, drawer, error, report, weights
 
@@ -24,16 +25,8 @@ def make(data, variant):
     bare = variant.endswith("bare")  # what it is raced against reports none either
     nest = nx.Nest([w, init], task=drawer(data), copies=TASKS, norms=not bare)
     start = nest.init({"init": weights(data)}, jax.random.key(0))
-    held = [start]
-    runs = variant.startswith("run")
-    count = 20 if runs else 1
-
-    def step():
-        if runs:
-            held[0], info = nest.run(held[0], count)
-        else:
-            held[0], info = nest.step(held[0])
-        return jax.block_until_ready((held[0], info))
+    count = 20 if variant.startswith("run") else None
+    step = stepper(nest, start, count)
 
     def gradient():
         return report(np.asarray(start.task["index"]), nest.gradient(start, "init"))
@@ -41,7 +34,7 @@ def make(data, variant):
     def temporary():
         return temporary_bytes(jax.jit(nest.step).lower(start).compile())
 
-    return Work(step, gradient, temporary, per_call=count)
+    return Work(step, gradient, temporary, per_call=count or 1)
 
 
 serve(make)

@@ -110,7 +110,10 @@ def test_it_begins_anew_with_its_episode(x64):
             "the process of level 'policy' changes its memory",
         ),
         (lambda: nx.Process(lambda v, m, t, k: m["at"], init=begin), r"returns \(batch, memory\)"),
-        (lambda: nx.Process(walk, init=lambda v, t, k: {"at": k}), "a typed key at .*'at'"),
+        (
+            lambda: nx.Process(walk, init=lambda v, t, k: {"at": k}),
+            r"its leaf \['at'\] is .*, a typed key",
+        ),
         (
             lambda: nx.Process(lambda v, t, k: v["polcy"]),
             "process's draw reads values.'polcy'.*did you mean 'policy'",

@@ -6,12 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ._flow import Flow, Period, Reached
-
-_DATA = (jax.Array, np.ndarray, np.generic, float, int, complex)
+from ._memory import DATA, described, same_memory, shapes
 
 
 def estimated(
@@ -44,7 +42,7 @@ def estimated(
         def watching(value: PyTree) -> Reached:
             what = f"{who}: the value that the flow {kind} gives to period.{name}"
             reached = run(_fitted(what, expected, like, value))
-            runs.append(_shapes(reached))
+            runs.append(shapes(reached))
             return reached
 
         return watching
@@ -56,7 +54,7 @@ def estimated(
     returned = flow.gradient(seen, memory, key)
     whole = isinstance(returned, tuple) and not isinstance(returned, Reached)
     if not whole or len(returned) != 3:
-        got = f"a tuple of {len(returned)}" if whole else _described(returned)
+        got = f"a tuple of {len(returned)}" if whole else described(returned)
         raise ValueError(
             f"{who}: the gradient method of the flow {kind} returns (gradient, reached, memory), "
             f"the memory as it came if there is none; got {got}"
@@ -68,9 +66,9 @@ def estimated(
         raise ValueError(
             f"{who}: the flow {kind} returns as its second what period.run(value) has returned, a "
             "Reached, from which the nest goes on, and not a part of it such as its loss; got "
-            f"{_described(reached)}"
+            f"{described(reached)}"
         )
-    if _shapes(reached) not in runs:
+    if shapes(reached) not in runs:
         raise ValueError(
             f"{who}: the flow {kind} returns a Reached that no run of its period has returned; "
             "return one as it came from period.run(value). Under jax.vmap there are several: take "
@@ -79,53 +77,17 @@ def estimated(
     return gradient, reached, same_memory(f"{who}: the flow {kind}", memory, after)
 
 
-def first_memory(who: str, memory: PyTree) -> PyTree:
-    """What a flow's `init` returned, as arrays that are not weakly typed.
-
-    Raises:
-        ValueError: a leaf that is no array or number, or a typed key.
-    """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(memory):
-        typed = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        if typed or not isinstance(leaf, _DATA):
-            repair = "; keep jax.random.key_data(key)" if typed else ""
-            raise ValueError(
-                f"{who}: init returns a memory of arrays and numbers; its leaf "
-                f"{jax.tree_util.keystr(path)} is {_described(leaf)}{repair}"
-            )
-    return jax.tree.map(_strong, memory)
-
-
-def same_memory(who: str, before: PyTree, after: PyTree) -> PyTree:
-    """What a flow remembers next, which must be like the memory before.
-
-    Raises:
-        ValueError: another structure, shape or dtype.
-    """
-    if not jax.tree.leaves(before) and not jax.tree.leaves(after):
-        return before
-    data = all(isinstance(leaf, _DATA) for leaf in jax.tree.leaves(after))
-    after = jax.tree.map(_strong, after) if data else after
-    if not data or _shapes(before) != _shapes(after):
-        told = [jax.tree.map(_described, memory) for memory in (before, after)]
-        raise ValueError(
-            f"{who} changes its memory from {told[0]} to {told[1]}; it must keep the structure, "
-            "shapes and dtypes that init returns"
-        )
-    return after
-
-
 def _fitted(what: str, expected: str, like: PyTree, given: PyTree) -> PyTree:
     """`given` in the dtypes of `like`, whose structure and shapes it must have."""
     if jax.tree.structure(given) != jax.tree.structure(like):
-        raise ValueError(f"{what} is like {expected}, {_described(like)}; got {_described(given)}")
+        raise ValueError(f"{what} is like {expected}, {described(like)}; got {described(given)}")
 
     def fitted(path: Any, wanted: Any, leaf: Any) -> jax.Array:
-        same = isinstance(leaf, _DATA) and jnp.shape(leaf) == wanted.shape
+        same = isinstance(leaf, DATA) and jnp.shape(leaf) == wanted.shape
         if not same or _kind(jnp.result_type(leaf)) != _kind(wanted.dtype):
             at = f" at {jax.tree_util.keystr(path)}" if path else ""
             raise ValueError(
-                f"{what} is like {expected}, {_described(wanted)}{at}; got {_described(leaf)}"
+                f"{what} is like {expected}, {described(wanted)}{at}; got {described(leaf)}"
             )
         return jnp.asarray(leaf, wanted.dtype)
 
@@ -136,24 +98,3 @@ def _kind(dtype: Any) -> Any:
     """Dtypes of one kind may stand for one another: the real ones, the complex ones."""
     kinds = (jnp.floating, jnp.complexfloating)
     return next((kind for kind in kinds if jnp.issubdtype(dtype, kind)), dtype)
-
-
-def _shapes(tree: PyTree) -> tuple[Any, list]:
-    return jax.tree.structure(tree), [
-        (jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)
-    ]
-
-
-def _described(thing: Any) -> str:
-    """Such as "float32[2]", or the structure of a pytree."""
-    if isinstance(thing, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)):
-        return f"{thing.dtype}{list(thing.shape)}"
-    if thing is None or jax.tree.structure(thing) == jax.tree.structure(0):
-        return f"the class {thing.__name__}" if isinstance(thing, type) else repr(thing)
-    return "a Reached" if isinstance(thing, Reached) else str(jax.tree.structure(thing))
-
-
-def _strong(leaf: Any) -> jax.Array:
-    """An array that is not weakly typed."""
-    leaf = jnp.asarray(leaf)
-    return jax.lax.convert_element_type(leaf, leaf.dtype)

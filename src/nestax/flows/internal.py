@@ -1,10 +1,11 @@
 """What the folders above need of this one and users do not."""
 
 from ._estimate import estimated as estimated
-from ._estimate import first_memory as first_memory
-from ._estimate import same_memory as same_memory
 from ._hoist import has_reverse_only_rule as has_reverse_only_rule
 from ._lean import lean_gradient as lean_gradient
+from ._memory import first_memory as first_memory
+from ._memory import same_memory as same_memory
+from ._memory import strong as strong
 from ._rewrite import any_equation as any_equation
 from ._rewrite import evaluate as evaluate
 from ._safe_update import quiet as quiet

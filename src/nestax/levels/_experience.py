@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..flows.internal import first_memory, same_memory, strong
 from . import _draws, _episodes
 from ._calls import arrays_only, call_with_values, plain, shown
 from ._carry import Carry, View
@@ -37,7 +38,7 @@ def _draw(problem: Problem, name: str, carry: Carry, view: View) -> tuple[Any, A
         if process.init is None:
             batch = _called(problem, name, "draw", number, seen, given, key)
             arrays_only(whose, batch)
-            return jax.tree.map(_strong, batch), ()
+            return jax.tree.map(strong, batch), ()
         if restarts:
             fresh = _fresh_memory(problem, name, carry, seen, given, number)
             memory = jax.tree.map(lambda a, b: jnp.where(began, a, b), fresh, memory)
@@ -48,7 +49,7 @@ def _draw(problem: Problem, name: str, carry: Carry, view: View) -> tuple[Any, A
             )
         batch, after = returned
         arrays_only(whose, batch)
-        return jax.tree.map(_strong, batch), _alike(whose, memory, after)
+        return jax.tree.map(strong, batch), same_memory(whose, memory, after)
 
     memory = carry.contexts[name][1]
     began = _episodes.began(problem, carry, view) if restarts else False
@@ -74,15 +75,7 @@ def _fresh_memory(
     process = problem.processes[name]
     key = _draws.memory_key(problem.identities[id(process)], carry.key, carry.tick, number)
     memory = _called(problem, name, "init", number, values, task, key)
-    arrays_only("the memory of a process", memory)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(memory):
-        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-            raise ValueError(
-                f"the memory of a process holds a typed key at {jax.tree_util.keystr(path)!r}, "
-                "which not everything that saves arrays knows; use the key that every draw gets, "
-                "or keep jax.random.key_data(key)"
-            )
-    return jax.tree.map(_strong, memory)
+    return first_memory(f"the process of level {name!r}", memory)
 
 
 def remembered(problem: Problem, carry: Carry, view: View) -> Carry:
@@ -121,24 +114,3 @@ def with_batches(problem: Problem, carry: Carry, view: View, blank: bool) -> Car
             batch = _draw(problem, name, carry, view)[0]
         contexts[name] = (batch, contexts[name][1])
     return carry._replace(contexts=contexts)
-
-
-def _strong(leaf: Any) -> jax.Array:
-    """An array that is not weakly typed."""
-    leaf = jnp.asarray(leaf)
-    return jax.lax.convert_element_type(leaf, leaf.dtype)
-
-
-def _alike(whose: str, before: Any, after: Any) -> Any:
-    """The memory after a draw, which must be like the one before."""
-    after = jax.tree.map(_strong, after)
-    told = [
-        (jax.tree.structure(one), [(a.shape, a.dtype) for a in jax.tree.leaves(one)])
-        for one in (before, after)
-    ]
-    if told[0] != told[1]:
-        raise ValueError(
-            f"{whose} changes its memory from {told[0]} to {told[1]}; draw must return a memory of "
-            "the structure, shapes and dtypes that init returns"
-        )
-    return after
