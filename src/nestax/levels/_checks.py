@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from . import _episodes, _frozen, _soundness, _stopped
+from . import _episodes, _frozen, _move, _soundness, _stopped
 from ._calls import is_data, no_level, shown
 from ._carry import View
 from ._declaration import Declaration, flow_of
@@ -244,7 +244,7 @@ def _stable(machine: Machine, level: Level, begun: State, fed: Any) -> _Seen:
     way = "step; keep what changes in the optimizer's state, or in a level's value"
     moved, (parts, optimizer) = _steady(f"{label}: its optimizer", way, update, begun, fed, loss)
     if level.keep is not None:
-        kept = lambda parts, user: problem.keep(level, parts, user, view)[0]  # noqa: E731
+        kept = lambda parts, user: _move.kept(problem, level, parts, user, view)[0]  # noqa: E731
         parts = jax.eval_shape(kept, parts, user)
     _same(level, "its optimizer's update", "value", old[0], parts)
     _same(level, "its optimizer's update", "optimizer state", old[1], optimizer)

@@ -389,45 +389,6 @@ class Problem:
         """A gradient as the level's optimizer gets it; a field is taken as it is."""
         return gradient if isinstance(level.objective, Field) else uphill(gradient)
 
-    def keep(self, level: Level, parts: Parts, info: Any, view: View) -> tuple[Parts, Any]:
-        """The level's new value with what its `keep` makes of the objective's info, and the info
-        without what has gone into the value as it was."""
-        if not parts.fixed:
-            raise ValueError(
-                f"level {level.name!r}: keep has nothing to keep, since every array of its value "
-                'is trained; say which are not, such as trained={"params": True, "stats": False}'
-            )
-        # Stopped before rather than after, so that `keep` itself is not differentiated.
-        still, info = jax.lax.stop_gradient((parts, info))
-        shared = not self.copied[level.name]
-        if shared and view.copies is None and self.nest.copies is not None:
-            spread = lambda a: jnp.broadcast_to(a, (self.nest.copies, *jnp.shape(a)))  # noqa: E731
-            info = jax.tree.map(spread, info)
-        moved: set[int] = set()
-
-        def called(value: Any, info: Any) -> Any:
-            assert level.keep is not None
-            try:
-                return level.keep(value, info)
-            except Exception as error:
-                if info is None:
-                    raise ValueError(
-                        f"level {level.name!r}: keep got None for an info, since the objective "
-                        "returns a loss only; return (loss, info) there"
-                    ) from error
-                raise
-
-        def one(still: Parts, info: Any) -> list[Any]:
-            kept = still.keeping(called(still.whole(), info), f"level {level.name!r}: keep").fixed
-            places = {id(leaf) for leaf in kept}
-            moved.update(i for i, a in enumerate(jax.tree.leaves(info)) if id(a) in places)
-            return kept
-
-        fixed = one(still, info) if shared else self.lift(one, view, 0)(still, info)
-        leaves, structure = jax.tree.flatten(info)
-        rest = structure.unflatten([None if i in moved else a for i, a in enumerate(leaves)])
-        return parts.but(parts.trained, fixed), rest
-
 
 def _keyed(name: str, number: int) -> str:
     """What a process is called in the state."""
