@@ -42,7 +42,7 @@ $(VENV)/ready: pyproject.toml $(wildcard constraints/*.txt)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints/python$(if $(filter 3.11,$(VERSION)),3.11,3.12+).txt \
-		-e ".[experiments]" --group dev
+		-e ".[studies]" --group dev
 	@touch $@
 
 clean:

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from nestax import data
-from nestax.experiments.information_plane.arms import ARMS
-from nestax.experiments.information_plane.measure import as_images
-from nestax.experiments.information_plane.training import Images, Networks, Training
 from nestax.runs.machine import machine
+from nestax_studies import data
+from nestax_studies.information_plane.arms import ARMS
+from nestax_studies.information_plane.measure import as_images
+from nestax_studies.information_plane.training import Images, Networks, Training
 
 SIZES, BATCH, RATE = (784, 12, 10, 8, 6, 4, 10), 128, 1e-3
 ALPHA, ETA, BETA, HIDDEN = 0.99, 0.0025, 0.9, 8

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nestax import models, optim
+from nestax import optim
 from nestax.runs.machine import machine
+from nestax_studies import models
 
 WIDTH, DEPTH, HEADS, VOCABULARY, LENGTH = 512, 3, 8, 256, 256
 PERIOD, SECONDS = 32, 0.5

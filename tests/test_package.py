@@ -36,7 +36,7 @@ def test_type_information_is_shipped():
 
 
 def test_every_public_name_is_documented():
-    rooms = ("data", "flows", "information", "levels", "memory", "models", "optim", "runs")
+    rooms = ("flows", "information", "levels", "memory", "optim", "plots", "runs")
     for package in (nx, *(getattr(nx, room) for room in rooms)):
         for name, value in vars(package).items():
             if not name.startswith("_") and getattr(value, "__module__", "").startswith("nestax"):

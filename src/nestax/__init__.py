@@ -9,15 +9,9 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from . import interrupts as _interrupts  # noqa: F401  first, for Ctrl-C during the imports
-
-# isort: split
-
-from . import data as data
 from . import flows as flows
 from . import information as information
 from . import levels as levels
-from . import models as models
 from . import optim as optim
 from .flows import CG as CG
 from .flows import ES as ES
@@ -59,6 +53,7 @@ from .levels import soba as soba
 
 if _TYPE_CHECKING:
     from . import memory as memory
+    from . import plots as plots
     from . import runs as runs
 
 __version__ = _version("nestax")
@@ -66,7 +61,7 @@ __version__ = _version("nestax")
 
 def __getattr__(name: str) -> _Any:
     # equinox, which the layers of `memory` need, would more than double the time that importing
-    # nestax takes; `runs` is for those who watch one.
-    if name in ("memory", "runs"):
+    # nestax takes; `runs` and `plots` are for those who watch or draw something.
+    if name in ("memory", "plots", "runs"):
         return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import nestax as nx
-from nestax.experiments import plots
+from nestax import plots
 from nestax.memory.blocks import KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "memories.md"

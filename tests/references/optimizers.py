@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from nestax import optim
-from nestax.experiments.information_plane.arms import ARMS
+from nestax_studies.information_plane.arms import ARMS
 
 OPTIMIZERS = {
     "gradient_descent": optim.gradient_descent,

@@ -203,7 +203,7 @@ def test_a_base_install_watches_too_and_says_what_a_folder_needs(tmp_path):
     command = [sys.executable, "-c", BASE, str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("[1, 2, 3] a run's checkpoints need the package orbax-checkpoint")
-    assert 'pip install "nestax[experiments]"' in done.stdout
+    assert 'pip install "nestax[studies]"' in done.stdout
 
 
 def test_a_notebook_shows_a_bar_by_itself(nest, monkeypatch):

@@ -22,5 +22,5 @@ def needed(module: str, package: str, what: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise RunError(
-            f'{what} need the package {package}; install it with: pip install "nestax[experiments]"'
+            f'{what} need the package {package}; install it with: pip install "nestax[studies]"'
         ) from error

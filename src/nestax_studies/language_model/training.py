@@ -1,0 +1,292 @@
+"""A language model as a nest: its training, and how it is judged.
+
+One level learns; another one, which stands still, holds the rate and looks at held-out text now and
+then. So other rates need no other program, and the whole run, looks included, is one program.
+"""
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Integer
+
+from nestax.flows import Direct
+from nestax.levels import DivergenceError, Level, Nest
+from nestax.runs import RunFolder, Watch
+
+from ..sequences.descent import mean_by_parts, optimizer
+from .corpora import Corpus, streams, windows
+
+_SEEN = 32  # windows that are looked at along a run, at most
+TEMPERATURES = tuple(round(0.8 + 0.05 * i, 2) for i in range(25))  # that scores are divided by
+RATES = (0.0, 0.03, 0.1, 0.3)  # of learning from what is read
+_STRETCHES = 40
+
+
+class Size(NamedTuple):
+    """How long everything is.
+
+    Attributes:
+        length: tokens in a window.
+        batch_size: windows in a step.
+        windows: that a model is judged by, at most.
+        pieces: windows in a row, the state carried along.
+        sample: characters written by the first seed's model.
+        decay: of weights, in units of the learning rate.
+    """
+
+    length: int
+    batch_size: int
+    windows: int
+    pieces: int
+    sample: int
+    decay: float
+
+
+def mean_loss(
+    model: Any, batch: Integer[Array, "n places"], keys: Array | None = None
+) -> Float[Array, ""]:
+    """Mean nats for each token but the first of every window; with keys (n,) as in training."""
+    tokens = batch.astype(jnp.int32)
+    if keys is None:
+        scores, _ = jax.vmap(lambda one: model(one))(tokens[:, :-1])
+    else:
+        scores, _ = jax.vmap(lambda one, key: model(one, key=key))(tokens[:, :-1], keys)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, tokens[:, 1:]))
+
+
+def training_loss(model: Any, batch: Integer[Array, "n places"], keys: Array) -> Float[Array, ""]:
+    """`mean_loss` in training. CPUs, whose caches hold one window at a time, are given one."""
+    import equinox as eqx
+
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def loss(params: Any, part: Any) -> jax.Array:
+        return mean_loss(eqx.combine(params, static), *part)
+
+    return mean_by_parts(
+        loss, params, (batch, keys), 1 if jax.default_backend() == "cpu" else len(batch)
+    )
+
+
+def system(corpus: Corpus, size: Size, every: int) -> Nest:
+    """The nest: "model" learns from the training text, "trial" looks at the text that is kept out
+    for it after each `every` steps."""
+    task = {"text": corpus.train, "kept": windows(corpus.tune, _SEEN, size.length)}
+
+    def draw(task: Any, key: jax.Array) -> Any:
+        starts = jax.random.randint(key, (size.batch_size,), 0, len(task["text"]) - size.length)
+        cut = lambda i: jax.lax.dynamic_slice(task["text"], (i,), (size.length + 1,))  # noqa: E731
+        return jax.vmap(cut)(starts), jax.random.split(jax.random.fold_in(key, 1), len(starts))
+
+    def loss(v: dict[str, Any], batch: Any) -> jax.Array:
+        return training_loss(v["model"], *batch)
+
+    def look(v: dict[str, Any], kept: Any) -> jax.Array:
+        at_once = kept.reshape(-1, _divisor(len(kept), size.batch_size), kept.shape[1])
+        return jnp.mean(jax.lax.map(lambda some: mean_loss(v["model"], some), at_once))
+
+    def make(v: dict[str, Any]) -> optax.GradientTransformation:
+        return optimizer(v["trial"]["rate"], v["trial"]["steps"], size.decay)
+
+    model = Level("model", loss, make, draw)
+    trial = Level(
+        "trial", look, optax.set_to_zero(), lambda task, key: task["kept"], every, flow=Direct()
+    )
+    return Nest([model, trial], jax.tree.map(jnp.asarray, task), norms=False)
+
+
+def _divisor(count: int, most: int) -> int:
+    return max(i for i in range(1, min(count, most) + 1) if count % i == 0)
+
+
+class Trained(NamedTuple):
+    """
+    Attributes:
+        model: at the end.
+        step: of each look at kept text.
+        losses: "model" and "trial": of one batch, and on the kept text, at each of them.
+    """
+
+    model: Any
+    step: list[int]
+    losses: dict[str, list[float]]
+
+
+def train(
+    nest: Nest,
+    model: Any,
+    rate: float,
+    seed: int,
+    points: int,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Trained | None:
+    """A whole run, which goes on from `folder` if it was interrupted; None if it diverges."""
+    every = nest.ticks_per_step
+    trial = {"rate": jnp.float32(rate), "steps": jnp.float32(points * every)}
+    state = nest.init({"model": model, "trial": trial}, jax.random.key(seed))
+    try:
+        state, _ = nest.run(state, points, watch=Told(Watch(folder, progress=False), say))
+    except DivergenceError:
+        return None
+    with RunFolder(folder) as opened:
+        rows = opened.metrics("step", "loss")
+    losses = {name: [row["loss"][name] for row in rows] for name in ("model", "trial")}
+    return Trained(state.values["model"], [row["step"] * every for row in rows], losses)
+
+
+class Told:
+    """A watch that also says how far the run is."""
+
+    def __init__(self, watch: Watch, say: Callable[[str], None]):
+        self.watch, self.say = watch, say
+
+    def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
+        self.watch.record(nest, state, infos, done, steps)
+        every = nest.ticks_per_step
+        held = infos["trial"].loss[-1]
+        self.say(f"step {done * every}/{steps * every}  {held:.3f} nats on kept text")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.watch, name)
+
+
+def discard(folder: Path) -> None:
+    """Forgets what an interrupted run would go on from."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def judge(model: Any, corpus: Corpus, size: Size) -> dict[str, Any]:
+    """A model on text to judge by, in nats for each token.
+
+    Returns:
+        `windows`: the loss, from an empty state in every window; `temperature`: of `TEMPERATURES`,
+        the one by which the kept text is predicted best; `calibrated`: the loss with scores divided
+        by it; `along`: what is gained where the state is carried along stretches of `size.pieces`
+        windows, for each place in such a row (0 at the first), against an empty state on the same
+        windows; `gain`: its mean over the others.
+
+    Raises:
+        ValueError: the text is too short for as many windows as are in a step.
+    """
+    rows, length = size.batch_size, size.length
+    fit = (len(corpus.test) - 1) // length
+    pieces = min(size.pieces, fit // rows)
+    if pieces < 1:
+        raise ValueError(
+            f"judge: {rows} windows of {length} do not fit into {len(corpus.test)} tokens; give a "
+            "smaller length or batch_size"
+        )
+    kept, found = (_tempered(model, text, size) for text in (corpus.tune, corpus.test))
+    best = int(np.argmin(kept))
+    read, along = _compiled(_read), jnp.asarray(streams(corpus.test, rows, pieces, length))
+    alone, carried = (np.asarray(read(model, along, jnp.asarray(c))) for c in (False, True))
+    gain = alone - carried
+    return {
+        "windows": float(found[TEMPERATURES.index(1.0)]),
+        "temperature": TEMPERATURES[best],
+        "calibrated": float(found[best]),
+        "gain": float(gain[1:].mean()) if pieces > 1 else 0.0,
+        "along": [round(float(x), 5) for x in gain],
+    }
+
+
+def judge_in_context(model: Any, corpus: Corpus, size: Size) -> dict[str, Any]:
+    """A model that learns from what it reads, on one stream of text, in nats for each token.
+
+    Each block's MLP becomes a level of its own (`memory.stack_levels`), written after every window
+    by the gradient of the loss on it, at the rate by which the kept text is predicted best.
+
+    Returns:
+        `rate_in_context`: of `RATES`; `in_context`: the loss on the text to judge by, of each token
+        before it was learnt from; `learned`: how much less that is than with no writes, in up to
+        `_STRETCHES` stretches of the text; `tokens_in_context`: its length. Nothing for models with
+        other blocks.
+    """
+    from nestax import memory
+
+    blocks = getattr(model, "blocks", ())
+    if not blocks or not all(isinstance(block.feed, memory.FeedForward) for block in blocks):
+        return {}
+
+    def read(text: np.ndarray, rate: float) -> np.ndarray:
+        learner = memory.stack_levels(model, [size.length] * len(blocks), rate=rate)
+        fit = min((len(text) - 1) // size.length, size.windows)
+        tokens = jnp.asarray(text[: fit * size.length + 1], jnp.int32)
+        losses, _ = _compiled(memory.learn_in_context)(learner, tokens)
+        return np.asarray(losses).reshape(fit, -1).mean(1)
+
+    best = min(RATES, key=lambda rate: float(read(corpus.tune, rate).mean()))
+    found, gain = read(corpus.test, best), read(corpus.test, 0.0)
+    gain = np.array_split(gain - found, min(len(found), _STRETCHES))
+    return {
+        "rate_in_context": best,
+        "in_context": float(found.mean()),
+        "learned": [round(float(part.mean()), 5) for part in gain],
+        "tokens_in_context": len(found) * size.length,
+    }
+
+
+def _tempered(model: Any, text: np.ndarray, size: Size) -> Float[np.ndarray, " temperatures"]:
+    """The mean loss at each of `TEMPERATURES`, from an empty state in every window. All calls have
+    one shape, so that there is one program; windows beyond the last full batch are left out."""
+    cut = windows(text, size.windows, size.length)
+    rows = min(size.batch_size, len(cut))
+    batches = cut[: len(cut) // rows * rows].reshape(-1, rows, size.length + 1)
+    heated = _compiled(_heated)
+    return np.mean([heated(model, jnp.asarray(batch)) for batch in batches], axis=0)
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Any:
+    """One program for all seeds of a model."""
+    import equinox as eqx
+
+    return eqx.filter_jit(function)
+
+
+def _heated(model: Any, rows: Integer[Array, "n places"]) -> Float[Array, " temperatures"]:
+    """The mean loss of some windows at each of `TEMPERATURES`."""
+    tokens = rows.astype(jnp.int32)
+    scores, _ = jax.vmap(lambda one: model(one))(tokens[:, :-1])
+
+    def loss(temperature: Array) -> Array:
+        scaled = scores / temperature
+        found = optax.softmax_cross_entropy_with_integer_labels(scaled, tokens[:, 1:])
+        return jnp.mean(found)
+
+    return jax.lax.map(loss, jnp.asarray(TEMPERATURES, scores.dtype))
+
+
+def _read(model: Any, rows: Integer[Array, "pieces n places"], carry: Array) -> Array:
+    """The mean loss of every piece, (pieces,); whether the state of one is passed to the next."""
+    first = model.init_state()
+    spread = lambda a: jnp.broadcast_to(a, (rows.shape[1], *jnp.shape(a)))  # noqa: E731
+    empty = jax.tree.map(spread, first)
+
+    def piece(states: Any, batch: Any) -> tuple[Any, Array]:
+        tokens = batch.astype(jnp.int32)
+        scores, states = jax.vmap(model)(tokens[:, :-1], states)
+        loss = optax.softmax_cross_entropy_with_integer_labels(scores, tokens[:, 1:])
+        kept = jax.tree.map(lambda new, old: jnp.where(carry, new, old), states, empty)
+        return kept, jnp.mean(loss)
+
+    return jax.lax.scan(piece, empty, rows)[1]
+
+
+def write(model: Any, corpus: Corpus, size: Size, seed: int) -> tuple[str, str]:
+    """What a model is given, the first token of the text to judge by, and what it writes then."""
+    from nestax import memory
+
+    prompt = corpus.test[:1]
+    tokens = memory.generate(
+        model, jnp.asarray(prompt, jnp.int32), size.sample, jax.random.key(seed), 0.8
+    )[0]
+    return corpus.decode(prompt), corpus.decode(np.asarray(tokens))

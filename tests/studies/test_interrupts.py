@@ -1,0 +1,87 @@
+"""Ctrl-C on the command line: exit code 130 and one line, whatever the process is doing."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from nestax_studies import interrupts
+
+PROGRAM = """
+import gc, hashlib, os, signal, sys, threading, time, types
+from nestax_studies import __main__, interrupts
+
+def collecting():
+    def _xla_gc_callback(*args):  # Python drops what it raises
+        if not sent:
+            sent.append(0)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+    sent = []
+    gc.callbacks.append(_xla_gc_callback)
+    gc.collect()
+    exec("time.sleep(60)")  # Python takes what passes through here for unhandled
+
+def deaf():
+    interrupts.says("interrupted, go on with: nestax resume runs/mine")
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    interrupts.PATIENCE = 0.3
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as the compiler: no Python runs meanwhile
+
+sys.modules["nestax_studies.cli"] = types.SimpleNamespace(main=locals()[sys.argv[1]])
+__main__.main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_is_neither_lost_nor_waits_for_what_does_not_listen():
+    lines = {
+        "collecting": "nestax: interrupted\n",
+        "deaf": "nestax: interrupted, go on with: nestax resume runs/mine\n",
+    }
+    begun = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, what], stderr=subprocess.PIPE, text=True)
+        for what in lines
+    ]
+    for process, line in zip(begun, lines.values(), strict=True):
+        _, said = process.communicate(timeout=120)
+        assert (process.returncode, said) == (130, line)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_while_packages_are_imported(tmp_path):
+    """Those may drop an exception; a library has no signals of its own."""
+    (tmp_path / "jax.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "except BaseException as error:\n"
+        "    print(repr(error), flush=True)\n"
+        "    os._exit(7)\n"
+    )
+    paths = [str(tmp_path), str(Path(interrupts.__file__).parents[1])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    for words, wanted in (
+        (["-m", "nestax_studies", "list"], (130, "", "nestax: interrupted\n")),
+        (["-c", "import nestax"], (7, "KeyboardInterrupt()\n", "")),
+    ):
+        command = [sys.executable, *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == wanted
+
+
+def test_a_thread_that_still_compiles_does_not_outlive_the_command(monkeypatch):
+    """It would be unwound, which aborts the process."""
+    ended, done = [], threading.Event()
+    monkeypatch.setattr(interrupts, "_end", ended.append)
+    thread = threading.Thread(target=done.wait, daemon=True)
+    thread.start()
+    with pytest.raises(SystemExit):
+        interrupts.leave(1)
+    done.set()
+    thread.join()
+    assert ended == [1]
