@@ -12,6 +12,7 @@ from . import distillation as _distillation
 from . import formal_languages as _formal_languages
 from . import implicit_bias as _implicit_bias
 from . import information_plane as _information_plane
+from . import lab
 from . import language_model as _language_model
 from . import maml as _maml
 from . import needle as _needle
@@ -20,7 +21,8 @@ from . import recall as _recall
 from . import three_level as _three_level
 from . import timescales as _timescales
 from . import weight_decay as _weight_decay
-from .study import Example, Study
+from .lab import Example, page
+from .study import Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,15 @@ class Experiment:
 
 def _study(summary: str, settings: type, study: Study) -> Experiment:
     return Experiment(summary, settings, study.run, study.report, study.example)
+
+
+def _made(summary: str, study: lab.Study) -> Experiment:
+    """A study that is made of the lab's pieces."""
+
+    def report(settings: Any, folder: RunFolder) -> list[str]:
+        return page.lines(study.report(settings, folder))
+
+    return Experiment(summary, study.settings, study.run, report, study.example)
 
 
 EXPERIMENTS = {
@@ -96,19 +107,16 @@ EXPERIMENTS = {
         _timescales.Settings,
         _timescales.STUDY,
     ),
-    "formal-languages": _study(
+    "formal-languages": _made(
         "Which models keep a state? Formal languages, learned short, tested long.",
-        _formal_languages.Settings,
         _formal_languages.STUDY,
     ),
-    "recall": _study(
+    "recall": _made(
         "Which models recall? Multi-query recall and six more tasks.",
-        _recall.Settings,
         _recall.STUDY,
     ),
-    "needle": _study(
+    "needle": _made(
         "Who finds the needle? Passkeys in haystacks far longer than any learned from.",
-        _needle.Settings,
         _needle.STUDY,
     ),
     "language-model": Experiment(

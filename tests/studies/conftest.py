@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nestax.runs import RunFolder
+from nestax_studies import lab
 
 
 @pytest.fixture
@@ -17,3 +20,31 @@ def folder():
         return RunFolder.create(path, "study", asked)
 
     return create
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """What a stage works with."""
+    return lab.Desk(lambda text: None, tmp_path / "desk")
+
+
+@pytest.fixture
+def before():
+    """(name, record): holds a stage's record against the numbers that the same settings gave before
+    the studies were moved, stored in before/<name>.json; what is not stored is not compared."""
+
+    def compare(stored, found, where):
+        if isinstance(stored, dict):
+            for key, value in stored.items():
+                compare(value, found[key], f"{where}/{key}")
+        elif isinstance(stored, str) or stored is None:
+            assert found == stored, where
+        else:
+            stored, found = (np.asarray(one, float) for one in (stored, found))
+            np.testing.assert_allclose(found, stored, rtol=2e-4, atol=1e-6, err_msg=where)
+
+    def check(name, record):
+        path = Path(__file__).parent / "before" / f"{name}.json"
+        compare(json.loads(path.read_text()), record, name)
+
+    return check

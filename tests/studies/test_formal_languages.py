@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from references.sequence_models import Recurrent
 
-from nestax.runs import SettingsError
 from nestax_studies import formal_languages
-from nestax_studies.formal_languages.findings import find
+from nestax_studies.formal_languages import find
 from nestax_studies.formal_languages.languages import LANGUAGES
 from nestax_studies.sequences import ARMS, Arm
 
@@ -106,46 +105,27 @@ def test_every_language_has_a_token_for_every_symbol_and_every_answer():
 # Studies
 
 
-def test_a_run_is_complete_and_a_half_finished_one_goes_on(folder, tmp_path, monkeypatch):
+def test_a_model_that_keeps_a_parity_is_told_apart(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Arm, "make", lambda self, vocabulary, *sizes: Recurrent(vocabulary, *sizes))
     settings = formal_languages.Settings(
-        languages=("parity",), arms=("hope", "delta"), steps=60, batch_size=4, seeds=2,
-        trials=2, longest=150,
+        languages=("parity",), arms=("hope",), steps=60, batch_size=4, seeds=2, trials=2,
+        tuning_seeds=1, longest=150,
     )  # fmt: skip
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    with folder(whole, settings) as opened:
+    with folder(tmp_path / "run", settings) as opened:
         formal_languages.STUDY.run(settings, opened)
-        lines = formal_languages.STUDY.report(settings, opened)
-        records = opened.metrics()
-    assert len(lines) == 5
-    summary = json.loads((whole / "summary.json").read_text())
-    assert summary["complete"] and summary["verdicts"][1]["verdict"] == "supported"
-    assert summary["parity"]["hope"]["tests"]["long"]["last"] == [1.0, 1.0]
-    for name in ("length", "training"):
-        assert (whole / "figures" / f"{name}.png").stat().st_size > 8_000
-    with folder(broken, settings) as opened:
-        for one in records[:1]:
-            opened.append(one)
-        formal_languages.STUDY.report(settings, opened)
-        formal_languages.STUDY.run(settings, opened)
-    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"languages": ("dyck",)}, "of parity, .*; got dyck"),
-        ({"arms": ()}, "got none"),
-        ({"arms": ("hope", "hope")}, "once each"),
-        ({"longest": 100}, "at least 150, got 100"),
-        ({"steps": 50}, "multiple of 20, got 50"),
-        ({"seeds": 0}, "seeds must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(SettingsError, match=message):
-        formal_languages.Settings(**options)
+        summary = formal_languages.STUDY.report(settings, opened)
+        records = {record["stage"]: record for record in opened.metrics()}
+    assert summary["complete"] and [v["verdict"] for v in summary["claims"]] == [
+        "supported", "supported", *["not measured"] * 3
+    ]  # fmt: skip
+    assert records["parity hope"]["tests"]["long"]["last"] == [1.0, 1.0]
+    measures = summary["arms"]["parity / Hope"]["measures"]
+    assert measures["last symbol, longest"]["values"] == [100.0, 100.0]
+    along, training = formal_languages.STUDY.draw(settings, records)
+    x, middle, low, high = along.drawn["parity"]["Hope"]
+    assert len(x) == 25 and x[-1] == 150 and (low <= middle).all() and (middle <= high).all()
+    right = np.asarray(records["parity hope"]["accuracy"])
+    np.testing.assert_allclose(training.drawn["parity"]["Hope"][3], 100 * right.max(1), rtol=1e-6)
 
 
 def record(whole, last):
@@ -175,7 +155,7 @@ def test_verdicts(name, good, bad, expected):
     }
     found = find(settings, records)
     assert [v.holds for v in found.verdicts] == expected
-    assert len(found.table.rows) == len(ARMS) and json.dumps(found.summary)
+    assert len(found.numbers.rows) == len(ARMS) and json.dumps(found.numbers.summary())
     del records[f"{name} transformer"]
     assert find(settings, records).verdicts[2].holds is None
 

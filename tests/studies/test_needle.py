@@ -10,12 +10,11 @@ from references.sequence_models import Bag
 
 from nestax.runs import SettingsError
 from nestax_studies import needle
-from nestax_studies.needle.findings import find
-from nestax_studies.needle.haystack import BLOCK, KINDS, VOCABULARY, haystack
+from nestax_studies.needle import BLOCK, NAMES, VOCABULARY, find, haystack
 from nestax_studies.sequences import ARMS, Arm
 
 
-@pytest.mark.parametrize("passkeys", KINDS.values())
+@pytest.mark.parametrize("passkeys", (1, NAMES))
 def test_a_passkey_lies_where_its_place_says_and_is_asked_for_by_name(passkeys):
     length, count = 64, 40
     keys, places = jax.random.split(jax.random.key(0), count), np.arange(count) / count
@@ -63,35 +62,38 @@ def test_tests_are_longer_and_read_in_pieces_of_the_length_learned_from():
 # Studies
 
 
-def test_a_run_is_complete_and_a_half_finished_one_goes_on(folder, tmp_path, monkeypatch):
+def test_a_run_is_complete_and_its_figures_show_what_was_recorded(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Arm, "make", lambda self, *sizes: Bag(*sizes))
     monkeypatch.setattr(needle, "_COUNT", 8)
     settings = needle.Settings(
         arms=("hope",), length=40, times=(1, 2), steps=20, batch_size=4, seeds=2, trials=2
     )
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    with folder(whole, settings) as opened:
+    with folder(tmp_path / "run", settings) as opened:
         needle.STUDY.run(settings, opened)
-        lines = needle.STUDY.report(settings, opened)
-        records = opened.metrics()
-    assert len(lines) == 3 + 3
-    summary = json.loads((whole / "summary.json").read_text())
-    assert summary["complete"]
-    assert np.shape(summary["names"]["hope"]["tests"]["2"]["whole_by_place"]) == (8, 2)
-    for name in ("length", "passkey", "names"):
-        assert (whole / "figures" / f"{name}.png").stat().st_size > 5_000
-    with folder(broken, settings) as opened:
-        for one in records[:1]:
-            opened.append(one)
-        needle.STUDY.report(settings, opened)
-        needle.STUDY.run(settings, opened)
-    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+        summary = needle.STUDY.report(settings, opened)
+        records = {record["stage"]: record for record in opened.metrics()}
+    assert summary["complete"] and len(summary["claims"]) == 3 + 3
+    whole = [records["names hope"]["tests"][times]["whole"] for times in ("1", "2")]
+    measures = summary["arms"]["one of 4 passkeys / Hope"]["measures"]
+    for name, one in zip(("found in 40 tokens", "found in 80 tokens"), whole, strict=True):
+        np.testing.assert_allclose(measures[name]["values"], 100 * np.asarray(one), rtol=1e-6)
+    length, *depths = needle.STUDY.draw(settings, records)
+    x, middle, low, high = length.drawn["one of 4 passkeys"]["Hope"]
+    assert x.tolist() == [40, 80]
+    for drawn, rule in ((middle, np.median), (low, np.min), (high, np.max)):
+        np.testing.assert_allclose(drawn, 100 * rule(whole, axis=1))
+    assert [sheet.name for sheet in depths] == ["passkey", "names"]
+    by_place = records["names hope"]["tests"]["2"]["whole_by_place"]
+    assert np.shape(by_place) == (8, 2)
+    np.testing.assert_allclose(
+        depths[1].drawn["Hope"][:, 1], 100 * np.median(by_place, axis=1), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ("hay",)}, "of passkey, names; got hay"),
+        ({"kinds": ("hay",)}, "of all, passkey, names; got hay"),
         ({"times": (2, 4)}, "begin with 1 and rise, got 2,4"),
         ({"times": (1, 4, 2)}, "got 1,4,2"),
         ({"times": ()}, "got none"),
@@ -127,6 +129,6 @@ def test_verdicts(kind, shares, expected):
     }  # fmt: skip
     found = find(settings, records)
     assert [v.holds for v in found.verdicts] == expected
-    assert len(found.table.rows) == len(ARMS) and json.dumps(found.summary)
+    assert len(found.numbers.rows) == len(ARMS) and json.dumps(found.numbers.summary())
     del records[f"{kind} hope"]
     assert find(settings, records).verdicts[0].holds is None

@@ -1,6 +1,7 @@
 """Training of sequence models: measures against numpy, tuning, one program, carried state."""
 
 import dataclasses
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from references.sequence_models import Bag, Recurrent
 
-from nestax_studies import formal_languages, sequences
+from nestax_studies import formal_languages, lab
 from nestax_studies.sequences import (
     ARMS,
     Arm,
@@ -55,12 +56,13 @@ class Stand(Arm):
         return self.kind(*sizes)
 
 
+DESK = lab.Desk(lambda text: None, Path())
 GOOD, POOR = Stand("good", "-"), Stand("poor", "-", kind=Bag)
 
 
 @pytest.fixture(scope="module")
 def good():
-    return sequences.runner(TASK, GOOD, RECIPE)([0.03, 0.03, 0.0], [0, 1, 2])
+    return training.runner(TASK, GOOD, RECIPE)([0.03, 0.03, 0.0], [0, 1, 2])
 
 
 def test_a_model_that_can_learns_and_one_that_cannot_does_not(good):
@@ -68,7 +70,7 @@ def test_a_model_that_can_learns_and_one_that_cannot_does_not(good):
     assert (good["loss"][:2, -1] < good["loss"][:2, 0]).all()
     for name in ("same", "long", "pieces"):
         assert (good["tests"][name]["whole"][:2] == 1).all()
-    poor = sequences.runner(TASK, POOR, RECIPE)([0.03], [0])
+    poor = training.runner(TASK, POOR, RECIPE)([0.03], [0])
     assert poor["tests"]["long"]["accuracy"] < 0.8 and poor["tests"]["long"]["whole"] == 0
 
 
@@ -133,13 +135,13 @@ def test_the_rate_that_answers_best_is_chosen_and_seeds_to_tune_by_are_not_judge
         return run
 
     monkeypatch.setattr(training, "runner", runner)
-    found = sequences.compare(TASK, GOOD, RECIPE, 3, 2, 3, lambda text: None)
+    found = training.compare(TASK, GOOD, RECIPE, 3, 2, 3, DESK)
     assert found["rate"] == RECIPE.centre and not found["edge"]
     np.testing.assert_allclose(found["scores"], [0.5, 0.9, 0.90004])
     assert asked[0][1] == 3 * [10_000, 10_001] and asked[1] == ([RECIPE.centre] * 3, [0, 1, 2])
     assert found["parameters"] == 4 and found["step"] == [10, 20, 30, 40]
     assert found["tests"]["same"]["accuracy"] == [0.9] * 3 and len(found["loss"]) == 1
-    assert sequences.compare(TASK, GOOD, RECIPE, 1, 1, 1, lambda text: None)["edge"]
+    assert training.compare(TASK, GOOD, RECIPE, 1, 1, 1, DESK)["edge"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_rates_beyond_an_edge_are_tried(monkeypatch, best, tried, edge):
         return run
 
     monkeypatch.setattr(training, "runner", runner)
-    found = sequences.compare(TASK, GOOD, RECIPE, 3, 2, 3, lambda text: None)
+    found = training.compare(TASK, GOOD, RECIPE, 3, 2, 3, DESK)
     np.testing.assert_allclose(np.log10(np.array(found["rates"]) / RECIPE.centre), tried, atol=1e-9)
     assert found["rate"] == found["rates"][int(np.argmax(found["scores"]))]
     assert found["edge"] is edge
@@ -181,9 +183,7 @@ def test_rates_can_be_chosen_by_whole_sequences(monkeypatch):
 
     monkeypatch.setattr(training, "runner", runner)
     by_answers, by_sequences = (
-        sequences.compare(
-            dataclasses.replace(TASK, measure=measure), GOOD, RECIPE, 3, 1, 1, lambda text: None
-        )
+        training.compare(dataclasses.replace(TASK, measure=measure), GOOD, RECIPE, 3, 1, 1, DESK)
         for measure in ("accuracy", "whole")
     )
     assert by_answers["rate"] > RECIPE.centre * 1.01 > by_sequences["rate"]
@@ -198,7 +198,7 @@ def test_runs_of_all_rates_and_seeds_are_one_program(good):
             compiled.append(sizes)
             return super().make(*sizes)
 
-    run = sequences.runner(TASK, Counting("good", "-"), RECIPE)
+    run = training.runner(TASK, Counting("good", "-"), RECIPE)
     again = run([0.03, 0.03, 0.0], [0, 1, 2])
     run([0.01], [7])
     assert len(compiled) == 1
@@ -224,12 +224,8 @@ def test_gates_and_vectors_do_not_decay():
     assert {path.removesuffix("[0]") for path in kept} == made | begun
 
 
-def test_rates_are_half_decades_around_the_centre():
-    assert training.grid(RECIPE, 3) == pytest.approx([0.03 / 10**0.5, 0.03, 0.03 * 10**0.5])
-
-
-def test_the_example_is_a_nest_of_one_level():
-    found = sequences.example(TASK, GOOD, RECIPE)
+def test_the_example_is_the_nest_that_runs():
+    found = training.example(TASK, GOOD, RECIPE)
     state, info = found.nest.run(found.state, 3)
     assert len(info["model"].loss) == 3 and found.level is None
     assert "model" in str(found.nest.levels(state))

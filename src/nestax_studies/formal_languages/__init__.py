@@ -4,36 +4,27 @@ Every model learns which symbols may come next, on strings of up to 50 symbols, 
 strings of up to 500, in one pass. Keeping a state such as a parity needs a memory whose transition
 has a negative eigenvalue, or that is not linear. All models are without short convolutions, and
 Hope and Titans without forgetting (the gated delta rule shows what that costs). Targets are
-smoothed: else nobody is asked for an eigenvalue of -1 once -0.99 answers all short strings.
+smoothed: otherwise no model is asked for an eigenvalue of -1 once -0.99 answers all short strings.
 
-    nestax run formal-languages --out runs/formal-languages
-    nestax run formal-languages --languages parity --arms hope,delta --out runs/parity
-    nestax run formal-languages --preset full --out runs/formal-languages-full
-
-Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), its table on formal
+Sources: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), its table on formal
 languages; Grazzi, Siems, Zela, Franke, Hutter and Pontil, "Unlocking state-tracking in linear RNNs
 through negative eigenvalues" (2025), for the rates up to 2.
 """
 
-import dataclasses
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from nestax.runs import SettingsError
+import numpy as np
 
-from .. import sequences
-from ..sequences import ARMS, Arm, Exam, Recipe, Task
-from ..study import Example, Study
-from .figures import draw_all
-from .findings import find
+from .. import lab, sequences
+from ..lab import names, option
+from ..lab.figures import Sheet, curves
+from ..sequences import ARMS, Arm, Claim, Exam, Task, reaches, stays_below, tested
 from .languages import LANGUAGES
 
 SHORT = 50  # symbols of the longest string that is learned from
-_PRESETS: dict[str, dict[str, Any]] = {
-    "small": {"width": 32, "depth": 1, "heads": 4, "steps": 1000, "batch_size": 16},
-    "full": {"width": 64, "depth": 2, "heads": 4, "steps": 4000, "batch_size": 128},
-}
-_CENTRE = 10**-1.25
-_SMOOTHING = 0.1
+KNOWN, FAILED, GUESSED = 0.99, 0.5, 0.75  # all; at most half; half are right by chance
 # What a symbol does to a state must be the same wherever it stands: no convolution over the symbols
 # before it, nothing that fades or is written by the way, and its own write is read at once. Errors
 # are kept short, so that memories of keys and rates do not grow along strings.
@@ -48,37 +39,28 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "titans": _READ | {"decay": False},
     "linear_attention": {"conv": 0},
 }
+_TESTS = {"short": "up to 50", "longer": "51 to 100", "long": "longest"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Settings(sequences.Comparison):
     """Which models keep a state?
-
-    Every model tries learning rates by the same rule, on seeds of their own, and is judged on fresh
-    ones after the same number of steps.
 
     Attributes:
         languages: Of parity, aa, abab, anbn, anbncn and shuffle2, separated by commas; or all.
         preset: small is for two cores; full has models of two blocks and twice the width, for a
             GPU.
         longest: Symbols of the longest string tested.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
-    languages: tuple[str, ...] = ("all",)
-    longest: int = 500
-    tuning_seeds: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.choose("languages", LANGUAGES)
-        if self.longest < 3 * SHORT:
-            raise SettingsError(f"longest must be at least {3 * SHORT}, got {self.longest}")
+    languages: tuple[str, ...] = names(LANGUAGES)
+    steps: int | None = option(least=20, multiple=20, small=1000, full=4000)
+    batch_size: int | None = option(least=1, small=16, full=128)
+    longest: int = option(500, least=3 * SHORT)
+    tuning_seeds: int = option(2, least=1)
 
 
-def task_of(settings: Settings, name: str) -> Task:
+def task_of(settings: Any, name: str) -> Task:
     """A language: strings to learn from, and tests on as long ones, longer ones and long ones."""
     language = LANGUAGES[name]
 
@@ -91,13 +73,9 @@ def task_of(settings: Settings, name: str) -> Task:
         "long": Exam(draw(2 * SHORT + 1, settings.longest)),
     }
     # While a counter counts, nearly all answers are those to the symbol alone.
-    tuned_by = ("long", "accuracy") if language.regular else ("longer", "whole")
-    sizes = language.vocabulary, draw(1, SHORT), tests, tuned_by[0], settings.longest
-    return Task(*sizes, measure=tuned_by[1])
-
-
-def recipe_of(settings: Settings) -> Recipe:
-    return settings.recipe(_PRESETS, centre=_CENTRE, smoothing=_SMOOTHING)
+    tune, measure = ("long", "accuracy") if language.regular else ("longer", "whole")
+    vocabulary, learned = language.vocabulary, draw(1, SHORT)
+    return Task(vocabulary, learned, tests, tune, settings.longest, measure=measure)
 
 
 def arm_of(name: str) -> Arm:
@@ -105,23 +83,86 @@ def arm_of(name: str) -> Arm:
     return ARMS[name].given(**_OPTIONS[name])
 
 
-def stages(settings: Settings) -> dict[str, Any]:
-    return sequences.stages(settings, settings.languages, task_of, recipe_of(settings), arm_of)
+def claims(settings: Any, name: str) -> list[Claim]:
+    """The criteria stood here before the recorded runs."""
+    strings, last, paper = tested("longer", "whole"), tested("long", "last"), "(Nested Learning)"
+    longer = "strings of 51 to 100 symbols with every answer right, learned from up to 50"
+    long = (
+        f"strings of up to {settings.longest} symbols: answers right, and after their last symbol"
+    )
+
+    def lasting(record: lab.Record) -> np.ndarray:
+        """The last symbol alone says little where there is one string of each length."""
+        return np.minimum(tested("long", "accuracy")(record), last(record))
+
+    made = [
+        reaches(f"Hope knows the language {paper}", longer, strings, KNOWN, "hope"),
+        reaches("Hope knows it at ten times the length (ours)", long, lasting, KNOWN, "hope"),
+    ]
+    if LANGUAGES[name].regular:
+        text = f"Transformer, linear attention and the delta rule do not know it {paper}"
+        arms = "transformer", "linear_attention", "delta_positive"
+        made.append(stays_below(text, longer, strings, FAILED, *arms))
+    else:
+        arms = "transformer", "linear_attention", "delta", "hope"
+        made.append(reaches(f"Every model counts {paper}", longer, strings, KNOWN, *arms))
+    if name == "parity":
+        text, end = "The delta rule", f"after the last symbol of strings of {settings.longest}"
+        paper = "(Grazzi et al. 2025)"
+        made += [
+            reaches(f"{text} knows parity if its rates reach 2 {paper}", end, last, KNOWN, "delta"),
+            stays_below(f"{text} does not know it if they reach 1 only {paper}", end, last, GUESSED,
+                        "delta_positive"),
+        ]  # fmt: skip
+    return made
 
 
-def example(settings: Settings) -> Example:
-    """One model learning one language; its memories are levels of their own inside."""
-    task = task_of(settings, settings.languages[0])
-    return sequences.example(task, arm_of(settings.arms[0]), recipe_of(settings))
+def find(settings: Any, records: lab.Records) -> lab.Findings:
+    measures = [lab.share(f"strings, {w}", tested(test, "whole")) for test, w in _TESTS.items()]
+    measures += [
+        lab.share("symbols, longest", tested("long", "accuracy")),
+        lab.share("last symbol, longest", tested("long", "last")),
+    ]
+    caption = (
+        "Median (least to most) over seeds. Strings: those with every answer right, of up to 50 "
+        f"symbols, of 51 to 100, and of 101 to {settings.longest}; parity, (aa)* and (abab)* are "
+        "tested at the most symbols of each. Rates were chosen by the symbols right in the "
+        "longest, of counters by the strings right of 51 to 100, on seeds of their own."
+    )
+    heads, labels = ("language", "model"), {n: LANGUAGES[n].label for n in settings.languages}
+    about = partial(claims, settings)
+    return sequences.find(settings, records, heads, labels, measures, caption, about)
 
 
-STUDY = Study(
-    "Formal languages",
-    "Models learn which symbols may follow in strings of up to 50 symbols and are tested on "
-    "strings of up to ten times as many. Who has learned the rule goes on; who has learned the "
-    "strings does not.",
-    stages,
-    find,
-    draw_all,
-    example,
+def draw(settings: Any, records: lab.Records) -> list[Sheet]:
+    labels = {name: LANGUAGES[name].label for name in settings.languages}
+
+    def along(record: lab.Record) -> tuple[Any, Any]:
+        right = record["tests"]["long"]["by_position"]
+        return (1 + np.arange(len(right))) * (settings.longest / len(right)), right
+
+    learned = lambda record: (record["step"], record["accuracy"])  # noqa: E731
+    long = sequences.panels(settings, records, labels, along, "symbol")
+    short = sequences.panels(settings, records, labels, learned, "step")
+    band = "medians over seeds, bands their range"
+    long_caption = (
+        f"Answers right along strings of 101 to {settings.longest} symbols; learned from were at "
+        f"most 50; {band}."
+    )
+    short_caption = (
+        f"Answers right on fresh strings of up to 50 symbols, means over a twentieth of the run; "
+        f"{band}."
+    )
+    return [
+        curves("length", long, "Along strings longer than those learned from", long_caption),
+        curves("training", short, "Along training", short_caption),
+    ]
+
+
+LEAD = """Models learn which symbols may follow in strings of up to 50 symbols and are tested on
+strings of up to ten times as many. Who has learned the rule goes on; who has learned the strings
+does not."""
+RECIPE = sequences.sized(small=(32, 1, 4), full=(64, 2, 4), centre=10**-1.25, smoothing=0.1)
+STUDY = sequences.study(
+    "Formal languages", LEAD, Settings, "languages", task_of, RECIPE, find, draw, arm_of
 )

@@ -1,100 +1,97 @@
 """Which models recall? Multi-query associative recall, and the six tasks called MAD.
 
-Every model learns every task from fresh examples, with its learning rate tuned, in as many steps.
-
-    nestax run recall --out runs/recall
-    nestax run recall --tasks mqar,recall --arms hope,titans,transformer --out runs/mqar
-    nestax run recall --preset full --out runs/recall-full
-
 Sources: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), its tables on MAD and on
 recall; the tasks are of Arora et al. (2024) and of Poli et al. (2024), see `tasks`.
 """
 
-import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
-from .. import sequences
-from ..sequences import ARMS, Recipe, Task
-from ..study import Example, Study
-from .figures import draw_all
-from .findings import find
-from .tasks import TASKS
+import numpy as np
 
-_SIZES: dict[str, dict[str, Any]] = {
-    "small": {"width": 32, "depth": 2, "heads": 2, "steps": 1500, "batch_size": 16},
-    "full": {"width": 128, "depth": 2, "heads": 4, "steps": 10000, "batch_size": 128},
-}
-_SMALL: dict[str, dict[str, Any]] = {
-    "mqar": {"length": 32, "pairs": 8, "keys": 16, "values": 16},
-    "recall": {"length": 32, "keys": 8, "values": 8},
-    "fuzzy": {"length": 40, "entries": 4, "keys": 4, "values": 4},
-    "noisy": {"length": 40, "keys": 8, "values": 8, "noise": 0.2, "kinds": 8},
-    "copying": {"length": 32, "content": 6, "kinds": 8},
-    "compression": {"length": 12, "kinds": 8, "size": 32},
-    "memorization": {"length": 32, "keys": 64, "values": 64},
-}
-_FULL: dict[str, dict[str, Any]] = {
-    "mqar": {"length": 256, "pairs": 64, "keys": 512, "values": 512},
-    "recall": {"length": 128, "keys": 8, "values": 8},
-    "fuzzy": {"length": 128, "entries": 8, "keys": 8, "values": 8},
-    "noisy": {"length": 128, "keys": 8, "values": 8, "noise": 0.2, "kinds": 16},
-    "copying": {"length": 256, "content": 16, "kinds": 16},
-    "compression": {"length": 32, "kinds": 16, "size": 128},
-    "memorization": {"length": 32, "keys": 256, "values": 256},
-}
-PRESETS = {"small": _SMALL, "full": _FULL}
-_CENTRE = 10**-2.25
+from .. import lab, sequences
+from ..lab import names
+from ..lab.figures import Sheet, curves, dots
+from ..sequences import Claim, Task, ahead, reaches
+from .tasks import GROUPS, TASKS
+
+BEHIND, ERASED, KNOWN = 0.01, 0.1, 0.99  # of answers: no difference; a difference; all
+_MAD = ("recall", "fuzzy", "copying", "compression", "memorization")  # that paper's table
+_SOLVED = ("recall", "copying")  # 99 % and more there
+answered = sequences.tested("test", "accuracy")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Settings(sequences.Comparison):
     """Which models recall?
-
-    Every model tries learning rates by the same rule, on seeds of their own, and is judged on fresh
-    ones after the same number of steps.
 
     Attributes:
         tasks: Of mqar, recall, fuzzy, noisy, copying, compression and memorization, separated by
             commas; or all.
         preset: small is for two cores; full has the lengths of the published tasks, for a GPU.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
-    tasks: tuple[str, ...] = ("all",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.choose("tasks", TASKS)
+    tasks: tuple[str, ...] = names(TASKS)
+    batch_size: int | None = lab.option(least=1, small=16, full=128)
 
 
-def task_of(settings: Settings, name: str) -> Task:
+def task_of(settings: Any, name: str) -> Task:
     """A task at the size that the settings ask for."""
-    return TASKS[name][1](**PRESETS[settings.preset][name])
+    return TASKS[name].make(*getattr(TASKS[name], settings.preset))
 
 
-def recipe_of(settings: Settings) -> Recipe:
-    return settings.recipe(_SIZES, centre=_CENTRE)
+def claims(task: str) -> list[Claim]:
+    """The criteria stood here before the recorded runs."""
+    paper, where = "(Nested Learning, MAD)", "right answers"
+    text = (
+        f"Hope is behind neither Titans nor the Transformer {paper if task in _MAD else '(ours)'}"
+    )
+    made = [ahead(text, where, answered, -BEHIND, "hope", "titans", "transformer")]
+    if task in _SOLVED:
+        made.append(reaches(f"Hope solves it {paper}", where, answered, KNOWN, "hope"))
+    if task == "mqar":
+        text = "A memory that erases recalls more than one that only adds (Yang et al. 2024)"
+        made.append(ahead(text, where, answered, ERASED, "delta", "linear_attention"))
+        text = "Attention recalls any number of pairs (Arora et al. 2024)"
+        made.append(reaches(text, where, answered, KNOWN, "transformer"))
+    return made
 
 
-def stages(settings: Settings) -> dict[str, Any]:
-    return sequences.stages(settings, settings.tasks, task_of, recipe_of(settings))
+def find(settings: Any, records: lab.Records) -> lab.Findings:
+    whole = lab.share("whole sequences right", sequences.tested("test", "whole"))
+    measures = [lab.share("answers right", answered), whole]
+    caption = (
+        "Median (least to most) over seeds, the best first: right answers, and sequences with "
+        "every answer right. Rates were chosen by right answers, on seeds of their own."
+    )
+    heads, labels = ("task", "model"), {task: TASKS[task].label for task in settings.tasks}
+    return sequences.find(
+        settings, records, heads, labels, measures, caption, claims, "answers right"
+    )
 
 
-def example(settings: Settings) -> Example:
-    """One model learning one task; its memories are levels of their own inside."""
-    task = task_of(settings, settings.tasks[0])
-    return sequences.example(task, ARMS[settings.arms[0]], recipe_of(settings))
+def draw(settings: Any, records: lab.Records) -> list[Sheet]:
+    labels = {task: TASKS[task].label for task in settings.tasks}
+    seeds = "medians over seeds, bands their range."
+    columns = sequences.columns(settings, records, labels, answered)
+    caption = "Right answers at the tuned rate: dots are medians over seeds, bars their range."
+    results = dots("results", columns, "All models in all tasks", caption)
+    along = sequences.panels(
+        settings, records, labels, lambda r: (r["step"], r["accuracy"]), "step"
+    )
+    caption = f"Right answers on fresh sequences, means over a twentieth of the run; {seeds}"
+    sheets = [results, curves("training", along, "Along training", caption)]
+    pairs = getattr(TASKS["mqar"], settings.preset)[1] * (np.arange(GROUPS) + 1) / GROUPS
+    only = {task: label for task, label in labels.items() if task == "mqar"}
+    place = lambda r: (pairs, r["tests"]["test"]["by_place"])  # noqa: E731
+    if panels := sequences.panels(settings, records, only, place, "pairs, at most"):
+        caption = f"Right answers by the number of pairs; {seeds}"
+        sheets.insert(1, curves("pairs", panels, "More to keep", caption))
+    return sheets
 
 
-STUDY = Study(
-    "Recall",
-    "Models learn to answer by what they have read, from fresh sequences, with their learning "
-    "rates tuned alike. A memory of fixed size has to choose what it keeps; attention keeps "
-    "everything.",
-    stages,
-    find,
-    draw_all,
-    example,
-)
+LEAD = """Models learn to answer by what they have read, from fresh sequences, with their learning
+rates tuned alike. A memory of fixed size has to choose what it keeps; attention keeps
+everything."""
+RECIPE = sequences.sized(small=(32, 2, 2), full=(128, 2, 4), centre=10**-2.25)
+STUDY = sequences.study("Recall", LEAD, Settings, "tasks", task_of, RECIPE, find, draw)

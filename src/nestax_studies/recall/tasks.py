@@ -77,40 +77,34 @@ def in_context(length: int, keys: int, values: int, noise: float = 0.0, kinds: i
     return _task(keys + values + kinds, length, draw)
 
 
-class _Motifs(NamedTuple):
+def _motifs(count: int) -> tuple[Array, Array]:
     """Every sequence of one to three tokens: tokens (motifs, 3), lengths (motifs,)."""
-
-    tokens: Array
-    lengths: Array
-
-
-def _motifs(count: int) -> _Motifs:
     every = [m for n in range(1, _LONGEST + 1) for m in itertools.product(range(count), repeat=n)]
     padded = [(*m, *(0,) * (_LONGEST - len(m))) for m in every]
-    return _Motifs(jnp.asarray(padded), jnp.asarray([len(m) for m in every]))
+    return jnp.asarray(padded), jnp.asarray([len(m) for m in every])
 
 
 def fuzzy(length: int, entries: int, keys: int, values: int) -> Task:
     """In-context recall where keys and values are of one to three tokens each. A sequence has
     `entries` keys, all different; every token of the value of one that has occurred is asked for,
     each after the one before it."""
-    all_keys, all_values = _motifs(keys), _motifs(values)
+    (key_tokens, key_sizes), (value_tokens, value_sizes) = _motifs(keys), _motifs(values)
 
     def draw(world: Any, key: Array, place: Array) -> Example:
         ks = jax.random.split(key, 3)
-        own = jax.random.permutation(ks[0], len(all_keys.lengths))[:entries]
-        theirs = jax.random.randint(ks[1], (entries,), 0, len(all_values.lengths))
+        own = jax.random.permutation(ks[0], len(key_sizes))[:entries]
+        theirs = jax.random.randint(ks[1], (entries,), 0, len(value_sizes))
         chosen = jax.random.randint(ks[2], (length // 2,), 0, entries)
-        k, v = all_keys.lengths[own[chosen]], all_values.lengths[theirs[chosen]]
+        k, v = key_sizes[own[chosen]], value_sizes[theirs[chosen]]
         ends = jnp.cumsum(k + v)
         time = jnp.arange(length + 1)  # the last token is asked for, not read
         slot = jnp.searchsorted(ends, time, side="right")
         inside = time - (ends - k - v)[slot]
         in_value = inside >= k[slot]
         entry = chosen[slot]
-        key_token = all_keys.tokens[own[entry], jnp.minimum(inside, _LONGEST - 1)]
+        key_token = key_tokens[own[entry], jnp.minimum(inside, _LONGEST - 1)]
         place_ = jnp.clip(inside - k[slot], 0, _LONGEST - 1)
-        value_token = keys + all_values.tokens[theirs[entry], place_]
+        value_token = keys + value_tokens[theirs[entry], place_]
         tokens = jnp.where(in_value, value_token, key_token)
         seen = _seen(chosen, jnp.ones_like(chosen, bool))[slot]
         return Example(tokens[:-1], tokens[1:], (in_value & seen)[1:])
@@ -188,12 +182,21 @@ def _task(vocabulary: int, length: int, draw: Draw, groups: int = 1, **options: 
     return Task(vocabulary, draw, tests, "test", length, **options)
 
 
-TASKS: dict[str, tuple[str, Callable[..., Task]]] = {
-    "mqar": ("multi-query recall", multi_query),
-    "recall": ("in-context recall", in_context),
-    "fuzzy": ("fuzzy recall", fuzzy),
-    "noisy": ("noisy recall", in_context),
-    "copying": ("selective copying", copying),
-    "compression": ("compression", compression),
-    "memorization": ("memorization", memorization),
+class Kind(NamedTuple):
+    """A kind of task: its label, what makes it, and what that is given under each preset."""
+
+    label: str
+    make: Callable[..., Task]
+    small: tuple[Any, ...]
+    full: tuple[Any, ...]
+
+
+TASKS = {
+    "mqar": Kind("multi-query recall", multi_query, (32, 8, 16, 16), (256, 64, 512, 512)),
+    "recall": Kind("in-context recall", in_context, (32, 8, 8), (128, 8, 8)),
+    "fuzzy": Kind("fuzzy recall", fuzzy, (40, 4, 4, 4), (128, 8, 8, 8)),
+    "noisy": Kind("noisy recall", in_context, (40, 8, 8, 0.2, 8), (128, 8, 8, 0.2, 16)),
+    "copying": Kind("selective copying", copying, (32, 6, 8), (256, 16, 16)),
+    "compression": Kind("compression", compression, (12, 8, 32), (32, 16, 128)),
+    "memorization": Kind("memorization", memorization, (32, 64, 64), (32, 256, 256)),
 }

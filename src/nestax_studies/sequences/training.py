@@ -1,10 +1,11 @@
-"""How any sequence model is tuned and judged on any task: whole runs compiled, side by side.
+"""How any sequence model is tuned and judged on any task: runs side by side in one program.
 
 Every arm gets the same steps, batches and seeds, and learning rates by the same rule, chosen on
 seeds that nothing is judged by. Examples are drawn afresh at every step, on the device.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from nestax.levels import Level, Nest
+from nestax.levels import Nest
 
-from .. import study
+from .. import lab
+from ..lab import train
 from .arms import Arm
 from .descent import optimizer
 from .judging import graded, judge
@@ -57,34 +59,29 @@ class Recipe:
     together: int = 1
 
 
-def grid(recipe: Recipe, trials: int) -> list[float]:
-    """The learning rates tried, smallest first."""
-    return [recipe.centre * 10 ** (_SPACING * (i - (trials - 1) / 2)) for i in range(trials)]
+def _keys(key: Array) -> list[Array]:
+    """Of a run: for its world, its model, what the model is wrapped in, its batches, its tests."""
+    return [jax.random.fold_in(key, i) for i in range(5)]
 
 
-def _model(task: Task, arm: Arm, recipe: Recipe, key: Array) -> Any:
-    sizes = recipe.width, recipe.depth, recipe.heads
-    return arm.make(task.vocabulary, *sizes, task.window, key)
+def _first(task: Task, arm: Arm, recipe: Recipe, key: Array) -> Any:
+    """What a run begins with."""
+    keys, sizes = _keys(key), (recipe.width, recipe.depth, recipe.heads)
+    return task.wrap(arm.make(task.vocabulary, *sizes, task.window, keys[1]), keys[2])
 
 
-def _descent(recipe: Recipe, rate: Any) -> optax.GradientTransformation:
-    # Next to nothing is added to the memory of squares: what a rule for all lengths takes beyond
-    # one for the lengths learned from (an eigenvalue of -1 rather than -0.99) is learned from
-    # gradients that have become small.
-    return optimizer(rate, recipe.steps, recipe.decay, eps=1e-12)
-
-
-def batch(task: Task, recipe: Recipe, world: Any, key: Array) -> Example:
-    """Examples for a step, with a leading axis."""
-    drawn = jax.random.split(key, recipe.batch_size + 1)
+def batch(task: Task, recipe: Recipe, key: Array, number: Array) -> Example:
+    """Examples for a step of a run, with a leading axis."""
+    keys = _keys(key)
+    drawn = jax.random.split(jax.random.fold_in(keys[3], number), recipe.batch_size + 1)
     places = jax.random.uniform(drawn[0], (recipe.batch_size,))
-    return jax.vmap(task.train, (None, 0, 0))(world, drawn[1:], places)
+    return jax.vmap(task.train, (None, 0, 0))(task.world(keys[0]), drawn[1:], places)
 
 
 def objective(
     task: Task, recipe: Recipe, trained: Any, examples: Example
-) -> tuple[Array, tuple[Array, Array]]:
-    """What is descended, and the mean loss (nats) and accuracy over all answers of a batch."""
+) -> tuple[Array, dict[str, Array]]:
+    """What is descended; and the mean loss (nats) and accuracy over all answers of a batch."""
     scores = jax.vmap(lambda tokens: task.answer(trained, tokens, None))(examples.tokens)
     each, right = graded(scores, examples)
     count = jnp.maximum(jnp.sum(examples.mask), 1)
@@ -94,26 +91,30 @@ def objective(
         any_ = -jnp.mean(jax.nn.log_softmax(scores), axis=-1)
         any_ = jnp.sum(jnp.where(examples.mask, any_, 0.0)) / count
         descended = (1 - recipe.smoothing) * loss + recipe.smoothing * any_
-    return descended, (loss, jnp.sum(right) / count)
+    return descended, {"loss": loss, "accuracy": jnp.sum(right) / count}
 
 
-def example(task: Task, arm: Arm, recipe: Recipe) -> study.Example:
-    """The training of one model as a nest of one level, whose memories are levels inside it."""
+def system(task: Task, recipe: Recipe) -> Nest:
+    """The model as a level, whose memories are levels inside it."""
 
-    def loss(values: dict[str, Any], examples: Any) -> tuple[Array, Any]:
-        return objective(task, recipe, values["model"], examples)
+    def descent(rate: Any, steps: Any) -> optax.GradientTransformation:
+        # Next to nothing is added to the memory of squares: what a rule for all lengths takes
+        # beyond one for the lengths learned from (an eigenvalue of -1 rather than -0.99) is learned
+        # from gradients that have become small.
+        return optimizer(rate, steps, recipe.decay, eps=1e-12)
 
-    keys = jax.random.split(jax.random.key(0), 3)
-    model = _model(task, arm, recipe, keys[0])
-    level = Level(
-        "model",
-        loss,
-        _descent(recipe, recipe.centre),
-        lambda world, key: batch(task, recipe, world, key),
+    return train.learner(
+        functools.partial(objective, task, recipe), functools.partial(batch, task, recipe), descent
     )
-    nest = Nest([level], task=task.world(keys[1]))
-    state = nest.init({"model": task.wrap(model, keys[2])}, jax.random.key(0))
-    return study.Example(nest, state, None, {})
+
+
+def example(task: Task, arm: Arm, recipe: Recipe) -> lab.Example:
+    """One run, at the middle of the grid of rates."""
+    nest, keys = system(task, recipe), jax.random.split(jax.random.key(0), 1)
+    models = jax.tree.map(lambda a: a[None], _first(task, arm, recipe, keys[0]))
+    return lab.Example(
+        nest, train.started(nest, models, [recipe.centre], keys, recipe.steps).run(0)
+    )
 
 
 def runner(
@@ -126,75 +127,45 @@ def runner(
     """
     import equinox as eqx
 
-    def one(rate: Array, key: Array) -> dict[str, Any]:
-        keys = [jax.random.fold_in(key, i) for i in range(5)]
+    nest = system(task, recipe)
+    first = eqx.filter_jit(eqx.filter_vmap(functools.partial(_first, task, arm, recipe)))
+
+    @eqx.filter_jit
+    @eqx.filter_vmap
+    def judged(model: Any, key: Array) -> dict[str, Any]:
+        keys = _keys(key)
         world = task.world(keys[0])
-        model = _model(task, arm, recipe, keys[1])
-        params, static = eqx.partition(task.wrap(model, keys[2]), eqx.is_inexact_array)
-        descent = _descent(recipe, rate)
-
-        def loss(params: Any, number: Array) -> tuple[Array, Any]:
-            examples = batch(task, recipe, world, jax.random.fold_in(keys[3], number))
-            return objective(task, recipe, eqx.combine(params, static), examples)
-
-        def step(carry: Any, number: Array) -> Any:
-            params, state = carry
-            gradient, found = jax.grad(loss, has_aux=True)(params, number)
-            updates, state = descent.update(gradient, state, params)
-            return (optax.apply_updates(params, updates), state), found
-
-        def point(carry: Any, numbers: Array) -> Any:
-            carry, found = jax.lax.scan(step, carry, numbers)
-            return carry, [jnp.mean(a) for a in found]
-
-        start = params, descent.init(params)
-        numbers = jnp.arange(recipe.steps).reshape(recipe.points, -1)
-        (params, _), (losses, accuracies) = jax.lax.scan(point, start, numbers)
-        trained = eqx.combine(params, static)
-        tests = {
-            name: judge(task, test, trained, world, jax.random.fold_in(keys[4], i))
+        return {
+            name: judge(task, test, model, world, jax.random.fold_in(keys[4], i))
             for i, (name, test) in enumerate(task.tests.items())
         }
-        return {"loss": losses, "accuracy": accuracies, "tests": tests}
 
-    compiled = jax.jit(jax.vmap(one))
+    def program(rates: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        state = train.started(nest, first(keys), rates, keys, recipe.steps)
+        # Rates may be too large: such a run has answered nothing right.
+        state, info = nest.run(state, recipe.steps, check=False)
+        seen = info["model"].user
+        found = {name: train.stretches(seen[name], recipe.points).T for name in seen}
+        return found | {"tests": judged(state.values["model"], keys)}
 
-    def run(rates: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
-        found = []
-        for begin in range(0, len(rates), recipe.together):
-            # Always as many, so that there is one program.
-            index = [min(begin + i, len(rates) - 1) for i in range(recipe.together)]
-            keys = jnp.stack([jax.random.key(seeds[i]) for i in index])
-            got = compiled(jnp.asarray([rates[i] for i in index], float), keys)
-            fresh = min(recipe.together, len(rates) - begin)
-            found.append(jax.tree.map(lambda a: np.asarray(a)[:fresh], got))  # noqa: B023
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-
-    return run
+    return functools.partial(lab.side_by_side, program, recipe.together)
 
 
 def compare(
-    task: Task,
-    arm: Arm,
-    recipe: Recipe,
-    trials: int,
-    tuning_seeds: int,
-    seeds: int,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
+    task: Task, arm: Arm, recipe: Recipe, trials: int, tuning_seeds: int, seeds: int, desk: lab.Desk
+) -> lab.Record:
     """One arm on one task: its rate tuned, fresh seeds judged; everything that a report needs.
 
     Curves are (points, seeds), numbers of a test (seeds,), accuracies along it (blocks, seeds) and
     in groups of places (groups, seeds); None stands for what is not finite.
     """
-    import equinox as eqx
-
     run = runner(task, arm, recipe)
 
     def attempt(rates: Sequence[float]) -> list[tuple[float, float]]:
         """The share of right answers, or whole sequences, and the loss of each."""
-        say(f"tries rates from {min(rates):.1g} to {max(rates):.1g}")
-        pairs = [(rate, study.tuning(seed)) for rate in rates for seed in range(tuning_seeds)]
+        desk.say(f"tries rates from {min(rates):.1g} to {max(rates):.1g}")
+        pairs = [(rate, lab.tuning(seed)) for rate in rates for seed in range(tuning_seeds)]
         found = run(*zip(*pairs, strict=True))["tests"][task.tune]
         right, losses = (
             np.nan_to_num(found[name], nan=worst).reshape(len(rates), -1).mean(1).tolist()
@@ -202,31 +173,24 @@ def compare(
         )
         return list(zip(right, losses, strict=True))
 
-    tried, best = study.tuned(
-        grid(recipe, trials),
+    tried, best = lab.tuned(
+        lab.rates(recipe.centre, _SPACING, trials),
         attempt,
         lambda tried: max(tried, key=lambda r: (round(tried[r][0] / _TIE), -tried[r][1], -r)),
-        lambda tried, best: study.beyond(tried, best, _SPACING),
+        lambda tried, best: lab.beyond(tried, best, _SPACING),
     )
-    say(f"runs {seeds} seeds at {best:.2g}")
+    desk.say(f"runs {seeds} seeds at {best:.2g}")
     found = run([best] * seeds, list(range(seeds)))
     rates = sorted(tried)
-    shape = eqx.filter_eval_shape(
-        lambda key: task.wrap(_model(task, arm, recipe, key), key), jax.random.key(0)
+    shape = jax.eval_shape(
+        lambda key: jax.tree.leaves(_first(task, arm, recipe, key)), jax.random.key(0)
     )
     return {
         "rates": rates,
-        "scores": _listed([tried[rate][0] for rate in rates]),
+        "scores": lab.listed([tried[rate][0] for rate in rates]),
         "rate": best,
         "edge": best in (rates[0], rates[-1]),
-        "parameters": study.parameters(shape),
+        "parameters": train.parameters(shape),
         "step": [(i + 1) * recipe.steps // recipe.points for i in range(recipe.points)],
-        **jax.tree.map(lambda a: _listed(a.T), found),
+        **lab.listed(jax.tree.map(lambda a: a.T, found)),
     }
-
-
-def _listed(values: Any) -> Any:
-    """Six digits are enough; JSON has no NaN."""
-    if np.ndim(values):
-        return [_listed(value) for value in values]
-    return float(f"{values:.6g}") if np.isfinite(values) else None

@@ -1,0 +1,131 @@
+"""Settings of studies: fields that know their presets, their bounds and what they may name.
+
+    @dataclass(frozen=True)
+    class Settings(Options):
+        arms: tuple[str, ...] = names(ARMS)
+        seeds: int = option(3, least=1)
+        steps: int | None = option(small=1500, full=10000, least=20, multiple=20)
+
+A field with presets is None, or empty, until the settings are made; then it has the value of the
+preset that `preset` names.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from nestax.runs import SettingsError
+
+Preset = Literal["small", "full"]
+
+
+def option(
+    default: Any = None,
+    *,
+    least: int | float | None = None,
+    most: int | float | None = None,
+    multiple: int | None = None,
+    above: int | float | None = None,
+    below: int | float | None = None,
+    **presets: Any,
+) -> Any:
+    """A field of `Options`.
+
+    Args:
+        default: its value if it is not given; leave it out where presets are given.
+        least: smallest value.
+        most: largest value.
+        multiple: of what it must be a multiple.
+        above: what it must exceed.
+        below: what it must stay under.
+        presets: its value under each preset, by the preset's name.
+    """
+    bounds = {"least": least, "most": most, "multiple": multiple, "above": above, "below": below}
+    told = {name: bound for name, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"presets": presets, "bounds": told})
+
+
+def names(
+    known: Iterable[str],
+    default: tuple[str, ...] = ("all",),
+    families: Mapping[str, Iterable[str]] | None = None,
+    **presets: tuple[str, ...],
+) -> Any:
+    """A field that names some of what is known, separated by commas; `all` is every one.
+
+    Args:
+        known: the names there are, in the order in which they are kept.
+        default: the names if none are given.
+        families: further names, each of which stands for several.
+        presets: the names under each preset; then the default is empty.
+    """
+    meant = {"all": tuple(known), **{name: tuple(some) for name, some in (families or {}).items()}}
+    metadata = {"presets": presets, "known": tuple(meant["all"]), "families": meant}
+    return dataclasses.field(default=() if presets else default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings with presets and bounds; a frozen dataclass whose fields are made by `option`,
+    `names`, or have a plain default.
+
+    Raises:
+        SettingsError: a value out of bounds, or a name that is unknown or given twice; by the
+            setting's name.
+    """
+
+    def __post_init__(self) -> None:
+        preset = getattr(self, "preset", None)
+        for field in dataclasses.fields(self):
+            presets, value = field.metadata.get("presets"), getattr(self, field.name)
+            if presets and value in (None, ()):
+                value = presets[preset]
+            if "known" in field.metadata:
+                value = _chosen(field, value)
+            object.__setattr__(self, field.name, value)
+            _within(field.name, value, field.metadata.get("bounds", {}))
+
+    def require(self, holds: bool, message: str) -> None:
+        """Refuses settings for which something does not hold.
+
+        Raises:
+            SettingsError: with this message.
+        """
+        if not holds:
+            raise SettingsError(message)
+
+
+def presets(settings: type) -> dict[str, dict[str, Any]]:
+    """Field -> preset -> value, of those fields that have presets."""
+    found = {f.name: dict(f.metadata.get("presets", {})) for f in dataclasses.fields(settings)}
+    return {name: values for name, values in found.items() if values}
+
+
+def _chosen(field: Any, given: tuple[str, ...]) -> tuple[str, ...]:
+    families, known = field.metadata["families"], field.metadata["known"]
+    unknown = [name for name in given if name not in known and name not in families]
+    if unknown or not given or len(set(given)) < len(given):
+        others = ", ".join((*families, *known))
+        got = ", ".join(unknown or given) or "none"
+        raise SettingsError(f"{field.name} must be named once each, of {others}; got {got}")
+    wanted = {name for one in given for name in families.get(one, (one,))}
+    ordered = [name for name in known if name in wanted]
+    # Names alone keep the order in which they were given.
+    return tuple(ordered) if set(given) & set(families) else tuple(given)
+
+
+def _within(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+    if value is None or not bounds:
+        return
+    least, most = bounds.get("least"), bounds.get("most")
+    above, below, multiple = bounds.get("above"), bounds.get("below"), bounds.get("multiple")
+    wrong = (
+        (least is not None and not value >= least, f"at least {least}"),
+        (most is not None and not value <= most, f"at most {most}"),
+        (above is not None and not value > (above or 0), f"above {above}"),
+        (below is not None and not value < (below or 0), f"below {below}"),
+        (multiple is not None and value % (multiple or 1), f"a multiple of {multiple}"),
+    )
+    for is_wrong, words in wrong:
+        if is_wrong:
+            raise SettingsError(f"{name} must be {words}, got {value}")

@@ -1,0 +1,186 @@
+"""A study: settings, stages that leave records, findings with verdicts, figures, a report.
+
+A stage (an arm, a seed, a solver) is done whole or not at all; going on with an interrupted run
+does the stages that are missing.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nestax.levels import Nest, State
+from nestax.plots import save
+from nestax.runs import Picture, Progress, RunError, RunFolder, Section, refusals
+from nestax.runs.machine import machine
+
+from . import page
+from .claims import Verdict
+from .figures import Sheet
+from .records import Numbers, Record, Records
+
+SCHEMA = 1
+"""Version of the layout of summary.json, see docs/studies.md."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a stage works with.
+
+    Attributes:
+        say: shows a line of text while the stage runs.
+        path: a folder of the stage's own, for what an interruption must not lose, such as the
+            folder of a `Watch`; it need not exist, and is deleted when the stage is finished.
+        done: records of the finished stages.
+    """
+
+    say: Callable[[str], None]
+    path: Path
+    done: Records = field(default_factory=dict)
+
+
+Stage = Callable[[Desk], Record]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study makes of its records.
+
+    Attributes:
+        numbers: the measures of every arm.
+        verdicts: the claims judged.
+        more: numbers that belong to no arm, JSON-able.
+        sections: of the report, after the numbers.
+    """
+
+    numbers: Numbers
+    verdicts: Sequence[Verdict] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    sections: Sequence[Section] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """A study's nest, for a look at its levels and flows.
+
+    Attributes:
+        nest: the program that the study runs, small.
+        state: where to look.
+        level: the level whose gradient the flows give; None if none has a flow.
+        flows: name -> flow, to compare.
+    """
+
+    nest: Nest
+    state: State
+    level: str | None = None
+    flows: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment in stages; `run` and `report` are what the command line calls.
+
+    Attributes:
+        title: of the report.
+        lead: the question, and how it is asked.
+        settings: a frozen dataclass, see `Options`; raises SettingsError.
+        stages: settings -> name -> stage. A stage is given its desk and returns its record,
+            JSON-able.
+        find: (settings, records) -> Findings; records hold the finished stages, by name.
+        draw: (settings, records) -> figures, the most important one first.
+        example: settings -> the nest it is about, with a state and flows to compare; None if there
+            is no nest.
+    """
+
+    title: str
+    lead: str
+    settings: type
+    stages: Callable[[Any], Mapping[str, Stage]]
+    find: Callable[[Any, Records], Findings]
+    draw: Callable[[Any, Records], Sequence[Sheet]]
+    example: Callable[[Any], Example] | None = None
+
+    def run(self, settings: Any, folder: RunFolder) -> None:
+        """Does the stages that the folder lacks.
+
+        Raises:
+            RunError: the folder cannot be written, a file of it was changed, or a loss is not
+                finite. Finished stages stay.
+        """
+        done, stages = _records(folder), self.stages(settings)
+        facts = _facts(folder) or {"machine": machine(), "seconds": {}}
+        with Progress(len(stages)) as progress:
+            for number, (name, stage) in enumerate(stages.items()):
+                if name in done:
+                    continue
+
+                def say(text: str, number: int = number, name: str = name) -> None:
+                    progress.update(number, f"{name}  {text}")
+
+                say("begins")
+                began = time.monotonic()
+                desk = Desk(say, folder.path / "checkpoints" / name.replace(" ", "-"), dict(done))
+                try:
+                    done[name] = stage(desk)
+                except FloatingPointError as error:
+                    raise RunError(f"{name}: {error}") from error
+                facts["seconds"][name] = time.monotonic() - began
+                folder.write_json("facts.json", facts)
+                folder.append({"stage": name, **done[name]})
+                shutil.rmtree(desk.path, ignore_errors=True)
+                progress.note(f"{name}: {facts['seconds'][name]:.1f} s")
+            progress.update(len(stages), "done")
+
+    def report(self, settings: Any, folder: RunFolder) -> dict[str, Any]:
+        """Writes summary.json, figures/ and report.html; returns the summary.
+
+        Raises:
+            RunError: there is no measurement yet.
+        """
+        records = _records(folder)
+        if not records:
+            raise RunError(
+                f"{folder.path} holds no measurement yet; go on with: nestax resume {folder.path}"
+            )
+        found, facts = self.find(settings, records), _facts(folder)
+        complete = set(self.stages(settings)) <= set(records)
+        summary = page.summarized(
+            SCHEMA, folder, complete, found.numbers, found.verdicts, found.more, facts
+        )
+        folder.write_json("summary.json", summary)
+        with refusals(folder.path):
+            directory = folder.path / "figures"
+            directory.mkdir(exist_ok=True)
+            pictures = []
+            for sheet in self.draw(settings, records):
+                path = directory / f"{sheet.name}.png"
+                save(sheet.figure, path)
+                pictures.append(Picture(path, sheet.caption, sheet.title))
+            page.write(
+                folder.path / "report.html",
+                self.title,
+                self.lead,
+                summary,
+                found.numbers.table(),
+                found.verdicts,
+                pictures,
+                found.sections,
+            )
+        return summary
+
+
+def _facts(folder: RunFolder) -> dict[str, Any]:
+    return folder.read_json("facts.json", "machine", "seconds")
+
+
+def _records(folder: RunFolder) -> Records:
+    """The finished stages, by name."""
+    if any("stage" not in record for record in folder.metrics()):
+        raise RunError(
+            f"{folder.path} was written by an earlier version of nestax, whose run folders were "
+            "laid out otherwise; run the study again in another folder, or replace it with "
+            "--overwrite"
+        )
+    return {str(record["stage"]): record for record in folder.metrics("stage")}
