@@ -11,6 +11,7 @@ preset that `preset` names.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -115,8 +116,10 @@ def _chosen(field: Any, given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _within(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
-    if value is None or not bounds:
+    if value is None:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name} must be finite, got {value}")
     least, most = bounds.get("least"), bounds.get("most")
     above, below, multiple = bounds.get("above"), bounds.get("below"), bounds.get("multiple")
     wrong = (

@@ -1,0 +1,231 @@
+"""The pieces that studies are made of: settings, claims, records, figures, sweeps, runs."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from matplotlib.collections import PolyCollection
+
+from nestax.runs import SettingsError
+from nestax_studies import lab
+from nestax_studies.lab import figures, records, sweep, train
+from nestax_studies.lab.options import presets
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(lab.Options):
+    arms: tuple[str, ...] = lab.names("abc", families={"first": "ab"})
+    preset: str = "small"
+    steps: int | None = lab.option(least=20, multiple=20, small=40, full=100)
+    kinds: tuple[str, ...] = lab.names("xyz", small=("x",), full=("all",))
+    rate: float = lab.option(0.1, above=0, below=1)
+    trials: int = lab.option(3, most=9)
+
+
+def test_settings_take_what_their_preset_says_unless_they_are_told():
+    assert Settings() == Settings(("a", "b", "c"), "small", 40, ("x",), 0.1, 3)
+    full = Settings(preset="full", arms=("first",))
+    assert (full.steps, full.kinds, full.arms) == (100, ("x", "y", "z"), ("a", "b"))
+    assert Settings(preset="full", steps=60, arms=("c", "a")).steps == 60
+    assert Settings(arms=("c", "a")).arms == ("c", "a")
+    assert presets(Settings) == {
+        "steps": {"small": 40, "full": 100},
+        "kinds": {"small": ("x",), "full": ("all",)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 20, got 0"),
+        ({"steps": 30}, "steps must be a multiple of 20, got 30"),
+        ({"trials": 10}, "trials must be at most 9, got 10"),
+        ({"rate": 0.0}, "rate must be above 0, got 0"),
+        ({"rate": 1.0}, "rate must be below 1, got 1"),
+        ({"rate": math.nan}, "rate must be finite, got nan"),
+        ({"arms": ("d",)}, "arms must be named once each, of all, first, a, b, c; got d"),
+        ({"arms": ("a", "a")}, "got a, a"),
+        ({"arms": ()}, "got none"),
+    ],
+)
+def test_settings_out_of_bounds_are_refused_by_name(given, message):
+    with pytest.raises(SettingsError, match=message):
+        Settings(**given)
+
+
+@pytest.mark.parametrize(
+    ("difference", "holds"),
+    [
+        ([1.0] * 9 + [-1.0], True),
+        ([1.0] * 8 + [-1.0] * 2, False),
+        ([1.0] * 7 + [-1.0] * 3, False),
+        ([1.0] * 9 + [0.0], True),  # a tie is no win
+        ([1.0] * 8 + [0.0] * 2, False),
+        ([1.0] * 4 + [-1.0], False),
+        ([1.0] * 18 + [-1.0] * 2, True),
+        ([0.5] * 10, True),
+        ([0.499] * 10, False),
+        ([0.0], False),
+        ([1.0, math.nan], None),
+        ([1.0, math.inf], None),
+        ([], None),
+    ],
+)
+def test_clearly_is_a_median_of_half_a_point_and_nine_wins_in_ten(difference, holds):
+    assert lab.clearly(np.asarray(difference), 0.5) is holds
+
+
+def test_a_claim_is_judged_by_the_arms_in_their_order():
+    rule = lab.medians(lambda one, other: one > other)
+    values = {"one": [0.9, 0.8, 0.1], "other": [0.5, 0.6, 0.7]}
+    found = lab.judge("It wins.", "more", values, rule, of="here")
+    assert (found.holds, found.word, found.of) == (True, "supported", "here")
+    assert found.measured == "one 80.0 (10.0 to 90.0) %; other 60.0 (50.0 to 70.0) %"
+    swapped = lab.judge("It wins.", "more", dict(reversed(values.items())), rule)
+    assert (swapped.holds, swapped.word) == (False, "not supported")
+    lacking = lab.judge("It wins.", "more", values | {"other": None}, rule)
+    assert (lacking.holds, lacking.measured) == (None, "needs other")
+
+
+def test_the_answer_says_how_many_claims_hold_and_which():
+    verdicts = [
+        lab.Verdict("A is better than B (Someone 2020)", "", "", True, "x"),
+        lab.Verdict("C is worse.", "", "", False),
+        lab.Verdict("D is unknown", "", "", None),
+    ]
+    text = lab.answer(verdicts)
+    assert "1 of 2" in text and "A is better than B (x)" in text and "C is worse" in text
+    assert "D is unknown" not in text and "Someone" not in text
+
+
+def test_numbers_are_ordered_by_their_best_and_stored_by_seed():
+    measures = [lab.share("right", lambda r: r["right"]), lab.number("loss", lambda r: r.get("l"))]
+    cases = {
+        ("task", "poor"): {"right": [0.1, 0.2, 0.3]},
+        ("task", "good"): {"right": [0.9, 0.8, 1.0], "l": [1.5]},
+        ("other", "one"): {"right": [0.5]},
+    }
+    table = lab.numbers(("task", "arm"), cases, measures, best="right")
+    assert [row.labels for row in table.rows] == [
+        ("task", "good"), ("task", "poor"), ("other", "one")
+    ]  # fmt: skip
+    assert table.table().columns == ["task", "arm", "right (%)", "loss"]
+    assert table.table().rows[0] == ["task", "good", "90.0 (80.0 to 100.0)", "1.5"]
+    assert table.table().rows[1][-1] is None
+    stored = json.loads(json.dumps(table.summary()))
+    assert stored["task / good"]["measures"] == {
+        "right": {"unit": "%", "values": [90.0, 80.0, 100.0]},
+        "loss": {"unit": "", "values": [1.5]},
+    }
+    worst = lab.numbers(("task", "arm"), cases, measures, best="-right")
+    assert worst.rows[0].labels == ("task", "poor")
+
+
+def test_what_is_not_finite_is_stored_as_nothing():
+    found = records.listed({"a": np.array([[1 / 3, np.nan], [np.inf, 2]]), "b": 3})
+    assert found == {"a": [[0.333333, None], [None, 2.0]], "b": 3.0}
+
+
+# Figures
+
+
+def test_a_band_reaches_from_the_least_seed_to_the_most():
+    """As captions say, and as the axes hold it."""
+    y = np.random.default_rng(0).normal(size=(4, 7))
+    panel = figures.Panel("panel", "x", "y", [figures.Line(range(4), y, "line")], {"level": 0.0})
+    sheet = figures.curves("name", [panel], "title", "caption")
+    x, middle, low, high = sheet.drawn["panel"]["line"]
+    (axes,) = sheet.figure.axes
+    (band,) = [one for one in axes.collections if isinstance(one, PolyCollection)]
+    corners = band.get_paths()[0].vertices
+    for at in range(4):
+        ys = corners[corners[:, 0] == at][:, 1]
+        np.testing.assert_allclose((ys.min(), ys.max()), (y[at].min(), y[at].max()))
+    np.testing.assert_allclose((low, high), (y.min(1), y.max(1)))
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), np.median(y, axis=1))
+    np.testing.assert_allclose((x, middle), (range(4), np.median(y, axis=1)))
+
+
+def test_dots_are_medians_and_bars_the_range():
+    rows = {"one": [figures.Dot([3.0, 1.0, 2.0])], "two": [figures.Dot(None)]}
+    sheet = figures.dots("name", [figures.Column("task", "x", rows)], "title", "caption")
+    bar, dot = sheet.figure.axes[0].lines
+    assert (list(bar.get_xdata()), list(dot.get_xdata())) == ([1.0, 3.0], [2.0])
+    assert sheet.drawn == {"task": {"one": [(1.0, 2.0, 3.0)], "two": [None]}}
+
+
+def test_maps_and_images_show_the_values_given():
+    values = np.arange(6.0).reshape(2, 3)
+    sheet = figures.maps("name", [figures.Map("a", values)], "title", "caption", label="scale")
+    np.testing.assert_array_equal(sheet.figure.axes[0].images[0].get_array(), values)
+    assert sheet.figure.axes[0].images[0].get_clim() == (0.0, 5.0)
+    shown = figures.images("name", {"row": np.arange(8.0).reshape(2, 4)}, "title", "caption")
+    assert shown.drawn["row"].shape == (2, 2, 2)
+    np.testing.assert_array_equal(shown.figure.axes[1].images[0].get_array(), [[4, 5], [6, 7]])
+
+
+# Sweeps and runs side by side
+
+
+def test_rates_are_tried_beyond_an_edge_twice_at_most():
+    assert lab.rates(1.0, 0.5, 3) == pytest.approx([10**-0.5, 1.0, 10**0.5])
+    for target, count in ((1.0, 3), (100.0, 5), (1e-9, 5)):
+        tried, best = lab.tuned(
+            [0.1, 1.0, 10.0],
+            lambda rates, target=target: [abs(math.log(rate / target)) for rate in rates],
+            lambda scores: min(scores, key=scores.__getitem__),
+            lambda scores, best: lab.beyond(scores, best, 1.0),
+        )
+        assert len(tried) == count and best == min(tried, key=lambda r: abs(math.log(r / target)))
+    assert lab.beyond([1.0], 1.0, 1.0) == []
+
+
+def test_seeds_to_tune_by_are_never_judged_by():
+    assert not any(map(sweep.is_tuning, range(1000)))
+    assert all(sweep.is_tuning(lab.tuning(seed)) for seed in range(1000))
+
+
+def test_runs_side_by_side_are_always_as_many_and_come_back_in_order():
+    asked = []
+
+    def program(rates, seeds):
+        asked.append(len(rates))
+        return {"found": np.asarray(rates) + np.asarray(seeds)}
+
+    found = lab.side_by_side(program, 3, [1, 2, 3, 4, 5], [10, 20, 30, 40, 50])
+    assert found["found"].tolist() == [11, 22, 33, 44, 55] and asked == [3, 3]
+
+
+def test_a_learner_takes_the_steps_of_a_loop_by_hand(x64):
+    """Other rates, lengths and seeds in one program; batches by the run's own key and step."""
+
+    def draw(key, number):
+        return jax.random.normal(jax.random.fold_in(key, number), (3,))
+
+    def loss(model, batch):
+        value = jnp.sum((model["w"] - batch) ** 2)
+        return value, {"loss": value}
+
+    def descent(rate, steps):
+        return optax.sgd(lambda count: rate * (1 - count / steps))
+
+    nest = train.learner(loss, draw, descent)
+    keys = jnp.stack([jax.random.key(seed) for seed in (4, 7)])
+    rates, steps = [0.1, 0.02], 4
+    state = train.started(nest, {"w": jnp.ones((2, 3))}, rates, keys, steps)
+    state, info = nest.run(state, steps)
+    seen = np.asarray(info["model"].user["loss"])
+    for run in range(2):
+        w = np.ones(3)
+        for number in range(steps):
+            batch = np.asarray(draw(keys[run], number))
+            np.testing.assert_allclose(seen[number, run], np.sum((w - batch) ** 2), rtol=1e-6)
+            w = w - rates[run] * (1 - number / steps) * 2 * (w - batch)
+        np.testing.assert_allclose(state.values["model"]["w"][run], w, rtol=1e-6)
+    means = train.stretches(seen, 2)
+    np.testing.assert_allclose(means, [seen[:2].mean(0), seen[2:].mean(0)])
