@@ -46,15 +46,22 @@ def objective(rng, name, names, with_info=False):
     return loss
 
 
+def noise(key, size):
+    """Numbers out of the key's own bits: the program of `jax.random.normal` is longer than that of
+    a whole small nest, and is compiled wherever something is drawn."""
+    one, other = jax.random.key_data(key).astype(jnp.result_type(float)) / 2**32
+    return math.sqrt(2) * jnp.sin(2 * math.pi * (one * jnp.arange(1, size + 1) + other))
+
+
 def noisy(scale):
     def context(task, key):
-        return {"shift": task["shift"] + scale * jax.random.normal(key, (3,), task["shift"].dtype)}
+        return {"shift": task["shift"] + scale * noise(key, 3).astype(task["shift"].dtype)}
 
     return context
 
 
 def draw_task(key):
-    return {"shift": jax.random.normal(key, (3,), jnp.result_type(float))}
+    return {"shift": noise(key, 3)}
 
 
 def starting(rng, name, outside):
@@ -62,8 +69,8 @@ def starting(rng, name, outside):
     mix = mixing(rng, outside, SIZES[name])
 
     def start(values, task, key):
-        noise = jax.random.normal(key, (SIZES[name],), jnp.result_type(float))
-        return jnp.tanh(mix(values) + 0.3 * noise + task["shift"][: SIZES[name]])
+        drawn = 0.3 * noise(key, SIZES[name])
+        return jnp.tanh(mix(values) + drawn + task["shift"][: SIZES[name]])
 
     return start
 
@@ -246,11 +253,10 @@ def experienced(nest, values):
 
     def draw(values, memory, task, key):
         batch = task["shift"] + 0.1 * memory + 0.1 * jnp.sum(values[name])
-        noise = jax.random.normal(key, (3,))
-        return {"shift": batch}, 0.5 * memory + 0.1 * noise + 0.1 * jnp.sin(batch)
+        return {"shift": batch}, 0.5 * memory + 0.1 * noise(key, 3) + 0.1 * jnp.sin(batch)
 
     def init(values, task, key):
-        return 0.2 * jax.random.normal(key, (3,)) + 0.1 * jnp.sum(values[name])
+        return 0.2 * noise(key, 3) + 0.1 * jnp.sum(values[name])
 
     process = nx.Process(draw, init=init)
     change = lambda one: dataclasses.replace(  # noqa: E731

@@ -34,7 +34,7 @@ def check(machine: Machine, begun: State) -> None:
             solver for symmetric systems over a system that is not symmetric; a condition that the
             update does not have.
     """
-    feed = machine.example(begun)
+    feed, tried = machine.example(begun), {}
     for level in machine.declaration.levels:
         if flow_of(level).follows and not flow_of(level).joint:
             # What such a flow returns is checked where it is traced.
@@ -42,7 +42,7 @@ def check(machine: Machine, begun: State) -> None:
         if flow_of(level).partial or flow_of(level).follows:
             _reached(machine, level, begun, feed)
         else:
-            _settled(machine, level, begun, feed)
+            _settled(machine, level, begun, feed, tried)
 
 
 def _reached(machine: Machine, level: Level, begun: State, feed: Any) -> None:
@@ -50,9 +50,10 @@ def _reached(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     carry, view = machine.carry(begun, feed), View(machine.copies)
     if not _known.follows(machine.problem, level, carry, view, False):
         return  # held, or moved by a search: nobody follows its gradient
-    if _depends(machine, level, begun, feed):
-        if not flow_of(level).partial:
-            _through_inner(machine, level, begun, feed)
+    directly, through = _depends(machine, level, begun, feed)
+    if directly or through:
+        if not (flow_of(level).partial or through):
+            _warn_of_partial(machine, level, carry, view)
         return
     flow, label = flow_of(level), f"level {level.name!r}: its gradient would always be zero"
     drawn = (
@@ -92,19 +93,53 @@ def _reached(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     )
 
 
-def _depends(machine: Machine, level: Level, begun: State, feed: Any) -> bool:
-    """Whether the level's loss depends on its value; for a flow that differentiates, on a path that
-    a derivative follows."""
-    loss = _executed.executed(machine, level.name, begun, feed)
-    # The value stands for a displacement: only shapes are looked at.
-    own = begun.parts[level.name].trained
-    return any(dependence(loss, own, differentiable=not flow_of(level).estimates))
+def _depends(machine: Machine, level: Level, begun: State, feed: Any) -> tuple[bool, bool]:
+    """Whether the level's loss depends on its value as its objective sees it, and as the levels
+    inside see it; for a flow that differentiates, on a path that a derivative follows.
+
+    Only shapes are looked at: values stand for displacements, and constants for values.
+    """
+    own, flow = begun.parts[level.name].trained, flow_of(level)
+    differentiable = not flow.estimates
+    if flow.partial:
+        loss = _executed.executed(machine, level.name, begun, feed)
+        return any(dependence(loss, own, differentiable=differentiable)), False
+
+    def loss(by: Any, weight: jax.Array) -> Any:
+        def apart(values: dict[str, Any], batch: Any) -> Any:
+            parts = machine.problem.taken_apart(level, values[level.name])
+            seen = jax.tree.map(lambda a: weight.astype(a.dtype) * jnp.ones_like(a), parts.trained)
+            return level.objective({**values, level.name: parts.but(seen).whole()}, batch)
+
+        def changed(one: Level) -> Level:
+            if one.name == level.name:
+                return dataclasses.replace(one, objective=apart)
+            return dataclasses.replace(one, flow=None) if one.name in bystanders else one
+
+        other = _executed.with_flow(machine, level.name, flow, changed)
+        return _executed.executed(other, level.name, begun, feed)(by)
+
+    bystanders = _bystanders(machine, level)
+    (needs,) = dependence(loss, own, jnp.zeros(()), differentiable=differentiable)
+    count = len(jax.tree.leaves(own))
+    return count in needs, bool(needs - {count})
 
 
-def _through_inner(machine: Machine, level: Level, begun: State, feed: Any) -> None:
+def _bystanders(machine: Machine, level: Level) -> set[str]:
+    """Levels whose gradients can be taken for anything as far as this one's period is concerned:
+    none that is not inside it moves within the period, and these have flows that read no data."""
+    inside = machine.declaration.inside(level)
+    others = [one for one in machine.declaration.levels if one not in (level, *inside)]
+    if any(one.every < level.every for one in others):
+        return set()
+    plain = lambda flow: not (flow.follows or flow.partial or flow.context)  # noqa: E731
+    return {one.name for one in others if plain(flow_of(one))}
+
+
+def _warn_of_partial(machine: Machine, level: Level, carry: Carry, view: View) -> None:
     """Warns where a trajectory flow finds nothing but the partial derivative, though the level's
     objective has a derivative with respect to inner values."""
-    problem, view, carry = machine.problem, View(machine.copies), machine.carry(begun, feed)
+    problem, flow = machine.problem, flow_of(level)
 
     def loss(inner: dict[str, Any]) -> Any:
         batch, axis = problem.batch(level.context, carry, view)  # here it is traced, not drawn
@@ -112,22 +147,7 @@ def _through_inner(machine: Machine, level: Level, begun: State, feed: Any) -> N
         return problem.losses(level, {**carry.values, **parts}, batch, axis, view)[0]
 
     inner = {one.name: carry.values[one.name].trained for one in machine.declaration.inside(level)}
-    if not any(dependence(loss, inner, differentiable=not flow_of(level).estimates)):
-        return
-
-    def blind(values: dict[str, Any], batch: Any) -> Any:
-        own = jax.tree.map(  # traced, not run: any constant will do
-            lambda a: jnp.ones_like(a) if isinstance(a, jax.Array) else a,
-            values[level.name],
-        )
-        return level.objective({**values, level.name: own}, batch)
-
-    def blinded(one: Level) -> Level:
-        return dataclasses.replace(one, objective=blind) if one.name == level.name else one
-
-    flow = flow_of(level)
-    other = _executed.with_flow(machine, level.name, flow, blinded)
-    if not _depends(other, other.problem.levels[level.name], begun, feed):
+    if any(dependence(loss, inner, differentiable=not flow.estimates)):
         warnings.warn(
             f"level {level.name!r}: {flow!r} finds nothing but the partial derivative. The level's "
             "value does not occur in what the levels inside do, as far as the flow looks: a "
@@ -137,19 +157,23 @@ def _through_inner(machine: Machine, level: Level, begun: State, feed: Any) -> N
         )
 
 
-def _settled(machine: Machine, level: Level, begun: State, feed: Any) -> None:
-    """Checks an implicit flow.
+def _settled(
+    machine: Machine, level: Level, begun: State, feed: Any, tried: dict[str, Motion]
+) -> None:
+    """Checks an implicit flow; `tried` keeps how optimizers move weights, by level name.
 
     Judged from products with random vectors at a random point near the values, where nothing that
     depends on anything is exactly zero.
     """
     problem, solver, flow = machine.problem, flow_of(level).linear, flow_of(level)
     inner = machine.declaration.eliminated(level)
+    given_by_field = any(isinstance(one.objective, Field) for one in inner)
+    game = getattr(solver, "symmetric", False) and (len(inner) > 1 or given_by_field)
     names = " and ".join(repr(one.name) for one in inner)
     by_update = flow.by_update
     view = View(None, 0) if machine.copies is not None else View()
     carry = machine.carry(begun, feed)
-    tried = {one.name: _tried(machine, one, begun) for one in inner}
+    tried |= {one.name: _tried(machine, one, begun) for one in inner if one.name not in tried}
     for one in inner:
         _known.unmoved(problem, one, carry, View(machine.copies), tried[one.name].moves)
         _movable(machine, one, carry)
@@ -182,11 +206,14 @@ def _settled(machine: Machine, level: Level, begun: State, feed: Any) -> None:
             return point.stationarity(level, fast, {**slow, level.name: own})
 
         _, back = jax.vjp(condition, fast, slow[level.name])
-        (au, cross), (aw, _) = back(u), back(w)
-        return _dot(au, w), _dot(aw, u), _dot(au, au), _dot(w, w), _dot(cross, cross)
+        au, cross = back(u)
+        if not game:
+            return _dot(cross, cross), None
+        aw, _ = back(w)
+        return _dot(cross, cross), (_dot(au, w), _dot(aw, u), _dot(au, au), _dot(w, w))
 
     try:
-        sizes = jax.jit(products)(begun, feed, jax.random.key(0))
+        cross, others = jax.jit(products)(begun, feed, jax.random.key(0))
     except ValueError as error:
         if by_update and "while_loop" in str(error):
             raise ValueError(
@@ -194,7 +221,6 @@ def _settled(machine: Machine, level: Level, begun: State, feed: Any) -> None:
                 f'which reverse mode cannot differentiate; use condition="objective"'
             ) from error
         raise
-    left, right, image, size, cross = (float(np.asarray(a)) for a in sizes)
     if cross == 0:
         where = "update" if by_update else "objective"
         what = "fixed point" if by_update else "stationary point"
@@ -204,12 +230,7 @@ def _settled(machine: Machine, level: Level, begun: State, feed: Any) -> None:
             "starting "
             "point or learning rate is differentiated by Unroll()"
         )
-    asymmetry = abs(left - right) / max((image * size) ** 0.5, 1e-30)
-    leaves = [a for o in inner for a in jax.tree.leaves(begun.parts[o.name].trained)]
-    rounding = max(float(jnp.finfo(a.dtype).eps) for a in leaves)
-    coupled = asymmetry > max(1e-3, 16 * rounding)
-    given_by_field = any(isinstance(one.objective, Field) for one in inner)
-    if getattr(solver, "symmetric", False) and coupled and (len(inner) > 1 or given_by_field):
+    if others is not None and _asymmetric(others, inner, begun):
         why = (
             f"{names} follow a Field, whose Jacobian is not symmetric"
             if given_by_field
@@ -222,6 +243,15 @@ def _settled(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     for one in inner:
         by_objective = getattr(flow, "condition", None) == "objective"
         _warn_of(level, one, begun, by_objective and tried[one.name].drifts)
+
+
+def _asymmetric(products: Any, inner: tuple[Level, ...], begun: State) -> bool:
+    """Whether a matrix A is not symmetric: (Au)·w, (Aw)·u, (Au)·(Au), w·w of random vectors."""
+    left, right, image, size = (float(np.asarray(a)) for a in products)
+    asymmetry = abs(left - right) / max((image * size) ** 0.5, 1e-30)
+    leaves = [a for one in inner for a in jax.tree.leaves(begun.parts[one.name].trained)]
+    rounding = max(float(jnp.finfo(a.dtype).eps) for a in leaves)
+    return asymmetry > max(1e-3, 16 * rounding)
 
 
 def _warn_of(level: Level, inner: Level, begun: State, drifts: bool) -> None:
