@@ -133,7 +133,7 @@ class Executed:
 
 def begun(optimizer, flows):
     """A nest of an inner level and outer ones, whose optimizers subtract their gradients, and its
-    state; None where it is refused."""
+    state; or the name of a level that is refused."""
     outers = [
         nx.Level(name, lambda v, _: outer(v["w"]), optax.sgd(1.0), every=STEPS, flow=flow)
         for name, flow in flows.items()
@@ -142,10 +142,11 @@ def begun(optimizer, flows):
     nest = nx.Nest([nx.Level("w", loss, optimizer), tuple(outers)])
     begin = {"w": jnp.array(START)} | {name: 1.0 / len(flows) for name in flows}
     try:
-        return nest, nest.init(begin, jax.random.key(0))
+        return nest, nest.init(begin, jax.random.key(0)), None
     except ValueError as error:
-        assert re.match(r"level '\w+': ", str(error)), error
-        return None, None
+        found = re.match(r"level '(\w+)': ", str(error))
+        assert found, error
+        return None, None, found[1]
 
 
 def gradients(name, optimizer):
@@ -153,13 +154,17 @@ def gradients(name, optimizer):
     executed = Executed(name, optimizer)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        flows, refused = dict(FLOWS), set()
-        nest, state = begun(optimizer, flows)
-        if nest is None:  # some are refused: which?
-            refused = {flow for flow in FLOWS if begun(optimizer, {flow: FLOWS[flow]})[0] is None}
-            flows = {flow: FLOWS[flow] for flow in FLOWS if flow not in refused}
+        flows, refused, nest = dict(FLOWS), set(), None
+        while flows and nest is None:
             caught.clear()
-            nest, state = begun(optimizer, flows) if flows else (None, None)
+            nest, state, who = begun(optimizer, flows)
+            if who == "w":  # some flow cannot have it inside: which?
+                out = {flow for flow in flows if begun(optimizer, {flow: flows[flow]})[2]}
+                assert out, "refused only together"
+            else:
+                out = {who} - {None}
+            refused |= out
+            flows = {flow: one for flow, one in flows.items() if flow not in out}
         if not flows:
             return refused, set(), {}, {}, executed, None
         settled = executed.loop(1.0, *executed.begin(), SETTLED)
