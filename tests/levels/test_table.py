@@ -834,9 +834,9 @@ def test_a_nest_of_hundreds_of_leaves_is_read_in_no_time():
         return jax.lax.scan(lambda s, _: (inner_step(s, x)[0], None), state, None, length=3)[0]
 
     jax.make_jaxpr(step)(state, X)
-    begin = time.perf_counter()
+    begin = time.process_time()
     table = level_table(step, state, X)
     print(table)
-    assert time.perf_counter() - begin < 10  # two seconds, on a machine that does nothing else
+    assert time.process_time() - begin < 10  # it takes two
     assert [len(level) for level in table.levels] == [400, 200]
     assert set(table.frequencies.values()) == {3} and len(table.rows) == 4

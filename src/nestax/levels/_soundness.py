@@ -34,7 +34,8 @@ def check(machine: Machine, begun: State) -> None:
             solver for symmetric systems over a system that is not symmetric; a condition that the
             update does not have.
     """
-    feed, tried = machine.example(begun), {}
+    feed = machine.example(begun)
+    tried: dict[str, Motion] = {}
     for level in machine.declaration.levels:
         if flow_of(level).follows and not flow_of(level).joint:
             # What such a flow returns is checked where it is traced.
@@ -50,10 +51,13 @@ def _reached(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     carry, view = machine.carry(begun, feed), View(machine.copies)
     if not _known.follows(machine.problem, level, carry, view, False):
         return  # held, or moved by a search: nobody follows its gradient
-    directly, through = _depends(machine, level, begun, feed)
+    if flow_of(level).partial:
+        directly, through = _seen(machine, level, level.name, carry), False
+    else:
+        directly, through = _depends(machine, level, begun, feed)
     if directly or through:
         if not (flow_of(level).partial or through):
-            _warn_of_partial(machine, level, carry, view)
+            _warn_of_partial(machine, level, carry)
         return
     flow, label = flow_of(level), f"level {level.name!r}: its gradient would always be zero"
     drawn = (
@@ -93,17 +97,28 @@ def _reached(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     )
 
 
+def _seen(machine: Machine, level: Level, name: str, carry: Carry) -> bool:
+    """Whether the level's objective depends on what is trained of a level's value; for a flow that
+    differentiates, on a path that a derivative follows."""
+    problem, view = machine.problem, View(machine.copies)
+
+    def loss(trained: Any) -> Any:
+        batch, axis = problem.batch(level.context, carry, view)  # here it is traced, not drawn
+        parts = {**carry.values, name: carry.values[name].but(trained)}
+        return problem.losses(level, parts, batch, axis, view)[0]
+
+    differentiable = not flow_of(level).estimates
+    (needs,) = dependence(loss, carry.values[name].trained, differentiable=differentiable)
+    return bool(needs)
+
+
 def _depends(machine: Machine, level: Level, begun: State, feed: Any) -> tuple[bool, bool]:
-    """Whether the level's loss depends on its value as its objective sees it, and as the levels
-    inside see it; for a flow that differentiates, on a path that a derivative follows.
+    """Whether the loss of a level whose flow follows its period depends on its value as its
+    objective sees it, and as the levels inside see it; as in `_seen`.
 
     Only shapes are looked at: values stand for displacements, and constants for values.
     """
     own, flow = begun.parts[level.name].trained, flow_of(level)
-    differentiable = not flow.estimates
-    if flow.partial:
-        loss = _executed.executed(machine, level.name, begun, feed)
-        return any(dependence(loss, own, differentiable=differentiable)), False
 
     def loss(by: Any, weight: jax.Array) -> Any:
         def apart(values: dict[str, Any], batch: Any) -> Any:
@@ -120,7 +135,7 @@ def _depends(machine: Machine, level: Level, begun: State, feed: Any) -> tuple[b
         return _executed.executed(other, level.name, begun, feed)(by)
 
     bystanders = _bystanders(machine, level)
-    (needs,) = dependence(loss, own, jnp.zeros(()), differentiable=differentiable)
+    (needs,) = dependence(loss, own, jnp.zeros(()), differentiable=not flow.estimates)
     count = len(jax.tree.leaves(own))
     return count in needs, bool(needs - {count})
 
@@ -136,23 +151,15 @@ def _bystanders(machine: Machine, level: Level) -> set[str]:
     return {one.name for one in others if plain(flow_of(one))}
 
 
-def _warn_of_partial(machine: Machine, level: Level, carry: Carry, view: View) -> None:
+def _warn_of_partial(machine: Machine, level: Level, carry: Carry) -> None:
     """Warns where a trajectory flow finds nothing but the partial derivative, though the level's
     objective has a derivative with respect to inner values."""
-    problem, flow = machine.problem, flow_of(level)
-
-    def loss(inner: dict[str, Any]) -> Any:
-        batch, axis = problem.batch(level.context, carry, view)  # here it is traced, not drawn
-        parts = {name: carry.values[name].but(one) for name, one in inner.items()}
-        return problem.losses(level, {**carry.values, **parts}, batch, axis, view)[0]
-
-    inner = {one.name: carry.values[one.name].trained for one in machine.declaration.inside(level)}
-    if any(dependence(loss, inner, differentiable=not flow.estimates)):
+    if any(_seen(machine, level, one.name, carry) for one in machine.declaration.inside(level)):
         warnings.warn(
-            f"level {level.name!r}: {flow!r} finds nothing but the partial derivative. The level's "
-            "value does not occur in what the levels inside do, as far as the flow looks: a "
-            "starting point is reached only through all steps of its episode, use Unroll(); a rate "
-            "only if a function of the values makes the optimizer",
+            f"level {level.name!r}: {flow_of(level)!r} finds nothing but the partial derivative. "
+            "The level's value does not occur in what the levels inside do, as far as the flow "
+            "looks: a starting point is reached only through all steps of its episode, use "
+            "Unroll(); a rate only if a function of the values makes the optimizer",
             stacklevel=6,
         )
 
