@@ -86,14 +86,6 @@ def test_weights_of_a_period_run_again(x64):
     check(nx.Nest([make("a"), middle, make("c", 2, implicit())], FIXED), steps=1)
 
 
-@BOTH
-def test_gathering_with_fastest_levels_in_two_groups(x64, order):
-    make = Levels("abcd")
-    first = make("a"), make("c", 2, accumulate="sum")
-    second = make("b"), make("d", 2, accumulate="mean")
-    check(nx.Nest([first, second], FIXED, order=order))
-
-
 def test_gathering_at_the_fastest_clock_is_no_gathering(x64):
     make = Levels("ab")
     check(nx.Nest([(make("a", accumulate="sum"), make("b", 2, accumulate="mean"))], FIXED))
@@ -129,7 +121,7 @@ def test_a_simultaneous_game_does_not_depend_on_the_list(x64):
         np.testing.assert_allclose(one.values[name], other.values[name], rtol=1e-12)
 
 
-def test_groups_with_orders_of_their_own(x64):
+def test_gathering_in_two_groups_with_orders_of_their_own(x64):
     make = Levels("abcd")
     first = nx.Peers(make("a"), make("c", 2, accumulate="sum"), order="alternating")
     check(nx.Nest([first, (make("b"), make("d", 2, accumulate="mean"))], FIXED))

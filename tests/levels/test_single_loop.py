@@ -59,25 +59,21 @@ def test_hypergradient_is_that_of_the_implicit_function(x64):
     np.testing.assert_allclose(hyper(jnp.asarray(X0), jnp.asarray(z)), expected, rtol=1e-10)
 
 
-def test_saba_converges_where_soba_stalls(x64):
-    rate = optax.sgd(0.1)
-    soba = nx.Nest(nx.soba(outer, inner, rate, rate, minibatch), DATA)
-    remembering = nx.saba(outer, inner, rate, rate, minibatch, BATCHES, lambda b: b["index"])
-    saba = nx.Nest(remembering, DATA)
-    assert error(begin(soba)) > 10
-    assert 1e-4 < error(soba.run(begin(soba), steps=40 * 128)[0]) < 1
-    assert error(saba.run(begin(saba), steps=40 * 128)[0]) < 1e-9
-
-
-def test_falling_rates_take_soba_further(x64):
+def test_saba_converges_where_soba_stalls_and_falling_rates_take_soba_further(x64):
     def falling(count):
         return 0.1 / jnp.sqrt(1 + count / 20)
 
-    def at_the_end(rate):
-        nest = nx.Nest(nx.soba(outer, inner, optax.sgd(rate), optax.sgd(rate), minibatch), DATA)
-        return error(nest.run(begin(nest), steps=40 * 128)[0])
+    def at_the_end(method, rate, *more):
+        levels = method(outer, inner, optax.sgd(rate), optax.sgd(rate), minibatch, *more)
+        nest = nx.Nest(levels, DATA)
+        state = begin(nest)
+        assert error(state) > 10
+        return error(nest.run(state, steps=40 * 128)[0])
 
-    assert at_the_end(falling) < at_the_end(0.1) / 3
+    stalled = at_the_end(nx.soba, 0.1)
+    assert 1e-4 < stalled < 1
+    assert at_the_end(nx.saba, 0.1, BATCHES, lambda b: b["index"]) < 1e-9
+    assert at_the_end(nx.soba, falling) < stalled / 3
 
 
 def cubic(x, z, batch):
