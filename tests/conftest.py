@@ -1,19 +1,24 @@
 """Strict by default: two devices, rank promotion and warnings are errors, types are checked."""
 
+import gc
 import os
 import zlib
 from importlib.metadata import version
 
 import pytest
 
+# Compilation is most of the suite's time. A program's functions are compiled in as many modules as
+# XLA is told, 32 if nothing is said; for programs as small as ours, one takes less time.
+FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
 if version("jaxlib") < "0.11":
-    # Compilation is most of the suite's time, and a third of it is spent in these emitters. Later
-    # versions do not know the flag, and end the process over it.
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
-    )
+    # A third of the time is spent in these emitters. Later versions do not know the flag, and end
+    # the process over it.
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 import jax
+
+gc.set_threshold(200_000, 20, 100)  # tracing makes many objects, and little garbage in cycles
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from references import memory as naive
 
-from nestax.memory import delta_rule, linear_attention, memory_scan, titans
+from nestax import memory as nm
 
+# Compiled as one program: operation by operation each would be a program of its own.
+delta_rule, linear_attention, memory_scan, titans = (
+    jax.jit(function, static_argnames=("chunk", "implementation", "read"))
+    for function in (nm.delta_rule, nm.linear_attention, nm.memory_scan, nm.titans)
+)
 IMPLEMENTATIONS = (
     {"implementation": "recurrent"},
     {"implementation": "chunked", "chunk": 16},
@@ -144,14 +149,17 @@ def test_a_number_is_the_rate_of_every_token():
     every = lambda rate: jnp.full(9, rate, jnp.float32)  # noqa: E731
     with jax.enable_x64(True):
         for function, numbers in (
-            (linear_attention, (0.5, 0.9)),
-            (delta_rule, (0.5, 0.9)),
-            (delta_rule, (jnp.float32(0.5), None)),
-            (titans, (0.5, 0.7, 0.9)),
+            (nm.linear_attention, (0.5, 0.9)),
+            (nm.delta_rule, (0.5, 0.9)),
+            (nm.delta_rule, (jnp.float32(0.5), None)),
+            (nm.titans, (0.5, 0.7, 0.9)),
         ):
-            one = function(q, k, v, *numbers)
             rates = (None if n is None else every(n) for n in numbers)
-            jax.tree.map(np.testing.assert_array_equal, one, function(q, k, v, *rates))
+            one, each = (
+                jax.jit(lambda *tokens, f=function, r=tuple(r): f(*tokens, *r))(q, k, v)
+                for r in (numbers, rates)
+            )
+            jax.tree.map(np.testing.assert_array_equal, one, each)
             assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(one))
 
 
@@ -171,17 +179,17 @@ def test_wrong_rates_are_refused(monkeypatch):
     # The annotations, which only tests check, would refuse them first.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for wrong, function in (
-        (lambda: linear_attention(q, k, v, beta[:1]), "linear_attention: rate"),
-        (lambda: linear_attention(q, k, v, alpha=beta[:1]), "linear_attention: alpha"),
-        (lambda: delta_rule(q, k, v, beta[:, None]), "delta_rule: beta"),
-        (lambda: titans(q, k, v, beta[:3], mu), "titans: rate"),
+        (lambda: nm.linear_attention(q, k, v, beta[:1]), "linear_attention: rate"),
+        (lambda: nm.linear_attention(q, k, v, alpha=beta[:1]), "linear_attention: alpha"),
+        (lambda: nm.delta_rule(q, k, v, beta[:, None]), "delta_rule: beta"),
+        (lambda: nm.titans(q, k, v, beta[:3], mu), "titans: rate"),
         (
-            lambda: delta_rule(q, k, v, beta, beta[:3]),
+            lambda: nm.delta_rule(q, k, v, beta, beta[:3]),
             "alpha must be a number or hold one per token",
         ),
-        (lambda: titans(q, k, v, beta, mu[:3]), "momentum must be a number or hold one per token"),
-        (lambda: delta_rule(q[:3], k, v, beta), "q and k must be"),
-        (lambda: linear_attention(q, k, v[:3]), "values must be"),
+        (lambda: nm.titans(q, k, v, beta, mu[:3]), "momentum must be a number or hold one per token"),
+        (lambda: nm.delta_rule(q[:3], k, v, beta), "q and k must be"),
+        (lambda: nm.linear_attention(q, k, v[:3]), "values must be"),
     ):
         with pytest.raises(ValueError, match=function):
             wrong()
