@@ -98,7 +98,7 @@ def test_pieces_are_one_pass(x64, window, sizes):
 @pytest.mark.parametrize("window", [3, 30])
 def test_blocks_of_queries_are_one_pass(x64, window, monkeypatch):
     made, x = layer(window), tokens(TIME)
-    start = made(x[:5])[1]
+    start = apply(made, x[:5])[1]
 
     def both(layer):
         y, _ = layer(x)
@@ -131,19 +131,19 @@ def test_only_distances_count(x64):
 
 def test_sequences_of_a_batch_are_independent(x64):
     made, x = layer(), tokens(6, 3)
-    _, state = jax.vmap(made)(x)
-    y, _ = jax.vmap(made)(x, state)
+    _, state = jax.jit(jax.vmap(made))(x)
+    y, _ = jax.jit(jax.vmap(made))(x, state)
     for b in range(3):
-        alone, _ = made(x[b], jax.tree.map(lambda s: s[b], state))  # noqa: B023
+        alone, _ = apply(made, x[b], jax.tree.map(lambda s: s[b], state))  # noqa: B023
         np.testing.assert_allclose(y[b], alone, rtol=1e-10)
 
 
 def test_half_precision_keeps_the_state_single():
     made, x = layer(), tokens(6).astype(jnp.bfloat16)
-    y, state = made(x)
-    again, state = made(x, state)
+    y, state = apply(made, x)
+    again, state = apply(made, x, state)
     assert y.dtype == again.dtype == jnp.bfloat16 and state.keys.dtype == jnp.float32
-    exact, _ = made(x.astype(jnp.float32))
+    exact, _ = apply(made, x.astype(jnp.float32))
     np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.1)
 
 

@@ -111,7 +111,7 @@ def test_one_level_is_the_mlp_of_a_transformer(x64):
     feed = FeedForward(WIDTH, 7, key=jax.random.key(3))
     options = {"levels": [feed.mlp], "norms": [feed.norm], "key": jax.random.key(0)}
     layer, x = ContinuumMemory(WIDTH, (4,), rate=0.0, **options), tokens(9)
-    close(layer(x)[0], feed(x)[0])
+    close(apply(layer, x)[0], apply(feed, x)[0])
 
 
 def test_a_nested_level_begins_anew_when_the_slower_one_moves(x64):
@@ -199,7 +199,7 @@ def test_flushing_a_nested_memory_ends_all_contexts(x64):
 
 def test_sequences_of_a_batch_are_independent(x64):
     layer, x = memory(), tokens(11, 3)
-    _, state = jax.vmap(layer)(x)
+    _, state = jax.jit(jax.vmap(layer))(x)
     y, _ = jax.jit(jax.vmap(layer))(x, state)
     for b in range(3):
         close(y[b], apply(layer, x[b], jax.tree.map(lambda s: s[b], state))[0])  # noqa: B023
@@ -213,18 +213,19 @@ def test_meta_gradients_equal_finite_differences(x64, variant):
     layer, x = memory(variant), tokens(TIME)
 
     @eqx.filter_jit
+    @eqx.filter_value_and_grad
     def loss(layer):
         # The second piece begins in the middle of a period.
         y, state = layer(x[:8])
         return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(layer(x[8:], state)[0]))
 
-    gradient = eqx.filter_jit(eqx.filter_grad(loss))(layer)
+    _, gradient = loss(layer)
     leaves, treedef = jax.tree.flatten(layer)
     for i, (leaf, slope) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
         for n in range(2):
             way = np.random.default_rng([i, n]).normal(size=leaf.shape)
             sides = [
-                loss(treedef.unflatten([*leaves[:i], leaf + h * way, *leaves[i + 1 :]]))
+                loss(treedef.unflatten([*leaves[:i], leaf + h * way, *leaves[i + 1 :]]))[0]
                 for h in (1e-5, -1e-5)
             ]
             expected = (sides[0] - sides[1]) / 2e-5
