@@ -21,9 +21,9 @@ def draw(*shape, seed=0):
 def walk(tx, stream, start=None):
     """Weights after each gradient of a stream, and the last state."""
     p = jnp.zeros_like(stream[0]) if start is None else start
-    state, seen = tx.init(p), []
+    state, seen, update = tx.init(p), [], jax.jit(tx.update)
     for g in stream:
-        u, state = tx.update(g, state, p)
+        u, state = update(g, state, p)
         p = optax.apply_updates(p, u)
         seen.append(p)
     return seen, state
@@ -31,9 +31,9 @@ def walk(tx, stream, start=None):
 
 def memories(tx, stream):
     """The memory after each gradient of a transformation without learning rate."""
-    state, seen = tx.init(stream[0]), []
+    state, seen, update = tx.init(stream[0]), [], jax.jit(tx.update)
     for g in stream:
-        _, state = tx.update(g, state, stream[0])
+        _, state = update(g, state, stream[0])
         seen.append(state[0].memory)
     return seen
 
@@ -348,9 +348,10 @@ def test_linear_memory_read_through_newton_schulz_is_muon(x64):
     tx = optax.contrib.scale_by_muon(nesterov=False, eps=0.0, mu_dtype=jnp.float64)
     ours = optim.associative_momentum(1.0, decay=0.95, readout=optim.newton_schulz)
     state, mine = tx.init(stream[0]), ours.init(stream[0])
+    update, write = jax.jit(tx.update), jax.jit(ours.update)
     for g in stream:
-        theirs, state = tx.update(g, state)
-        found, mine = ours.update(g, mine)
+        theirs, state = update(g, state)
+        found, mine = write(g, mine)
         np.testing.assert_allclose(found, -theirs, **EXACT)
 
 
@@ -394,9 +395,9 @@ def test_m3_is_its_algorithm(x64, literal, steps):
         return optim.newton_schulz(m, steps, "cubic") if steps else m
 
     expected = naive_m3(stream, 3, 0.7, 0.9, 0.6, 0.4, read, 1e-6, literal)
-    state = tx.init(stream[0])
+    state, update = tx.init(stream[0]), jax.jit(tx.update)
     for g, wanted in zip(stream, expected, strict=True):
-        found, state = tx.update(g, state)
+        found, state = update(g, state)
         np.testing.assert_allclose(found, wanted, **EXACT)
 
 
