@@ -47,7 +47,10 @@ def make(name, seed=0, width=WIDTH, scale=1.0, **more):
     layer = kind(width, 2, **{**options, **more}, key=jax.random.key(seed))
     leaves, treedef = jax.tree.flatten(layer)
     rng = np.random.default_rng(seed)
-    leaves = [scale * (a + 0.3 * jnp.asarray(rng.normal(size=a.shape), a.dtype)) for a in leaves]
+    leaves = [
+        jnp.asarray(scale * (np.asarray(a) + 0.3 * rng.normal(size=a.shape)), a.dtype)
+        for a in leaves
+    ]
     return treedef.unflatten(leaves)
 
 

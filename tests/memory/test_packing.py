@@ -166,7 +166,7 @@ def test_models_keep_documents_apart(x64, kind):
 def test_queries_in_blocks_keep_documents_apart(x64, monkeypatch):
     layer, case = LAYERS["attention"](key=jax.random.key(0)), CASES["63"]
     run = jax.jit(lambda x, state: layer(x, state, **case.masks))
-    x, start = draws()[0][:63], layer(draws()[0][-8:])[1]
+    x, start = draws()[0][:63], jax.jit(lambda x: layer(x))(draws()[0][-8:])[1]
     whole = run(x, start)
     monkeypatch.setattr(memory._attention, "_BLOCK", 8)
     close(jax.jit(lambda x, state: layer(x, state, **case.masks))(x, start), whole, "blocks")
@@ -221,9 +221,9 @@ def test_levels_that_write_nothing_begin_anew_with_documents(x64):
     layer = LAYERS["nested"](objective=None, key=jax.random.key(0))
     moved = jax.tree.map(lambda w: w + 1, layer.init_state())
     x, case = draws()[0][:12], Case(12, (5,), (0, 4, 5, 11), began=True)
-    y, state = layer(x, moved, **case.masks)
-    close(y[1:4], layer(x[1:4], moved)[0], "before")
-    close(y[6:11], layer(x[6:11])[0], "after")
+    y, state = jax.jit(lambda x: layer(x, moved, **case.masks))(x)
+    close(y[1:4], jax.jit(lambda x: layer(x, moved))(x[1:4])[0], "before")
+    close(y[6:11], jax.jit(lambda x: layer(x))(x[6:11])[0], "after")
     close(state, layer.init_state(), "state")
 
 

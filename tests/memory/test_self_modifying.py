@@ -36,7 +36,10 @@ def make(name, seed=0, width=WIDTH, scale=1.0, **more):
     layer = SelfModifyingMemory(width, 2, **options, key=jax.random.key(seed))
     leaves, treedef = jax.tree.flatten(layer)
     rng = np.random.default_rng(seed)
-    leaves = [scale * (a + 0.5 * jnp.asarray(rng.normal(size=a.shape), a.dtype)) for a in leaves]
+    leaves = [
+        jnp.asarray(scale * (np.asarray(a) + 0.5 * rng.normal(size=a.shape)), a.dtype)
+        for a in leaves
+    ]
     return treedef.unflatten(leaves)
 
 
