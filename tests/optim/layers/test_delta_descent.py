@@ -1,5 +1,7 @@
 """Delta gradient descent against its objective, and its layer under every transformation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,24 +36,25 @@ def close(a, b, rtol=1e-10, atol=1e-13):
     np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
+@jax.jit
+@jax.value_and_grad
+def objective(new, w, x, d, rate, each):
+    """Of which a step is the minimiser, and its gradient."""
+    new = new.reshape(OUT, IN)
+    y = new @ x.T
+    return jnp.sum(y * d.T) + each / 2 * jnp.sum(y**2) + jnp.sum((new - w) ** 2) / (2 * rate)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5, 9])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
 def test_the_step_is_the_minimiser_of_the_stated_objective(x64, rows, reduction, decay):
     w, x, d = problem(rows)
     rate, each = 0.3, decay / rows if reduction == "mean" else decay
-
-    def objective(new):
-        new = new.reshape(OUT, IN)
-        y = new @ x.T
-        near = jnp.sum((new - w) ** 2) / (2 * rate)
-        return jnp.sum(y * d.T) + each / 2 * jnp.sum(y**2) + near
-
     new = w - rate * delta_gradient(w, x, d, rate, decay, reduction)
-    np.testing.assert_allclose(jax.grad(objective)(new), 0, atol=1e-10)
-    found = minimize(
-        jax.jit(objective), np.zeros(OUT * IN), jac=jax.jit(jax.grad(objective)), tol=1e-9
-    )
+    given = (w, x, d, rate, each)
+    np.testing.assert_allclose(objective(new.ravel(), *given)[1], 0, atol=1e-10)
+    found = minimize(objective, np.zeros(OUT * IN), given, jac=True, tol=1e-9)
     np.testing.assert_allclose(new, found.x.reshape(OUT, IN), rtol=1e-6, atol=1e-6)
 
 
@@ -80,6 +83,17 @@ def test_limits_are_the_ordinary_gradient(x64):
     assert delta_gradient(w, x[:0], d[:0], 0.3).shape == (OUT, IN)
 
 
+@functools.partial(jax.jit, static_argnames=("steps", "explicit"))
+def erased(w, x, steps, explicit):
+    """The weight after steps on rows that have no error."""
+    none = jnp.zeros((len(x), OUT))
+
+    def step(w, _):
+        return w - delta_gradient(w, x, none, 1.0, 1.0, "sum", explicit), None
+
+    return jax.lax.scan(step, w, length=steps)[0]
+
+
 @pytest.mark.parametrize("norm", [1e-3, 1.0, 2.0, 1e2, 1e4, 1e6])
 @pytest.mark.parametrize("rows", [1, 3, 12])
 @pytest.mark.parametrize("repeated", [False, True])
@@ -88,21 +102,14 @@ def test_never_diverges_where_the_explicit_step_does(norm, rows, repeated):
     x = norm * (jnp.repeat(x[:1], rows, 0) if repeated else x)
     x = x / jnp.linalg.norm(x[0])  # first row of norm `norm`
     x = norm * x
-    none, start = jnp.zeros((rows, OUT)), jnp.linalg.norm(w)
-
-    def after(steps, explicit):
-        def step(w, _):
-            return w - delta_gradient(w, x, none, 1.0, 1.0, "sum", explicit), None
-
-        return jax.lax.scan(step, w, length=steps)[0]
-
-    grown = jnp.linalg.norm(after(1, False)), jnp.linalg.norm(after(50, False))
+    start, end = jnp.linalg.norm(w), erased(w, x, 50, False)
+    grown = jnp.linalg.norm(erased(w, x, 1, False)), jnp.linalg.norm(end)
     assert grown[0] <= start * (1 + 1e-5) and grown[1] <= start * (1 + 1e-3)
     if norm >= 1:  # what the inputs see is forgotten
-        seen = jnp.linalg.norm(after(50, False) @ x[0]) / norm
+        seen = jnp.linalg.norm(end @ x[0]) / norm
         assert seen <= 1e-2 * jnp.linalg.norm(w @ x[0]) / norm
     spectral = jnp.linalg.norm(x, 2) ** 2
-    exploded = jnp.linalg.norm(after(50, True))
+    exploded = jnp.linalg.norm(erased(w, x, 50, True))
     if spectral > 2.1:
         assert not exploded < 10 * start
     elif spectral < 1.9:
@@ -238,9 +245,11 @@ def test_derivatives_through_inner_steps_are_exact(x64, differentiate, deep):
             w = w - rate * delta_gradient(w, x, error_rows(w, x, t), rate)
         return jnp.sum(jnp.sin(w))
 
-    for argument in range(3):
-        found = jax.jit(differentiate(layered, argument))(w, x, 0.3)
-        close(found, differentiate(spelled_out, argument)(w, x, 0.3))
+    found, expected = (
+        jax.jit(differentiate(f, (0, 1, 2)))(w, x, 0.3) for f in (layered, spelled_out)
+    )
+    for one, other in zip(found, expected, strict=True):
+        close(one, other)
 
 
 def test_a_sharded_batch_is_one_batch_under_jit_and_shards_add_up_under_shard_map(x64):
