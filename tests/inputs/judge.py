@@ -13,6 +13,9 @@ import numpy as np
 from inputs.kinds import Case, Kind
 
 
+_ABSENT = object()
+
+
 class Call:
     """A public function with sound arguments and the kind of each.
 
@@ -46,19 +49,25 @@ class Call:
         return self.kinds[argument](self.sound.get(argument, self.sound))
 
     @cached_property
-    def _results(self) -> dict:
+    def _results(self) -> dict[tuple[str, int], tuple[list, Any]]:
         return {}
 
-    def result(self, argument: str | None = None, value: Any = None, label: Any = None) -> list:
-        """Leaves of the result with one argument replaced; those with a label are kept."""
-        if label is not None and label in self._results:
-            return self._results[label]
+    def result(self, argument: str | None = None, value: Any = None) -> list:
+        """Leaves of the result with one argument replaced."""
         replaced = value if "," in (argument or "") else {argument: value}
         given = self.sound if argument is None else {**self.sound, **replaced}
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.run(**given)) if _numeric(leaf)]
-        if label is not None:
-            self._results[label] = leaves
-        return leaves
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(self.run(**given)) if _numeric(leaf)]
+
+    def wanted(self, argument: str = "", means: Any = None) -> list:
+        """The result for values that are sound. Many cases mean the same, so it is kept."""
+        sound = self.sound.get(argument, _ABSENT)
+        if means is sound or (type(means) is type(sound) is float and means == sound):
+            argument = ""
+        label = (argument, id(means) if argument else 0)
+        if label not in self._results:
+            # With `means`, so that no other object gets its id.
+            self._results[label] = (self.result(argument or None, means), means)
+        return self._results[label][0]
 
 
 class Outcome(NamedTuple):
@@ -110,12 +119,12 @@ def judge(call: Call, argument: str, case: Case) -> Outcome:
     if case.expect == "runs":
         return outcome("right") if finite else outcome("fault", "a result that is not finite")
     if case.expect == "prefix":
-        whole = call.result(label="sound")[0]
+        whole = call.wanted()[0]
         wanted = [whole[: len(found[0])]]
         found = found[:1]
     else:
         try:
-            wanted = call.result(argument, case.means, (argument, case.name))
+            wanted = call.wanted(argument, case.means)
         except Exception as error:
             return outcome("fault", f"without a result for the same values: {error!r}")
     if _equal(found, wanted, case.rtol, -1 if case.expect == "mirror" else 1):
