@@ -7,14 +7,15 @@ from importlib.metadata import version
 
 import pytest
 
-# Compilation is most of the suite's time. A program's functions are compiled in as many modules as
-# XLA is told, 32 if nothing is said; for programs as small as ours, one takes less time.
-FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
+# Compilation is most of the suite's time. XLA compiles a program's functions in as many modules as
+# it is told, 32 if nothing is said; for programs as small as ours, one takes less time.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_cpu_parallel_codegen_split_count=1"
+)
 if version("jaxlib") < "0.11":
     # A third of the time is spent in these emitters. Later versions do not know the flag, and end
     # the process over it.
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax
 

@@ -12,7 +12,6 @@ import jaxtyping
 import numpy as np
 from inputs.kinds import Case, Kind
 
-
 _ABSENT = object()
 
 

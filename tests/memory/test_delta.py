@@ -187,7 +187,10 @@ def test_wrong_rates_are_refused(monkeypatch):
             lambda: nm.delta_rule(q, k, v, beta, beta[:3]),
             "alpha must be a number or hold one per token",
         ),
-        (lambda: nm.titans(q, k, v, beta, mu[:3]), "momentum must be a number or hold one per token"),
+        (
+            lambda: nm.titans(q, k, v, beta, mu[:3]),
+            "momentum must be a number or hold one per token",
+        ),
         (lambda: nm.delta_rule(q[:3], k, v, beta), "q and k must be"),
         (lambda: nm.linear_attention(q, k, v[:3]), "values must be"),
     ):
