@@ -49,7 +49,7 @@ def objective(rng, name, names, with_info=False):
 def noise(key, size):
     """Numbers out of the key's own bits: the program of `jax.random.normal` is longer than that of
     a whole small nest, and is compiled wherever something is drawn."""
-    one, other = jax.random.key_data(key).astype(jnp.result_type(float)) / 2**32
+    one, other = jax.random.key_data(key).astype(jnp.result_type(float)) / 2.0**32
     return math.sqrt(2) * jnp.sin(2 * math.pi * (one * jnp.arange(1, size + 1) + other))
 
 
