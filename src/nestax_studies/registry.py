@@ -102,9 +102,8 @@ EXPERIMENTS = {
         _optimizers.Settings,
         _optimizers.STUDY,
     ),
-    "timescales": _study(
+    "timescales": _made(
         "Do slow clocks forget less? Parts of a network on several clocks, task after task.",
-        _timescales.Settings,
         _timescales.STUDY,
     ),
     "formal-languages": _made(
@@ -126,9 +125,8 @@ EXPERIMENTS = {
         _language_model.STUDY.report,
         _language_model.STUDY.example,
     ),
-    "continual": _study(
+    "continual": _made(
         "Does a continuum memory forget less? Against plain networks, consolidation and replay.",
-        _continual.Settings,
         _continual.STUDY,
     ),
 }

@@ -1,7 +1,7 @@
-"""Several clocks against forgetting: streams, arms, measures, a whole small run, verdicts."""
+"""Several clocks against forgetting: streams, arms, measures, a small run, verdicts, figures."""
 
-import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,11 @@ import optax
 import pytest
 
 from nestax.runs import SettingsError
-from nestax_studies import data, timescales
-from nestax_studies.study import clearly, tuning
-from nestax_studies.timescales import streams
-from nestax_studies.timescales.arms import ARMS, FAMILIES
-from nestax_studies.timescales.findings import (
-    find,
-    forgotten_at,
-    less_forgotten,
-    measures,
-    seen,
-)
-from nestax_studies.timescales.streams import Images, Stream, draw_tasks
+from nestax_studies import data, lab, streams, timescales
+from nestax_studies.streams import Images, draw_tasks, measures, seen
+from nestax_studies.timescales import ARMS, FAMILIES, Settings, find, forgotten_at, less_forgotten
 
 DESCENT = "descent-first-16"
-TINY = {"streams": ("task",), "tasks": 2, "steps": 64, "seeds": 2, "tuning_seeds": 1, "trials": 2}
 
 
 # Streams
@@ -48,15 +38,14 @@ def test_images_of_training_tuning_and_judging_are_different_ones(monkeypatch):
     assert numbers[2].min() >= 5000 and len(np.unique(numbers[2])) == 30
 
 
-@pytest.mark.parametrize("kind", ["class", "task"])
-def test_split_tasks_share_out_the_classes(kind):
-    classes, places = draw_tasks(Stream(kind, 5, 64, 4, 8), 6, jax.random.key(1))
+def test_split_tasks_share_out_the_classes():
+    classes, places = draw_tasks(False, 5, 6, jax.random.key(1))
     assert classes.shape == (5, 2) and sorted(np.ravel(classes)) == list(range(10))
     np.testing.assert_array_equal(places, np.tile(np.arange(6), (5, 1)))
 
 
 def test_permuted_tasks_have_all_classes_and_other_pixels():
-    classes, places = draw_tasks(Stream("permuted", 4, 64, 4, 8), 50, jax.random.key(1))
+    classes, places = draw_tasks(True, 4, 50, jax.random.key(1))
     np.testing.assert_array_equal(classes, np.tile(np.arange(10), (4, 1)))
     np.testing.assert_array_equal(places[0], np.arange(50))
     assert (np.sort(places) == np.arange(50)).all()
@@ -71,46 +60,39 @@ def prototypes(noise=0):
 
 
 def test_a_task_is_learned_and_seeds_to_tune_by_are_looked_at_on_other_images():
-    stream = Stream("class", 2, 192, 8, 16, together=3)
-    run = streams.runner(stream, ARMS["descent"], prototypes())
-    rates, seeds = [0.0, 0.3], [tuning(0), 0]
-    found = run(rates, seeds)
-    assert found.shape == (2, 2, 2, 2)
+    settings = Settings(tasks=2, steps=192, batch_size=8)
+    vars(settings)["images"] = prototypes()
+    run = streams.runner(settings, *timescales.parts(settings, "class", "descent"))
+    seeds = [lab.tuning(0), 0] * 3
+    still, learned, lost = run(seeds, [0.0, 0.0, 0.3, 0.3, 1e30, 1e30]).reshape(3, 2, 2, 2)
     # Five classes each, and learning the second five forgets the first.
-    assert found[1, 0, 0, 0] > 0.9 and found[1, 0, 1, 1] > 0.9
-    assert found[1, 0, 1, 0] < 0.5 and found[1, 0, 0, 1] == 0
-    assert (found[0, 0, 0] == found[0, 0, 1]).all()  # nothing moves at rate 0
+    assert learned[0, 0, 0] > 0.9 and learned[0, 1, 1] > 0.9
+    assert learned[0, 1, 0] < 0.5 and learned[0, 0, 1] == 0
+    assert (still[0, 0] == still[0, 1]).all()  # nothing moves at rate 0
     # One black image is called one class.
-    np.testing.assert_allclose(found[1, 1, [0, 1], [0, 1]], 0.2, atol=1e-6)
-    alone = streams.runner(dataclasses.replace(stream, together=1), ARMS["descent"], prototypes())
-    np.testing.assert_allclose(alone(rates, seeds), found, atol=0.07)
+    np.testing.assert_allclose(learned[1, [0, 1], [0, 1]], 0.2, atol=1e-6)
+    assert (lost == 0).all()  # what diverges knows nothing
 
 
 def test_where_the_task_is_known_other_classes_are_out_of_the_question():
-    stream, key = Stream("task", 5, 64, 8, 8), jax.random.key(0)
     arm, x, own = ARMS["descent"], jnp.ones((3, 20)), jnp.array([7, 2])
-    params = streams.init(stream, arm, 20, key)
-    known = streams.scores(stream, arm, params, x, own)
-    free = streams.scores(dataclasses.replace(stream, kind="class"), arm, params, x, own)
+    params = timescales.network(arm, 20, 8, jax.random.key(0))
+    known, free = (timescales.scores(kind, arm, params, x, own) for kind in ("task", "class"))
     assert set(np.ravel(jnp.argsort(known, axis=1)[:, -2:])) == {2, 7}
     np.testing.assert_array_equal(known[:, own], free[:, own])
     assert (np.delete(known, [2, 7], axis=1) < -1e8).all()
 
 
-def test_blocks_add_and_what_diverges_knows_nothing():
-    stream = Stream("permuted", 2, 64, 8, 8, together=1)
-    arm = ARMS["descent-blocks"]
-    params = streams.init(stream, arm, 20, jax.random.key(0))
-    x, own = jnp.ones((3, 20)), jnp.arange(10)
+def test_blocks_add():
+    arm, x, own = ARMS["descent-blocks"], jnp.ones((3, 20)), jnp.arange(10)
+    params = timescales.network(arm, 20, 8, jax.random.key(0))
     parts = [
-        streams.scores(stream, arm, [jax.tree.map(jnp.zeros_like, p) if j != i else p
-                                     for j, p in enumerate(params)], x, own)
+        timescales.scores("class", arm, [jax.tree.map(jnp.zeros_like, p) if j != i else p
+                                         for j, p in enumerate(params)], x, own)
         for i in range(3)
     ]  # fmt: skip
-    np.testing.assert_allclose(
-        streams.scores(stream, arm, params, x, own), sum(parts), rtol=1e-5, atol=1e-6
-    )
-    assert (streams.runner(stream, arm, prototypes())([1e30], [0]) == 0).all()
+    added = timescales.scores("class", arm, params, x, own)
+    np.testing.assert_allclose(added, sum(parts), rtol=1e-5, atol=1e-6)
 
 
 # Arms
@@ -171,19 +153,19 @@ MATRIX = np.array([[0.9, 0.1, 0.0], [0.6, 0.8, 0.2], [0.7, 0.3, 1.0]])
 
 def test_measures_of_a_matrix():
     found = measures(np.stack([MATRIX, MATRIX / 2]))
-    np.testing.assert_allclose(found.learning, [0.9, 0.45])
-    np.testing.assert_allclose(found.forgetting, [(0.2 + 0.5) / 2, 0.175])
-    np.testing.assert_allclose(found.final, [2 / 3, 1 / 3])
+    np.testing.assert_allclose(found["learning"], [0.9, 0.45])
+    np.testing.assert_allclose(found["forgetting"], [(0.2 + 0.5) / 2, 0.175])
+    np.testing.assert_allclose(found["final"], [2 / 3, 1 / 3])
     np.testing.assert_allclose(seen(MATRIX), [0.9, 0.7, 2 / 3])
 
 
 def test_the_most_that_was_known_may_come_later_than_the_task_itself():
     later = MATRIX.copy()
     later[1, 0] = 0.95
-    np.testing.assert_allclose(measures(later).forgetting, (0.25 + 0.5) / 2)
+    np.testing.assert_allclose(measures(later)["forgetting"], (0.25 + 0.5) / 2)
     before = MATRIX.copy()
     before[0, 1] = 0.99  # by chance, before it was learned
-    np.testing.assert_allclose(measures(before).forgetting, 0.35)
+    np.testing.assert_allclose(measures(before)["forgetting"], 0.35)
 
 
 def test_forgetting_is_interpolated_at_the_first_rate_that_learns_enough():
@@ -199,7 +181,8 @@ def record(forgetting, final=(0.5, 0.5, 0.5), score=0.5, top=1.0):
     """Three rates, three seeds; `forgetting` is where 95 % is learned."""
     learning = np.array([[0.0] * 3, [0.95 * top] * 3, [top] * 3])
     return {
-        "rates": [0.1, 0.2, 0.3], "place": 1, "edge": False, "scores": [0.0, score, 0.0],
+        "rates": [0.1, 0.2, 0.3], "rate": 0.2, "place": 1, "edge": False,
+        "scores": [0.0, score, 0.0],
         "learning": learning.tolist(), "forgetting": [[0.0] * 3, list(forgetting), [1.0] * 3],
         "final": [[0.0] * 3, list(final), [0.0] * 3], "matrix": [MATRIX.tolist()] * 3,
     }  # fmt: skip
@@ -214,79 +197,82 @@ def test_arms_are_compared_where_both_have_learned_as_much():
 
 
 def test_a_difference_must_be_a_point_and_have_the_sign_of_nine_in_ten():
-    assert clearly(np.array([0.01, 0.02, 0.001]), 0.01) is True
-    assert clearly(np.array([0.009, 0.009, 0.03]), 0.01) is False
-    assert clearly(np.array([0.02, 0.02, -0.001]), 0.01) is False
-    assert clearly(np.array([0.02, 0.02, np.nan]), 0.01) is None
+    good = np.array([0.01, 0.02, 0.001])
+    assert streams.ahead(good) is True and streams.more(good + 0.5, np.full(3, 0.5)) is True
+    assert streams.ahead(good, np.array([0.009, 0.009, 0.03])) is False
+    assert streams.ahead(good, np.array([0.02, 0.02, -0.001])) is False
+    assert streams.ahead(good, np.array([0.02, 0.02, np.nan])) is None
 
 
 # Studies
 
 
-def test_a_run_is_complete_and_a_half_finished_one_goes_on(folder, tmp_path):
-    arms = ("descent", f"{DESCENT}-mean", f"{DESCENT}-rates")
-    settings = timescales.Settings(arms=arms, **TINY)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    with folder(whole, settings) as opened:
-        timescales.STUDY.run(settings, opened)
-        lines = timescales.STUDY.report(settings, opened)
-        records = opened.metrics()
-    assert len(lines) == 2
-    summary = json.loads((whole / "summary.json").read_text())
-    assert summary["complete"] and np.shape(summary["task"]["descent"]["matrix"]) == (2, 2, 2)
-    for name in ("results", "first"):
-        assert (whole / "figures" / f"{name}.png").stat().st_size > 8_000
-    with folder(broken, settings) as opened:
-        for one in records[:1]:
-            opened.append(one)
-        assert timescales.STUDY.report(settings, opened) == []
-        timescales.STUDY.run(settings, opened)
-    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+@pytest.fixture(scope="module")
+def run():
+    """Settings and records of a small run."""
+    settings = Settings(
+        streams=("task",), arms=("descent", f"{DESCENT}-mean"), tasks=3, steps=64, seeds=2,
+        tuning_seeds=1, trials=3,
+    )  # fmt: skip
+    stages, desk = timescales.STUDY.stages(settings), lab.Desk(lambda text: None, Path())
+    return settings, {name: stage(desk) for name, stage in stages.items()}
 
 
-def test_the_example_is_a_nest_of_peers_on_the_clocks_of_an_arm():
-    settings = timescales.Settings(streams=("class",))
-    example = timescales.example(settings)
-    assert example.level is None and example.flows == {}
-    text = str(example.nest.levels(example.state))
-    assert all(f"values['{name}']" in text for name in ("in", "hidden", "out"))
-    names = ("in", "hidden", "out")
-    start = [example.state.values[name] for name in names]
-    state, info = example.nest.run(example.state, 1)  # one step of the slowest, 16 of the fastest
-    assert [len(info[name].loss) for name in names] == [1, 4, 16]
-    assert ARMS[f"{DESCENT}-mean"].periods == (16, 4, 1)
-    moved = [state.values[name] for name in names]
-    for one, other in zip(start, moved, strict=True):
-        assert not np.array_equal(one.weight, other.weight)
+def test_a_run_finds_the_numbers_that_were_found_before_it_was_a_nest(run):
+    before = json.loads((Path(__file__).parent / "before" / "timescales.json").read_text())
+    assert set(before) == set(run[1])
+    for stage, numbers in before.items():
+        for name, value in numbers.items():
+            np.testing.assert_allclose(run[1][stage][name], value, atol=2e-5, err_msg=stage + name)
+
+
+def test_figures_show_what_was_recorded(run):
+    settings, records = run
+    results, first, others = timescales.draw(settings, records)
+    assert [s.name for s in (results, first, others)] == ["results", "first", "others"]
+    mean, single = (records[f"task {arm}"] for arm in (f"{DESCENT}-mean", "descent"))
+    label, final = ARMS[f"{DESCENT}-mean"].label, 100 * np.asarray(mean["final"][mean["place"]])
+    (ends,) = results.drawn["task: in the end"][label]
+    np.testing.assert_allclose(ends, (min(final), np.median(final), max(final)))
+    gain = 100 * less_forgotten(mean, single)
+    drawn = results.drawn.get("task: less forgotten", {})
+    if np.isfinite(gain).all():
+        np.testing.assert_allclose(drawn[label][0], (min(gain), np.median(gain), max(gain)))
+    x, middle, low, high = first.drawn["split by classes, task known"][label]
+    known = 100 * seen(np.asarray(mean["matrix"]))
+    assert x.tolist() == [1, 2, 3]
+    for one, rule in ((middle, np.median), (low, np.min), (high, np.max)):
+        np.testing.assert_allclose(one, rule(known, axis=0))
+    learned, lost, *_ = first.drawn["split by classes, task known: forgotten"][label]
+    most = int(np.argmax(np.median(mean["learning"], axis=1)))
+    np.testing.assert_allclose(learned, 100 * np.median(mean["learning"], axis=1)[: most + 1])
+    np.testing.assert_allclose(lost, 100 * np.median(mean["forgetting"], axis=1)[: most + 1])
+    assert set(first.drawn["split by classes, task known"]) == {label, ARMS["descent"].label}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"arms": ("sgd",)}, "got sgd"),
-        ({"streams": ("split",)}, "of class, task, permuted; got split"),
-        ({"streams": ()}, "got none"),
-        ({"streams": ("task", "task")}, "once each"),
+        ({"streams": ("split",)}, "of all, class, task, permuted; got split"),
         ({"tasks": 1}, "at least 2"),
-        ({"tasks": 6}, "at most 5, got 6"),
+        ({"tasks": 6}, "at most 5 where classes are split, got 6"),
         ({"steps": 100}, "multiple of 64, got 100"),
-        ({"seeds": 0}, "seeds must be at least 1, got 0"),
-        ({"trials": 1}, "trials must be at least 2, got 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
     with pytest.raises(SettingsError, match=message):
-        timescales.Settings(**options)
+        Settings(**options)
 
 
 def test_settings_name_families_and_permutations_may_be_many():
-    settings = timescales.Settings(streams=("permuted",), tasks=10, arms=("blocks", "descent"))
+    settings = Settings(streams=("permuted",), tasks=10, arms=("blocks", "descent"))
     assert settings.arms[0] == "descent" and "descent-blocks-64-mean" in settings.arms
     assert {ARMS[arm].family for arm in settings.arms} == {"others", "blocks"}
-    assert timescales.Settings(preset="full").arms == tuple(ARMS)
-    again = json.loads(json.dumps(dataclasses.asdict(settings)))
-    again = {k: tuple(v) if isinstance(v, list) else v for k, v in again.items()}
-    assert timescales.Settings(**again) == settings
+    full = Settings(preset="full")
+    assert full.arms == tuple(ARMS) and (full.steps, full.data) == (448, "mnist")
+    small = Settings()
+    assert len(small.arms) == 11 and (small.steps, small.data) == (128, "digits")
 
 
 @pytest.mark.parametrize(
@@ -297,17 +283,28 @@ def test_settings_name_families_and_permutations_may_be_many():
         (record((0.1,) * 3, (0.7,) * 3, 0.6), record((0.1,) * 3, (0.7,) * 3, 0.6), [False, False]),
         # Less than the same rates, but one seed more than one clock.
         (record((0.1, 0.1, 0.4)), record((0.5,) * 3), [False, False]),
+        # Half a point less.
+        (record((0.195,) * 3, (0.505,) * 3, 0.6), record((0.2,) * 3), [False, False]),
+        # The best arm is the one that was best on the seeds to tune by.
+        (record((0.1,) * 3, (0.7,) * 3, 0.6), record((0.2,) * 3, (0.8,) * 3, 0.7), [True, False]),
     ],
 )
 def test_verdicts(mean, rates, expected):
-    settings = timescales.Settings(streams=("task",))
     records = {
         "task descent": record((0.3,) * 3),
         f"task {DESCENT}-mean": mean,
         f"task {DESCENT}-rates": rates,
     }
-    found = find(settings, records)
+    found = find(Settings(streams=("task",)), records)
     assert [v.holds for v in found.verdicts] == expected
-    assert len(found.table.rows) == 3 and json.dumps(found.summary)
+    assert {v.of for v in found.verdicts} == {"split by classes, task known"}
+    assert len(found.numbers.rows) == 3 and json.dumps(found.numbers.summary())
+    gains = found.numbers.summary()[
+        f"split by classes, task known / {ARMS[f'{DESCENT}-mean'].label}"
+    ]["measures"]["less forgotten than one clock"]
+    np.testing.assert_allclose(
+        gains["values"], 100 * less_forgotten(mean, record((0.3,) * 3)), rtol=1e-5
+    )
     del records[f"task {DESCENT}-rates"]
-    assert find(settings, records).verdicts[0].holds is None
+    lacking = find(Settings(streams=("task",)), records).verdicts[0]
+    assert lacking.holds is None and "rates only" in lacking.measured

@@ -1,12 +1,9 @@
 """The arms: a continuum memory on either clock, plain networks, consolidation and replay.
 
-The continuum memory is a chain of MLPs inside a classifier. Its clock of *optimizer steps* moves
-the starts of the MLPs at periods of their own; its clock of *examples*, which are the tokens here,
-lets an MLP be written in context, while the stream is read and without the optimizer. The memory's
-state is carried along the whole stream; what is kept of it is by how much it differs from the
-starts, so that these can be learned meanwhile. Labels write at the ends of batches; the local
-objective within them, because its targets are learned through the writes, and no gradient crosses
-the batch's end.
+The continuum memory is a chain of MLPs inside a classifier. Its clock of optimizer steps moves the
+starts of the MLPs at periods of their own. Its clock of examples writes an MLP in context, while
+the stream is read. The memory's state is carried along the stream as its difference from the
+starts, which can be learned meanwhile. No gradient crosses the end of a batch.
 """
 
 import dataclasses
@@ -26,7 +23,6 @@ STEPS = (1, 4, 16)  # optimizer steps between two moves of a level's start
 TURNS = (1, 4, 16)  # batches of examples between two writes of a level, by labels
 PARTS = (8, 4, 2)  # writes of a level within a batch, by the local objective
 _CLIPPED = 1.0  # norm of a gradient, at most: penalties and gated MLPs are steep in places
-_NONE = (0.0,)  # for arms without a second thing to tune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Arm:
     rates_only: bool = False
     writes: str = ""
     extra: str = ""
-    extras: tuple[float, ...] = _NONE
+    extras: tuple[float, ...] = (0.0,)
     control: str | None = None
 
     @property
@@ -66,20 +62,16 @@ class Arm:
         return optax.chain(optax.clip_by_global_norm(_CLIPPED), self._descent(rate))
 
     def _descent(self, rate: Any) -> optax.GradientTransformation:
-        base = optim.gradient_descent
         if self.clocks is None:
-            return base(rate)
+            return optim.gradient_descent(rate)
         # In a path the level's number stands after the module's field.
-        names = [rf"levels/{i}(/|$)" for i in range(len(self.clocks))]
-        given: dict[str, Any] = {
-            name: base(rate / period if self.rates_only else rate)
-            for name, period in zip(names, self.clocks, strict=True)
-        }
-        periods = {
-            name: 1 if self.rates_only else period
-            for name, period in zip(names, self.clocks, strict=True)
-        }
-        return optim.multi_timescale(given | {"": base(rate)}, periods | {"": 1})
+        clocks = {rf"levels/{i}(/|$)": clock for i, clock in enumerate(self.clocks)} | {"": 1}
+        only = self.rates_only
+        rates = {name: rate / clock if only else rate for name, clock in clocks.items()}
+        return optim.multi_timescale(
+            {name: optim.gradient_descent(one) for name, one in rates.items()},
+            dict.fromkeys(clocks, 1) if only else clocks,
+        )
 
 
 _IN_CONTEXT = {"extra": "rate in context", "extras": (0.03, 0.3, 3.0)}
@@ -153,9 +145,8 @@ def network(arm: Arm, inputs: int, hidden: int, classes: int, batch_size: int) -
             objective="local" if arm.writes == "local" else None,
         )  # fmt: skip
         (first,), (last,) = (
-            models.mlp_init(k, ends)
-            for k, ends in ((keys[0], (inputs, width)), (keys[2], (width, classes)))
-        )
+            models.mlp_init(keys[0], (inputs, width)), models.mlp_init(keys[2], (width, classes))
+        )  # fmt: skip
         return {"in": first, "memory": memory, "out": last}
 
     def start(params: dict[str, Any]) -> Any:
@@ -166,39 +157,35 @@ def network(arm: Arm, inputs: int, hidden: int, classes: int, batch_size: int) -
         starts = params["memory"].init_state().weights
         return memory._replace(weights=jax.tree.map(jnp.add, starts, memory.weights))
 
-    def scores(params: dict[str, Any], body: Callable, x: Array) -> Any:
-        first, last = params["in"], params["out"]
-        y, after = body(jax.nn.relu(_affine(first, x)))
-        return _affine(last, y), after
+    def scores(params: dict[str, Any], module: Any, x: Array, state: Any) -> Any:
+        y, after = module(jax.nn.relu(_affine(params["in"], x)), state)
+        return _affine(params["out"], y), after
 
     def read(params: dict[str, Any], memory: Any, x: Array) -> Array:
         # Without its targets the module writes nothing.
-        module = eqx.tree_at(lambda m: m.target, params["memory"], None, is_leaf=_absent)
-        return scores(params, lambda h: module(h, now(params, memory)), x)[0]
+        absent = lambda node: node is None  # noqa: E731
+        module = eqx.tree_at(lambda m: m.target, params["memory"], None, is_leaf=absent)
+        return scores(params, module, x, now(params, memory))[0]
 
-    def learn(
-        params: dict[str, Any], memory: Any, x: Array, y: Array, extra: Any
-    ) -> tuple[Array, Any]:
+    def learn(params: dict[str, Any], memory: Any, x: Array, y: Array, extra: Any) -> Any:
         state = now(params, memory)
         module = eqx.tree_at(lambda m: m.rate, params["memory"], jnp.full(len(TURNS), extra))
         if not arm.writes:
-            return scores(params, lambda h: module(h, state), x)[0], memory
+            return scores(params, module, x, state)[0], memory
         if arm.writes == "local":
-            said, after = scores(params, lambda h: module(h, state), x)
+            outputs, after = scores(params, module, x, state)
         else:
 
             def loss(weights: Any) -> tuple[Array, Array]:
-                at = state._replace(weights=weights)
-                found = scores(params, lambda h: module(h, at), x)[0]
-                each = optax.softmax_cross_entropy_with_integer_labels(found, y)
-                return jnp.sum(each), found
+                outputs = scores(params, module, x, state._replace(weights=weights))[0]
+                each = optax.softmax_cross_entropy_with_integer_labels(outputs, y)
+                return jnp.sum(each), outputs
 
             # What is written is written: the optimizer does not look through it.
-            gradients, said = jax.grad(loss, has_aux=True)(state.weights)
+            gradients, outputs = jax.grad(loss, has_aux=True)(state.weights)
             after = module.gather(state, jax.lax.stop_gradient(gradients), len(x))
-        starts = module.init_state().weights
-        written = jax.tree.map(jnp.subtract, after.weights, starts)
-        return said, jax.lax.stop_gradient(after._replace(weights=written))
+        written = jax.tree.map(jnp.subtract, after.weights, module.init_state().weights)
+        return outputs, jax.lax.stop_gradient(after._replace(weights=written))
 
     return Network(init, start, learn, read)
 
@@ -206,7 +193,3 @@ def network(arm: Arm, inputs: int, hidden: int, classes: int, batch_size: int) -
 def _affine(layer: models.Layer, x: Array) -> Array:
     y = x @ layer.weight.T
     return y + jnp.broadcast_to(layer.bias[None], y.shape)
-
-
-def _absent(node: Any) -> bool:
-    return node is None

@@ -1,61 +1,25 @@
-"""How an arm learns a stream: whole runs compiled, several side by side.
+"""How an arm learns a stream: consolidation, replay, and memories written while it learns.
 
-After each task a run is looked at on all of them, those to come included. Every arm sees the same
-examples of a task, in batches of one size; replay computes on as many again, and a joint run, which
-is a reference and no contender, on examples of all tasks so far.
+Every arm sees the same examples of a task, in batches of one size; replay computes on as many
+again, and a joint run, which is a reference and no contender, on examples of all tasks so far.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from ..study import is_tuning
+from nestax.levels import Field, Level, Nest, Process
+
+from .. import streams
 from .arms import Arm, Network
 from .worlds import World
 
 FISHER = 128  # examples of a task that its Fisher information is estimated from
-
-
-class Size(NamedTuple):
-    """How long everything is.
-
-    Attributes:
-        tasks, steps, batch_size: of a stream; steps of each task.
-        buffer: examples that replay keeps.
-        together: runs side by side in one program.
-    """
-
-    tasks: int
-    steps: int
-    batch_size: int
-    buffer: int
-    together: int
-
-
-class Elastic(NamedTuple):
-    """What elastic weight consolidation keeps.
-
-    Attributes:
-        anchor: the weights when the last task was over.
-        fisher: the sum over tasks of the diagonals of their Fisher information, estimated there.
-    """
-
-    anchor: Any
-    fisher: Any
-
-
-class Carry(NamedTuple):
-    params: Any
-    optimizer: Any
-    memory: Any
-    elastic: Elastic
-    buffer: Int[Array, " slots"]
-    met: Int[Array, ""]
 
 
 def fisher(scores: Callable[[Any, Array], Array], params: Any, rows: Array, key: Array) -> Any:
@@ -66,6 +30,7 @@ def fisher(scores: Callable[[Any, Array], Array], params: Any, rows: Array, key:
         scores: (parameters, one example) -> (classes,).
         params: where.
         rows: examples, the first axis.
+        key: for the labels.
 
     Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks" (2017); why
     labels are to be drawn: Kunstner, Balles and Hennig (2019).
@@ -90,6 +55,7 @@ def reservoir(
         buffer: numbers of the examples kept.
         met: how many were met before.
         numbers: of those met now, in their order.
+        key: for the slots.
 
     Returns:
         The buffer, and how many were met.
@@ -108,119 +74,127 @@ def reservoir(
     return jax.lax.scan(meet, (buffer, met), (numbers, keys))[0]
 
 
+def system(settings: Any, world: World, arm: Arm, net: Network) -> tuple[Nest, Any]:
+    """The network as a level, its memory beside its weights; and for consolidation a level that
+    moves when a task is over."""
+    steps, batch = settings.steps, settings.batch_size
+
+    def cross_entropy(values: Any, at: Array) -> tuple[Array, Any]:
+        model, run = values["model"], values["run"]
+        x, y = world.features(run["rows"][at]), run["labels"][at]
+        scores, memory = net.learn(model["params"], model["memory"], x, y, run["extra"])
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, y)), memory
+
+    def loss(values: Any, drawn: Any) -> tuple[Array, Any]:
+        extra = values["run"]["extra"]
+        now, memory = cross_entropy(values, drawn["at"])
+        if arm.kind == "ewc":
+            params, kept = values["model"]["params"], values["kept"]
+            apart = jax.tree.map(
+                lambda f, p, a: jnp.sum(f * (p - a) ** 2), kept["fisher"], params, kept["anchor"]
+            )
+            now = now + extra / 2 * sum(jax.tree.leaves(apart))
+        if arm.kind == "replay":
+            share = jnp.where(drawn["kept"] > 0, extra, 0.0)
+            now = (1 - share) * now + share * cross_entropy(values, drawn["again"])[0]
+        return now, {"memory": memory} if arm.writes else {}
+
+    def draw(values: Any, past: Any, task: Any, key: Array) -> tuple[Any, Any]:
+        number, run = past["number"], values["run"]
+        drawn, past = {"at": run["at"][number]}, past | {"number": number + 1}
+        if arm.kind == "replay":
+            buffer, met = past["buffer"], past["met"]
+            draws = jax.random.split(jax.random.wrap_key_data(run["keys"][number]))
+            kept = jnp.minimum(met, settings.buffer)
+            places = jax.random.randint(draws[0], (batch,), 0, jnp.maximum(kept, 1))
+            drawn |= {"again": buffer[places], "kept": kept}
+            buffer, met = reservoir(buffer, met, drawn["at"], draws[1])
+            past |= {"buffer": buffer, "met": met}
+        return drawn, past
+
+    def past(values: Any, task: Any, key: Array) -> Any:
+        zero = jnp.zeros((), jnp.int32)
+        return {"number": zero, "met": zero, "buffer": jnp.zeros(settings.buffer, jnp.int32)}
+
+    def look(values: Any) -> Array:
+        params, memory = (values["model"][name] for name in ("params", "memory"))
+        return streams.accuracies(
+            lambda shown: net.read(params, memory, world.features(shown[0])),
+            values["run"]["shown"], (params, memory), settings.tasks,
+        )  # fmt: skip
+
+    def end(values: Any, number: Array, task: Any, key: Array) -> tuple[Any, Array]:
+        """The last examples of the task, and a key."""
+        last = (number + 1) * steps * batch - 1
+        run = values["run"]
+        return (run["rows"][last - jnp.arange(FISHER)], run["ends"][number]), number + 1
+
+    def consolidate(values: Any, ended: Any) -> Any:
+        """By which the anchor and the sum of Fisher information differ from what they become."""
+        (rows, key), params = ended, values["model"]["params"]
+        memory = values["model"]["memory"]
+        found = fisher(
+            lambda p, row: net.read(p, memory, world.features(row[None]))[0],
+            params, rows, jax.random.wrap_key_data(key),
+        )  # fmt: skip
+        away = jax.tree.map(jnp.subtract, values["kept"]["anchor"], params)
+        return {"anchor": away, "fisher": jax.tree.map(jnp.negative, found)}
+
+    model = Level(
+        "model", loss, lambda values: arm.make(values["run"]["rate"]), Process(draw, init=past),
+        trained={"params": True, "memory": False},
+        keep=(lambda value, told: value | told) if arm.writes else None,
+    )  # fmt: skip
+    ended = Process(end, steps, init=streams.zero)
+    kept = Level("kept", Field(consolidate), optax.sgd(1.0), ended, steps)
+    return streams.system(model, look, steps, [kept] if arm.kind == "ewc" else []), look
+
+
 def drawn_tasks(world: World, key: Array, arrays: Any = None) -> Any:
     """The tasks of the run with this key."""
     return world.draw(world.arrays if arrays is None else arrays, jax.random.fold_in(key, 0))
 
 
-def runner(
-    world: World, arm: Arm, network: Network, size: Size
-) -> Callable[[Sequence[tuple[float, float]], Sequence[int]], np.ndarray]:
-    """(pairs of a rate and an extra, seeds) -> (pairs, seeds, tasks + 1, tasks).
+def first(
+    settings: Any, world: World, arm: Arm, net: Network,
+    arrays: Any, key: Array, judged: Any, rate: Any, extra: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """What a run begins with: its network, and its tasks with every example that it will see."""
+    tasks, steps, batch = settings.tasks, settings.steps, settings.batch_size
+    keys, numbers = [jax.random.fold_in(key, i) for i in range(5)], jnp.arange(tasks)
+    drawn = drawn_tasks(world, key, arrays)
+    text = lambda task, n, k: world.text(arrays, task, n, k, steps * batch)  # noqa: E731
+    shown = lambda task, n, k: world.shown(arrays, task, n, k, judged)  # noqa: E731
+    rows, labels = jax.vmap(text)(drawn, numbers, jax.random.split(keys[1], tasks))
 
-    Accuracy after i tasks on task j; at first nothing is learned yet. Seeds from `tuning(0)` on are
-    looked at on the examples to tune by. A run whose weights are no longer finite has accuracy 0.
-    """
-    tasks, steps, batch = size.tasks, size.steps, size.batch_size
+    def order(number: Array, key: Array) -> tuple[Array, Array, Array]:
+        draws = [jax.random.fold_in(key, i) for i in range(3)]
+        at = number * steps * batch + jnp.arange(steps * batch)
+        if arm.kind == "joint":  # an example in the same place of a task that was met
+            other = jax.random.randint(draws[0], at.shape, 0, number + 1)
+            at = at + (other - number) * steps * batch
+        each = jax.random.key_data(jax.random.split(draws[1], steps))
+        return at.astype(jnp.int32), each, jax.random.key_data(draws[2])
 
-    def one(arrays: Any, rate: Any, extra: Any, key: Array, judged: Any) -> Float[Array, "_ tasks"]:
-        keys = [jax.random.fold_in(key, i) for i in range(6)]
-        drawn = drawn_tasks(world, key, arrays)
-        numbers = jnp.arange(tasks)
-        written = jax.vmap(lambda task, n, k: world.text(arrays, task, n, k, steps * batch))
-        rows, labels = written(drawn, numbers, jax.random.split(keys[1], tasks))
-        looked_at = jax.vmap(lambda task, n, k: world.shown(arrays, task, n, k, judged))(
-            drawn, numbers, jax.random.split(keys[2], tasks)
-        )
-        flat = rows.reshape(-1, *rows.shape[2:]), labels.reshape(-1)
-        params = network.init(keys[3])
-        optimizer = arm.make(rate)
+    at, each, ends = jax.vmap(order)(numbers, jax.random.split(keys[4], tasks))
+    params = net.init(keys[3])
+    run = {
+        "rate": rate,
+        "extra": extra,
+        "rows": rows.reshape(-1, *rows.shape[2:]),
+        "labels": labels.reshape(-1),
+        "at": at.reshape(tasks * steps, batch),
+        "keys": each.reshape(tasks * steps, -1),
+        "ends": ends,
+        "shown": jax.vmap(shown)(drawn, numbers, jax.random.split(keys[2], tasks)),
+    }
+    values = {"model": {"params": params, "memory": net.start(params)}, "run": run}
+    kept = {"anchor": params, "fisher": jax.tree.map(jnp.zeros_like, params)}
+    return values | ({"kept": kept} if arm.kind == "ewc" else {})
 
-        def cross_entropy(params: Any, memory: Any, at: Array) -> tuple[Array, Any]:
-            x, y = world.features(flat[0][at]), flat[1][at]
-            scores, memory = network.learn(params, memory, x, y, extra)
-            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, y)), memory
 
-        def loss(params: Any, carry: Carry, at: Array, key: Array) -> tuple[Array, Any]:
-            now, memory = cross_entropy(params, carry.memory, at)
-            if arm.kind == "ewc":
-                apart = jax.tree.map(
-                    lambda f, p, a: jnp.sum(f * (p - a) ** 2), carry.elastic.fisher, params,
-                    carry.elastic.anchor,
-                )  # fmt: skip
-                return now + extra / 2 * sum(jax.tree.leaves(apart)), memory
-            if arm.kind == "replay":
-                kept = jnp.minimum(carry.met, size.buffer)
-                again = carry.buffer[jax.random.randint(key, (batch,), 0, jnp.maximum(kept, 1))]
-                share = jnp.where(kept > 0, extra, 0.0)
-                then = cross_entropy(params, carry.memory, again)[0]
-                return (1 - share) * now + share * then, memory
-            return now, memory
-
-        def step(carry: Carry, at: Any) -> tuple[Carry, None]:
-            at, key = at
-            draws = jax.random.split(key)
-            gradient, memory = jax.grad(loss, has_aux=True)(carry.params, carry, at, draws[0])
-            updates, state = optimizer.update(gradient, carry.optimizer, carry.params)
-            params = optax.apply_updates(carry.params, updates)
-            buffer, met = carry.buffer, carry.met
-            if arm.kind == "replay":
-                buffer, met = reservoir(buffer, met, at, draws[1])
-            return Carry(params, state, memory, carry.elastic, buffer, met), None
-
-        def learn(carry: Carry, task: Any) -> tuple[Carry, Array]:
-            number, key = task
-            draws = [jax.random.fold_in(key, i) for i in range(3)]
-            at = number * steps * batch + jnp.arange(steps * batch)
-            if arm.kind == "joint":  # an example in the same place of a task that was met
-                other = jax.random.randint(draws[0], at.shape, 0, number + 1)
-                at = (at + (other - number) * steps * batch).astype(at.dtype)
-            at = at.reshape(steps, batch), jax.random.split(draws[1], steps)
-            carry, _ = jax.lax.scan(step, carry, at)
-            if arm.kind == "ewc":
-                end = flat[0][(number + 1) * steps * batch - 1 - jnp.arange(FISHER)]
-                found = fisher(
-                    lambda p, row: network.read(p, carry.memory, world.features(row[None]))[0],
-                    carry.params, end, draws[2],
-                )  # fmt: skip
-                total = jax.tree.map(jnp.add, carry.elastic.fisher, found)
-                carry = carry._replace(elastic=Elastic(carry.params, total))
-            return carry, look(carry)
-
-        def look(carry: Carry) -> Float[Array, " tasks"]:
-            def right(task: Any) -> Array:
-                rows, labels = task
-                scores = network.read(carry.params, carry.memory, world.features(rows))
-                return jnp.mean(jnp.argmax(scores, axis=1) == labels)
-
-            held = jax.tree.leaves((carry.params, carry.memory))
-            finite = jnp.stack([jnp.all(jnp.isfinite(a)) for a in held])
-            return jnp.where(jnp.all(finite), jax.lax.map(right, looked_at), 0.0)
-
-        start = Carry(
-            params,
-            optimizer.init(params),
-            network.start(params),
-            Elastic(params, jax.tree.map(jnp.zeros_like, params)),
-            jnp.zeros(size.buffer, jnp.int32),
-            jnp.zeros((), jnp.int32),
-        )
-        found = jax.lax.scan(learn, start, (numbers, jax.random.split(keys[4], tasks)))[1]
-        return jnp.concatenate([look(start)[None], found])
-
-    compiled = jax.jit(jax.vmap(one, (None, 0, 0, 0, 0)))
-
-    def run(pairs: Sequence[tuple[float, float]], seeds: Sequence[int]) -> np.ndarray:
-        asked = [(*pair, seed) for pair in pairs for seed in seeds]
-        found = []
-        for begin in range(0, len(asked), size.together):
-            # Always as many, so that there is one program.
-            some = [asked[min(begin + i, len(asked) - 1)] for i in range(size.together)]
-            rates, extras = (jnp.asarray([one[i] for one in some], float) for i in range(2))
-            keys = jnp.stack([jax.random.key(one[2]) for one in some])
-            judged = jnp.asarray([int(not is_tuning(one[2])) for one in some])
-            got = np.asarray(compiled(world.arrays, rates, extras, keys, judged))
-            found.append(got[: len(asked) - begin])
-        return np.concatenate(found).reshape(len(pairs), len(seeds), tasks + 1, tasks)
-
-    return run
+def parts(settings: Any, world: World, arm: Arm, net: Network) -> tuple[Nest, Any, Any, Any]:
+    """An arm's nest; what all its runs share; (shared, key, judged, rate, extra) -> first values;
+    and values -> accuracies."""
+    nest, look = system(settings, world, arm, net)
+    return nest, world.arrays, partial(first, settings, world, arm, net), look

@@ -1,8 +1,8 @@
 """Worlds: where a run's tasks come from, and how their examples look to a network.
 
-Images come from the streams of `timescales`: classes split between tasks, or all of them with their
-pixels permuted. Languages are Markov chains over a small alphabet, one table of probabilities for
-each, and an example is what a chain said last, its language named, with what it says next.
+Images have their classes split between tasks, or all of them with their pixels permuted. A language
+is a Markov chain over a small alphabet; an example is what a chain said last, its language named,
+with what it says next.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..timescales.streams import Images, Stream, draw_tasks
+from .. import streams
 
 STREAMS = {
     "class": "split by classes, one head",
@@ -51,29 +51,21 @@ class World:
     ceiling: Callable[[Any], float] | None = None
 
 
-def images(kind: str, tasks: int, given: Images) -> World:
+def images(kind: str, tasks: int, given: streams.Images) -> World:
     """Tasks made of labelled images, of kind "class" or "permuted"."""
-    pixels, count = given.train.shape[-1], given.train.shape[1]
-    stream = Stream(kind, tasks, 0, 0, 0)
+    pixels = given.train.shape[-1]
 
     def text(arrays: Any, task: Any, number: Any, key: Array, many: int) -> tuple[Array, Array]:
-        own, places = task
-        draws = jax.random.split(key)
-        labels = own[jax.random.randint(draws[0], (many,), 0, len(own))]
-        index = jax.random.randint(draws[1], (many,), 0, count)
-        return arrays[0][labels, index][:, places], labels
+        return streams.draw_images(arrays[0], task, jax.random.split(key), many)
 
     def shown(arrays: Any, task: Any, number: Any, key: Array, judged: Any) -> tuple[Array, Array]:
-        own, places = task
-        rows = arrays[1][judged, own]
-        labels = jnp.repeat(own, rows.shape[1])
-        return rows.reshape(-1, pixels)[:, places], labels
+        return streams.held_out_images(arrays[1], task, judged)
 
     return World(
         pixels,
         len(given.train),
         (jnp.asarray(given.train), jnp.asarray(given.held_out)),
-        lambda arrays, key: draw_tasks(stream, pixels, key),
+        lambda arrays, key: streams.draw_tasks(kind == "permuted", tasks, pixels, key),
         text,
         shown,
         lambda rows: rows.astype(float) / given.scale,
