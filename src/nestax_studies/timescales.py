@@ -386,7 +386,7 @@ def _verdicts(stream: str, done: lab.Records) -> list[lab.Verdict]:
             _label(other): gained.get(key) for key, other in zip(_AGAINST, others, strict=True)
         }
         claim = f"Slow clocks forget less at equal learning: {_label(name)} (Nested Learning, 7.1)"
-        look = {"of": stream, "unit": " points", "shown": _shown}
+        look: dict[str, Any] = {"of": stream, "unit": " points", "shown": _shown}
         found.append(lab.judge(claim, _FORGET_LESS, values, streams.ahead, **look))
     if all(some):
         best = [max(sorted(names), key=lambda name: max(done[name]["scores"])) for names in some]

@@ -81,6 +81,7 @@ class Settings(streams.Streams):
 
     def network(self, world: World, arm: str) -> Network:
         """An arm's, for a world."""
+        assert self.hidden is not None
         sizes = world.inputs, self.hidden, world.classes, self.batch_size
         return arms.network(ARMS[arm], *sizes)
 
@@ -114,8 +115,8 @@ def learn(settings: Settings, kind: str, name: str, desk: lab.Desk) -> lab.Recor
         rates = lab.beyond(rates_beside(scores, best[1]), best[0], spacing)
         return [(rate, best[1]) for rate in rates]
 
-    first = grid(kind, name, settings.trials)
-    scores, (rate, extra) = lab.tuned(first, attempt, lambda s: max(s, key=s.get), further)
+    first, best_of = grid(kind, name, settings.trials), lambda s: max(s, key=s.__getitem__)
+    scores, (rate, extra) = lab.tuned(first, attempt, best_of, further)
     desk.say(f"runs {seeds} seeds at rate {rate:.2g}")
     matrix = run(range(seeds), [rate] * seeds, [extra] * seeds)
     rates = rates_beside(scores, extra)
@@ -155,6 +156,7 @@ _CRITERION = f"average accuracy at the end, {PAIRED}"
 _ONE_CLOCK = (
     f"against the same chain on one clock, and with what differs in the clock alone; {_CRITERION}"
 )
+_SOURCE = "(Nested Learning, section 9)"
 _RIVALS = {"mlp": "a plain MLP", "ewc": "elastic weight consolidation", "replay": "replay"}
 
 
@@ -210,19 +212,18 @@ def _verdicts(stream: str, done: lab.Records) -> list[lab.Verdict]:
     for name in clocks:
         others = dict.fromkeys(("chain", ARMS[name].control or "chain"))
         gains = {ARMS[o].label: final[name] - final[o] if o in done else None for o in others}
-        claim = f"Several clocks know more in the end than one: {ARMS[name].label}"
-        claim = f"{claim} (Nested Learning, 7.1)"
-        look = {"of": STREAMS[stream], "unit": " points"}
+        label = ARMS[name].label
+        claim = f"Several clocks know more in the end than one: {label} (Nested Learning, 7.1)"
+        look: dict[str, Any] = {"of": STREAMS[stream], "unit": " points"}
         found.append(lab.judge(claim, _ONE_CLOCK, gains, streams.ahead, **look))
     for rival in (name for name in _RIVALS if name in done and clocks):
         best = max(clocks, key=lambda name: max(done[name]["scores"]))
-        claim = f"A continuum memory knows more in the end than {_RIVALS[rival]}"
+        claim = f"A continuum memory knows more in the end than {_RIVALS[rival]} {_SOURCE}"
         criterion = (
             f"the best of {len(clocks)} arms with several clocks, chosen on seeds of its own "
             f"(so about {len(clocks)} times the rival's settings); {_CRITERION}"
         )
         ends = {ARMS[name].label: final[name] for name in (best, rival)}
-        claim = f"{claim} (Nested Learning, section 9)"
         found.append(lab.judge(claim, criterion, ends, streams.more, of=STREAMS[stream]))
     return found
 
