@@ -65,12 +65,9 @@ EXPERIMENTS = {
         _information_plane.run,
         _information_plane.report,
     ),
-    "maml": Experiment(
+    "maml": _made(
         "Does it pay to differentiate through the learning of a task? MAML and two approximations.",
-        _maml.Settings,
-        _maml.run,
-        _maml.STUDY.report,
-        _maml.STUDY.example,
+        _maml.STUDY,
     ),
     "weight-decay": _study(
         "Can 50 images choose one weight decay for each weight? And by which inverse Hessian?",

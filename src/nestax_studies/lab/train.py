@@ -1,6 +1,7 @@
 """One model that learns, many runs side by side: the nest of studies that compare learners."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +10,9 @@ import numpy as np
 import optax
 
 from nestax.levels import Level, Nest, Process, State
+from nestax.runs import RunFolder, Watch
+
+from .study import Desk
 
 
 def learner(
@@ -73,3 +77,46 @@ def stretches(values: Any, points: int) -> np.ndarray:
     (steps, runs)."""
     values = np.asarray(values)
     return values.reshape(points, -1, *values.shape[1:]).mean(1)
+
+
+class Told(Watch):
+    """A `Watch` that also says how far the run is.
+
+    Args:
+        folder: of the run, which goes on from there after an interruption.
+        say: shows a line of text, such as a desk's.
+        words: (steps done, infos of the last of them) -> the line.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None], words: Callable[[int, Any], str]):
+        super().__init__(folder, progress=False)
+        self._say, self._words = say, words
+
+    def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
+        super().record(nest, state, infos, done, steps)
+        self._say(self._words(done, infos))
+
+
+def watched(
+    nest: Nest, state: State, steps: int, desk: Desk, name: str, words: Callable[[int, Any], str]
+) -> Any:
+    """A run of a stage, which goes on from its folder after an interruption.
+
+    Args:
+        nest: what is run.
+        state: where it begins.
+        steps: of the whole run.
+        desk: of the stage.
+        name: of the run's folder on the desk.
+        words: see `Told`.
+
+    Returns:
+        The last state; the infos of the steps done now, without those before an interruption; and
+        the lines of the folder's metrics.jsonl, about 500 for the whole run.
+
+    Raises:
+        DivergenceError: see `Nest.run`.
+    """
+    state, infos = nest.run(state, steps, watch=Told(desk.path / name, desk.say, words))
+    with RunFolder(desk.path / name) as folder:
+        return state, infos, folder.metrics("step", "loss")

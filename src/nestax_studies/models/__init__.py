@@ -1,5 +1,7 @@
 """The small networks that the experiments share: plain functions on pytrees."""
 
+from ._conv import conv as conv
+from ._conv import conv_init as conv_init
 from ._mlp import (
     Layer as Layer,
 )
