@@ -115,12 +115,9 @@ EXPERIMENTS = {
         "Who finds the needle? Passkeys in haystacks far longer than any learned from.",
         _needle.STUDY,
     ),
-    "language-model": Experiment(
+    "language-model": _made(
         "Is Hope a better language model? Blocks on one skeleton, and Hope with one thing less.",
-        _language_model.Settings,
-        _language_model.run,
-        _language_model.STUDY.report,
-        _language_model.STUDY.example,
+        _language_model.STUDY,
     ),
     "continual": _made(
         "Does a continuum memory forget less? Against plain networks, consolidation and replay.",

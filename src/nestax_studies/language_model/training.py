@@ -5,9 +5,7 @@ then. So other rates need no other program, and the whole run, looks included, i
 """
 
 import functools
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +14,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Integer
 
-from nestax.flows import Direct
-from nestax.levels import DivergenceError, Level, Nest
-from nestax.runs import RunFolder, Watch
+from nestax.levels import DivergenceError, Held, Level, Nest
 
+from ..lab import Desk
+from ..lab.train import watched
 from ..sequences.descent import mean_by_parts, optimizer
 from .corpora import Corpus, streams, windows
 
@@ -43,10 +41,10 @@ class Size(NamedTuple):
 
     length: int
     batch_size: int
-    windows: int
-    pieces: int
-    sample: int
-    decay: float
+    windows: int = 1000
+    pieces: int = 16
+    sample: int = 300
+    decay: float = 0.0
 
 
 def mean_loss(
@@ -89,78 +87,42 @@ def system(corpus: Corpus, size: Size, every: int) -> Nest:
         return training_loss(v["model"], *batch)
 
     def look(v: dict[str, Any], kept: Any) -> jax.Array:
-        at_once = kept.reshape(-1, _divisor(len(kept), size.batch_size), kept.shape[1])
-        return jnp.mean(jax.lax.map(lambda some: mean_loss(v["model"], some), at_once))
+        one = lambda window: mean_loss(v["model"], window[None])  # noqa: E731
+        return jnp.mean(jax.lax.map(one, kept, batch_size=min(size.batch_size, len(kept))))
 
     def make(v: dict[str, Any]) -> optax.GradientTransformation:
         return optimizer(v["trial"]["rate"], v["trial"]["steps"], size.decay)
 
     model = Level("model", loss, make, draw)
-    trial = Level(
-        "trial", look, optax.set_to_zero(), lambda task, key: task["kept"], every, flow=Direct()
-    )
-    return Nest([model, trial], jax.tree.map(jnp.asarray, task), norms=False)
-
-
-def _divisor(count: int, most: int) -> int:
-    return max(i for i in range(1, min(count, most) + 1) if count % i == 0)
-
-
-class Trained(NamedTuple):
-    """
-    Attributes:
-        model: at the end.
-        step: of each look at kept text.
-        losses: "model" and "trial": of one batch, and on the kept text, at each of them.
-    """
-
-    model: Any
-    step: list[int]
-    losses: dict[str, list[float]]
+    trial = Held("trial", every, look, lambda task, key: task["kept"])
+    # In a group of its own, so that it looks after the step even where it looks at every one.
+    return Nest([model, (trial,)], jax.tree.map(jnp.asarray, task), norms=False)
 
 
 def train(
-    nest: Nest,
-    model: Any,
-    rate: float,
-    seed: int,
-    points: int,
-    folder: Path,
-    say: Callable[[str], None],
-) -> Trained | None:
-    """A whole run, which goes on from `folder` if it was interrupted; None if it diverges."""
+    nest: Nest, model: Any, rate: float, seed: int, points: int, desk: Desk
+) -> tuple[Any, dict[str, Any]] | None:
+    """A whole run, which goes on from the desk after an interruption; None if it diverges.
+
+    Returns:
+        The model at its end; and `step` of each look at kept text, with `curves`, losses of one
+        batch ("model") and of the kept text ("trial") there.
+    """
     every = nest.ticks_per_step
     trial = {"rate": jnp.float32(rate), "steps": jnp.float32(points * every)}
     state = nest.init({"model": model, "trial": trial}, jax.random.key(seed))
+
+    def words(done: int, infos: Any) -> str:
+        kept = infos["trial"].loss[-1]
+        return f"{rate:.2g}  step {done * every}/{points * every}  {kept:.3f} nats on kept text"
+
     try:
-        state, _ = nest.run(state, points, watch=Told(Watch(folder, progress=False), say))
+        state, _, rows = watched(nest, state, points, desk, f"{rate:.2g}", words)
     except DivergenceError:
         return None
-    with RunFolder(folder) as opened:
-        rows = opened.metrics("step", "loss")
     losses = {name: [row["loss"][name] for row in rows] for name in ("model", "trial")}
-    return Trained(state.values["model"], [row["step"] * every for row in rows], losses)
-
-
-class Told:
-    """A watch that also says how far the run is."""
-
-    def __init__(self, watch: Watch, say: Callable[[str], None]):
-        self.watch, self.say = watch, say
-
-    def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
-        self.watch.record(nest, state, infos, done, steps)
-        every = nest.ticks_per_step
-        held = infos["trial"].loss[-1]
-        self.say(f"step {done * every}/{steps * every}  {held:.3f} nats on kept text")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.watch, name)
-
-
-def discard(folder: Path) -> None:
-    """Forgets what an interrupted run would go on from."""
-    shutil.rmtree(folder, ignore_errors=True)
+    steps = [row["step"] * every for row in rows]
+    return state.values["model"], {"step": steps, "curves": losses}
 
 
 def judge(model: Any, corpus: Corpus, size: Size) -> dict[str, Any]:
