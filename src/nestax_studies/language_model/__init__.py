@@ -413,19 +413,22 @@ def _results(settings: Any, done: dict[str, lab.Record]) -> Sheet:
 
 
 def _family(settings: Any, done: dict[str, list[lab.Record]], family: str) -> Sheet:
-    def lines(name: str, x: Callable[[lab.Record, int], Any]) -> list[Line]:
+    def lines(of: Callable[[lab.Record], Any], x: Callable[[lab.Record, int], Any]) -> list[Line]:
         made = []
         for arm, seeds in done.items():
-            if all(name in seed for seed in seeds):
-                rows = np.array([seed[name] for seed in seeds]).T / math.log(2)
+            found = [of(seed) for seed in seeds]
+            if all(found):
+                rows = np.array(found).T / math.log(2)
                 made.append(Line(x(seeds[0], len(rows)), rows, ARMS[arm].label))
         return made
 
     middle = lambda count: np.arange(count) + 0.5  # noqa: E731
-    along = lines("along", lambda seed, count: middle(count) * settings.length)
-    learned = lines("learned", lambda s, n: middle(n) / n * s["tokens_in_context"] / 1000)
-    done = {a: [s | {"kept": s["curves"]["trial"]} for s in seeds] for a, seeds in done.items()}
-    kept = lines("kept", lambda seed, count: seed["step"])
+    kept = lines(lambda seed: seed["curves"]["trial"], lambda seed, count: seed["step"])
+    along = lines(lambda seed: seed["along"], lambda seed, count: middle(count) * settings.length)
+    learned = lines(
+        lambda seed: seed.get("learned"),
+        lambda seed, count: middle(count) / count * seed["tokens_in_context"] / 1000,
+    )
     panels = [
         Panel("While learning", "step", f"bits per {settings.unit}, kept text", kept),
         Panel("What a state is worth", "tokens read", "bits fewer than from an empty one", along),

@@ -28,7 +28,8 @@ _STRETCHES = 40
 
 
 class Size(NamedTuple):
-    """How long everything is.
+    """How long everything is. Batches are drawn by what `draw` closes over, so the fields' order
+    and values are part of a seed.
 
     Attributes:
         length: tokens in a window.
