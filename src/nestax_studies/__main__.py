@@ -6,7 +6,7 @@ from . import interrupts
 
 
 def main() -> None:
-    """Runs the command line, or says what it needs."""
+    """Runs the command line."""
     try:
         _run()
     except SystemExit as error:
@@ -18,13 +18,8 @@ def main() -> None:
 
 
 def _run() -> None:
-    try:
-        from .cli import main as run
-    except ModuleNotFoundError as error:
-        sys.exit(
-            f"nestax: the command line needs the package {error.name}; "
-            'install it with: pip install "nestax[studies]"'
-        )
+    from .cli import main as run
+
     interrupts.install()
     run()
 

@@ -1,365 +1,243 @@
-"""The command line: `nestax`."""
+"""The command line `nestax`: its commands, their options and spelling.
 
-import dataclasses
-import json
-import os
+This file imports no package, so that `nestax --version` and `nestax list` answer at once;
+`commands` does the rest.
+"""
+
+import shutil
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+import textwrap
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple, NoReturn
 
-import tyro
-from rich.console import Console
-
-from nestax import __version__
-from nestax.levels import compare_flows
-from nestax.runs import RunError, RunFolder, SettingsError, refusals
-from nestax.runs.machine import machine
-
-from . import data, interrupts
-from .registry import EXPERIMENTS, Experiment
+from . import interrupts
+from .registry import DATA, EXPERIMENTS, SHIPPED, STUDIES, Entry, imported
 from .spelling import correction, options, unnamed
-from .study import Example
 
-_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-DataName = Literal["digits", "mnist", "fashion-mnist", "omniglot", "tinyshakespeare", "wikitext2"]
-_console = Console(highlight=False, soft_wrap=True)
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        says: one line for the help.
+        takes: what follows: "study", "run" (a folder), "runs", "data" or "shell"; nothing if empty.
+        options: name -> default.
+    """
+
+    says: str
+    takes: str = ""
+    options: dict[str, Any] = {}  # noqa: RUF012  nobody changes it
+
+
+_SHOW = {"log": None, "open": False, "verbose": False}
+COMMANDS = {
+    "run": Command(
+        "Run a study and leave everything about it in a folder.",
+        "study",
+        {"out": "", "from": None, "resume": False, "overwrite": False, "dry_run": False, **_SHOW},
+    ),
+    "resume": Command("Go on with an interrupted run.", "run", _SHOW),
+    "report": Command(
+        "Rebuild a run's report; no training.", "run", {"open": False, "verbose": False}
+    ),
+    "compare": Command(
+        "Compare the settings, measures and claims of runs.", "runs", {"out": None, "open": False}
+    ),
+    "list": Command("List the studies: question, rough minutes, data needed."),
+    "levels": Command(
+        "Show the levels of a study's nest: who is updated how often, who waits for whom.",
+        "study",
+        {"out": ""},
+    ),
+    "flows": Command(
+        "Compare flows on a study's nest: bias, spread, time and memory of each.",
+        "study",
+        {"out": ""},
+    ),
+    "data": Command("Data sets: list them, show where they are, download them.", "data"),
+    "doctor": Command("Show versions, devices and the data found; for bug reports."),
+    "completion": Command("Print a script that completes commands, studies, options.", "shell"),
+}
+DATA_COMMANDS = {
+    "list": "List the data sets, their sizes and whether they are here.",
+    "path": "Print the folder in which a data set is, or would be put.",
+    "fetch": "Download a data set into the user's cache and check it.",
+}
+LOGGERS = ("tensorboard", "wandb", "trackio")
+SHELLS = ("bash", "zsh", "fish")
+_TAKES = {
+    "study": " STUDY",
+    "run": " FOLDER",
+    "runs": " FOLDER FOLDER...",
+    "data": " COMMAND",
+    "shell": " SHELL",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits 0, 1 (a run could not be done) or 2 (the command was not understood)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _named(given)
-        if given[:1] == ["run"]:
-            _spelled(given, out=Path(), resume=False, overwrite=False)
-            _parse({name: _run(name) for name in EXPERIMENTS}, given[1:], "nestax run", _RUN)
-        elif given[:1] == ["data"]:
-            _parse(
-                {"list": data_list, "path": data_path, "fetch": data_fetch},
-                given[1:],
-                "nestax data",
-                data_.__doc__,
-            )
-        elif given[:1] in (["levels"], ["flows"]):
-            look, text = (_levels, _LEVELS) if given[0] == "levels" else (_flows, _FLOWS)
-            commands = {name: look(name) for name, one in EXPERIMENTS.items() if one.example}
-            _spelled(given, out=Path())
-            _parse(commands, given[1:], f"nestax {given[0]}", text)
-        elif given == ["--version"]:
-            print(__version__)
+        if given == ["--version"]:
+            print(version("nestax"))
+        elif given in ([], ["-h"], ["--help"]):
+            _help(_top())
+        elif wrong := _misspelt(given):
+            fail(wrong, 2)
+        elif help_ := _quick_help(given):
+            _help(help_)
+        elif given == ["list"]:
+            print("\n".join(_listed()))
+        elif given[0] == "completion":
+            print(imported("completion").script(given[1]), end="")
         else:
-            _parse(
-                {
-                    "run": run_,
-                    "resume": resume,
-                    "report": report,
-                    "list": list_,
-                    "levels": levels_,
-                    "flows": flows_,
-                    "data": data_,
-                    "doctor": doctor,
-                },
-                given,
-                "nestax",
-                "Nested learning in JAX: experiments, their runs and reports.",
-            )
-    except SettingsError as error:
-        _fail(str(error), 2)
-    except (RunError, data.DataError, ImportError) as error:
-        _fail(str(error), 1)
+            imported("commands").main(given)
+    except ImportError as error:
+        fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted", interrupts.INTERRUPTED)
+        fail("interrupted", interrupts.INTERRUPTED)
 
 
-_RUN = "Run an experiment and leave everything about it in a folder."
-
-
-_LEVELS = "Show the levels of an experiment's nest: who is updated how often, who waits for whom."
-_FLOWS = "Compare flows on an experiment's nest: bias, spread, time and memory of each."
-
-
-def _named(given: list[str]) -> None:
-    """Refuses a command or an experiment that does not exist, in one line with the nearest one."""
-    commands = ("run", "resume", "report", "list", "levels", "flows", "data", "doctor")
-    with_example = [name for name, one in EXPERIMENTS.items() if one.example]
-    parts = {
-        "run": EXPERIMENTS,
-        "levels": with_example,
-        "flows": with_example,
-        "data": ("list", "path", "fetch"),
-    }
-    for word, known, before in (
-        (given[:1], commands, "nestax"),
-        (given[1:2], parts.get("".join(given[:1]), ()), f"nestax {''.join(given[:1])}"),
-    ):
-        if known == with_example and word and word[0] in EXPERIMENTS and word[0] not in known:
-            raise SettingsError(
-                f"{before} {word[0]}: this experiment has no nest; {', '.join(known)} have one"
-            )
-        if wrong := unnamed(known, word, before):
-            raise SettingsError(wrong)
-
-
-def _spelled(given: list[str], **more: Any) -> None:
-    """Refuses misspelled options of an experiment, in one line that has the right spelling."""
-    if len(given) > 1 and given[1] in EXPERIMENTS:
-        known = options(EXPERIMENTS[given[1]].settings, **more)
-        if wrong := correction(known, given[2:], " ".join(["nestax", *given[:2]])):
-            raise SettingsError(wrong)
-
-
-def _parse(
-    commands: dict[str, Callable[..., Any]], given: list[str], prog: str, text: str | None
-) -> None:
-    registry = _comma_separated()
-    with registry:
-        tyro.extras.subcommand_cli_from_dict(
-            commands, args=given, prog=prog, description=text or "", config=_CONFIG
-        )
-
-
-def _comma_separated() -> tyro.constructors.ConstructorRegistry:
-    """Lists are written 12,10,8 on this command line."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    def make(kind: type, metavar: str) -> Any:
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=metavar,
-            instance_from_str=lambda args: tuple(
-                kind(part.strip()) for part in args[0].split(",") if part.strip()
-            ),
-            is_instance=lambda x: isinstance(x, tuple),
-            str_from_instance=lambda x: [",".join(map(str, x))],
-        )
-
-    @registry.primitive_rule
-    def _(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
-        if info.type == tuple[str, ...]:
-            return make(str, "A,B,...")
-        if info.type == tuple[int, ...]:
-            return make(int, "N,N,...")
-        return None
-
-    return registry
-
-
-def run_() -> None:
-    """Run an experiment: nestax run EXPERIMENT [--out DIR]."""
-    _parse({name: _run(name) for name in EXPERIMENTS}, ["--help"], "nestax run", _RUN)
-
-
-def _run(name: str) -> Callable[..., None]:
-    experiment = EXPERIMENTS[name]
-
-    def command(
-        settings: Any,
-        out: Path = Path("runs") / name,
-        resume: bool = False,
-        overwrite: bool = False,
-    ) -> None:
-        if resume and overwrite:
-            _fail(
-                "--resume goes on with the run in the folder and --overwrite deletes it; give one",
-                2,
-            )
-        asked = json.loads(json.dumps(dataclasses.asdict(settings)))  # as it comes back
-        if resume and (out / "settings.json").exists():
-            with RunFolder(out) as folder:
-                if (folder.experiment, folder.settings) != (name, asked):
-                    keys = {*asked, *folder.settings}
-                    different = sorted(k for k in keys if folder.settings.get(k) != asked.get(k))
-                    raise RunError(
-                        f"the run in {out} has other settings ({', '.join(different) or name}); "
-                        f"go on with its own: nestax resume {out}"
-                    )
-                _finish(experiment, settings, folder)
-        else:
-            with RunFolder.create(out, name, asked, overwrite) as folder:
-                _finish(experiment, settings, folder)
-
-    command.__doc__ = (
-        f"{experiment.summary}\n\nArgs:\n"
-        "    settings: What to run.\n"
-        "    out: Folder of the run: settings, metrics, checkpoints, figures, report.\n"
-        "    resume: Go on with the run in that folder, or start it.\n"
-        "    overwrite: Replace the run in that folder.\n"
-    )
-    command.__annotations__["settings"] = Annotated[experiment.settings, tyro.conf.arg(name="")]
-    return command
-
-
-def levels_() -> None:
-    """Show the levels of an experiment's nest: nestax levels EXPERIMENT."""
-    main(["levels", "--help"])
-
-
-def flows_() -> None:
-    """Compare flows on an experiment's nest: nestax flows EXPERIMENT."""
-    main(["flows", "--help"])
-
-
-def _levels(name: str) -> Callable[..., None]:
-    def show(example: Example, out: Path) -> Path:
-        from nestax.plots import draw_levels
-
-        table = example.nest.levels(example.state)
-        print(table)
-        return draw_levels(out / "levels.png", table, f"Levels of {name}").path
-
-    return _look(name, show, _LEVELS)
-
-
-def _flows(name: str) -> Callable[..., None]:
-    def show(example: Example, out: Path) -> Path:
-        from nestax.plots import draw_flows
-
-        if not example.flows:
-            raise RunError(f"the nest of {name} has no flow to compare")
-        found = compare_flows(example.nest, example.state, example.flows, example.level)
-        print(found)
-        return draw_flows(out / "flows.png", found).path
-
-    return _look(name, show, _FLOWS)
-
-
-def _look(name: str, show: Callable[[Example, Path], Path], text: str) -> Callable[..., None]:
-    experiment = EXPERIMENTS[name]
-
-    def command(settings: Any, out: Path = Path("runs")) -> None:
-        assert experiment.example is not None
-        with refusals(out):
-            out.mkdir(parents=True, exist_ok=True)
-        print(f"picture: {show(experiment.example(settings), out)}")
-
-    command.__doc__ = (
-        f"{text}\n\nArgs:\n    settings: What to look at.\n    out: Folder for the picture.\n"
-    )
-    command.__annotations__["settings"] = Annotated[experiment.settings, tyro.conf.arg(name="")]
-    return command
-
-
-def resume(folder: tyro.conf.Positional[Path]) -> None:
-    """Go on with an interrupted run; the measurements will be those of an uninterrupted one.
-
-    Args:
-        folder: Folder of the run.
-    """
-    with RunFolder(folder) as opened:
-        experiment, settings = _settings(opened)
-        _finish(experiment, settings, opened)
-
-
-def report(folder: tyro.conf.Positional[Path]) -> None:
-    """Rebuild summary.json, the figures and report.html from what was measured; no training.
-
-    Args:
-        folder: Folder of the run.
-    """
-    with RunFolder(folder) as opened:
-        experiment, settings = _settings(opened)
-        _report(experiment, settings, opened)
-
-
-def list_() -> None:
-    """List the experiments."""
-    for name, experiment in EXPERIMENTS.items():
-        _console.print(f"{name}\n    {experiment.summary}", markup=False)
-
-
-def data_() -> None:
-    """Data sets: list them, show where they are, download them."""
-    _parse(
-        {"list": data_list, "path": data_path, "fetch": data_fetch},
-        ["--help"],
-        "nestax data",
-        data_.__doc__,
-    )
-
-
-def data_list() -> None:
-    """List the data sets, their sizes and whether they are here."""
-    for status in data.status():
-        what = f"images of {'x'.join(map(str, status.image))}, {status.classes} classes"
-        if not status.image:
-            what = f"characters of {status.classes} kinds"
-        _console.print(
-            f"{status.name:15} {status.train:7} + {status.test:5} {what}, {status.licence}\n"
-            f"{'':15} {status.where or 'not here yet'}",
-            markup=False,
-        )
-
-
-def data_path(
-    name: tyro.conf.Positional[DataName],
-) -> None:
-    """Print the folder in which a data set is, or would be put.
-
-    Args:
-        name: Name of the data set.
-    """
-    print(data.locate(name))
-
-
-def data_fetch(
-    name: tyro.conf.Positional[DataName],
-) -> None:
-    """Download a data set into the user's cache and check it.
-
-    Args:
-        name: Name of the data set.
-    """
-    print(data.fetch(name))
-
-
-def doctor() -> None:
-    """Show versions, devices and the data found; for bug reports."""
-    for key, value in machine().items():
-        shown = (
-            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        )
-        _console.print(
-            f"{key:10} {', '.join(shown) if isinstance(shown, list) else shown}", markup=False
-        )
-    _console.print(f"{'NESTAX_DATA':10} {os.environ.get('NESTAX_DATA', 'not set')}", markup=False)
-    data_list()
-
-
-def _settings(folder: RunFolder) -> tuple[Experiment, Any]:
-    if folder.experiment not in EXPERIMENTS:
-        raise RunError(
-            f"{folder.path} is a run of {folder.experiment!r}, which this version does not have; "
-            f"it has: {', '.join(EXPERIMENTS)}"
-        )
-    experiment = EXPERIMENTS[folder.experiment]
-    known = {f.name for f in dataclasses.fields(experiment.settings)}
-    path = folder.path / "settings.json"
-    if unknown := sorted(set(folder.settings) - known):
-        raise RunError(f"{path} was made by another version: unknown {', '.join(unknown)}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in folder.settings.items()}
-    try:
-        return experiment, experiment.settings(**values)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{path}: {error}; put back what the run wrote") from None
-
-
-def _finish(experiment: Experiment, settings: Any, folder: RunFolder) -> None:
-    interrupted = f"interrupted, nothing is lost; go on with: nestax resume {folder.path}"
-    interrupts.says(interrupted)
-    try:
-        experiment.run(settings, folder)
-    except KeyboardInterrupt:
-        _fail(interrupted, interrupts.INTERRUPTED)
-    _report(experiment, settings, folder)
-
-
-def _report(experiment: Experiment, settings: Any, folder: RunFolder) -> None:
-    for line in experiment.report(settings, folder):
-        _console.print(line, markup=False)
-    _console.print(f"report: {folder.path / 'report.html'}", markup=False)
-
-
-def _fail(message: str, code: int) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"nestax: {message}", markup=False)
+def fail(message: str, code: int) -> NoReturn:
+    """Ends the command with a line on standard error."""
+    print(f"nestax: {message}", file=sys.stderr)
     raise SystemExit(code)
+
+
+# What was meant
+
+
+def _misspelt(given: list[str]) -> str | None:
+    """What to write instead of a command, study, data set or option that does not exist."""
+    command, words = given[0], given[1:]
+    if command in STUDIES:
+        return f"{command} is a study; did you mean: nestax run {' '.join(given)}?"
+    if wrong := unnamed(COMMANDS, given[:1], "nestax"):
+        return wrong
+    if command not in COMMANDS:
+        return f"nestax has no option {command}; a command comes first. All of them: nestax --help"
+    takes, before = COMMANDS[command].takes, f"nestax {command}"
+    if takes == "study":
+        return _study_misspelt(command, words)
+    known = {"data": DATA_COMMANDS, "shell": SHELLS}.get(takes, ())
+    if wrong := unnamed(known, words[:1], before):
+        return wrong
+    if takes == "shell" and words[:1] not in ([shell] for shell in (*SHELLS, "-h", "--help")):
+        return f"{before} needs the name of a shell, one of {', '.join(SHELLS)}"
+    if takes == "data" and words[:1] in (["path"], ["fetch"]):
+        if wrong := unnamed(DATA, words[1:2], f"{before} {words[0]}"):
+            return wrong
+        before = f"{before} {words[0]}"
+    return correction(COMMANDS[command].options, words, before, _elsewhere(command))
+
+
+def _study_misspelt(command: str, words: list[str]) -> str | None:
+    before, known = f"nestax {command}", [*STUDIES, *(n for n in EXPERIMENTS if n not in STUDIES)]
+    if words[:1] and words[0].startswith("-") and not {"-h", "--help"} & set(words):
+        study = next((word for word in words if word in known), "STUDY")
+        rest = [word for word in words if word != study]
+        return f"{before} needs the study first: {before} {study} {' '.join(rest)}"
+    if not words:
+        return f"{before} needs the name of a study, such as: {before} {known[0]}. All: nestax list"
+    if words[0] not in known:
+        return unnamed(known, words[:1], before)
+    study = EXPERIMENTS[words[0]]
+    if command != "run" and study.example is None:
+        return f"{before} {words[0]}: this study has no nest"
+    right = options(study.settings, **COMMANDS[command].options)
+    return correction(right, words[1:], f"{before} {words[0]}", _elsewhere(command))
+
+
+def _elsewhere(command: str) -> dict[str, str]:
+    """Option -> a command that has it, of the other commands."""
+    others = {name: other for name, other in COMMANDS.items() if name != command}
+    return {
+        option: f"nestax {name}{_TAKES.get(other.takes, '')}"
+        for name, other in reversed(others.items())
+        for option in other.options
+    }
+
+
+# Help without packages
+
+
+def _help(lines: Iterable[str]) -> NoReturn:
+    print("\n".join(lines))
+    raise SystemExit(0)
+
+
+def _quick_help(given: list[str]) -> list[str]:
+    """The help of commands whose help needs no package; of the others nothing."""
+    command, asked = given[0], bool({"-h", "--help"} & set(given[1:]))
+    takes = COMMANDS[command].takes
+    says = [f"usage: nestax {command}{_TAKES.get(takes, '')}", "", COMMANDS[command].says, ""]
+    if takes == "data" and (len(given) == 1 or (asked and given[1] not in DATA_COMMANDS)):
+        return [*says, *_aligned(DATA_COMMANDS.items())]
+    if not asked or len(given) > 2:
+        return []
+    if takes == "study":
+        more = f"nestax {command} STUDY --help shows the options of a study."
+        questions = [(name, entry.question) for name, entry in STUDIES.items()]
+        return [*says, *_aligned(questions), "", more]
+    if takes == "shell":
+        return [*says, *textwrap.dedent(_COMPLETION).splitlines()]
+    return [*says[:3], "", "-h, --help  show this"] if not takes else []
+
+
+_COMPLETION = """
+    bash: eval "$(nestax completion bash)"         in ~/.bashrc
+    zsh:  eval "$(nestax completion zsh)"          in ~/.zshrc, after compinit
+    fish: nestax completion fish | source          in ~/.config/fish/config.fish
+"""
+
+
+def _top() -> list[str]:
+    lines = ["usage: nestax COMMAND ...", ""]
+    lines += ["Nested learning in JAX: studies, their runs and reports.", ""]
+    lines += _aligned((name, command.says) for name, command in COMMANDS.items())
+    return [
+        *lines,
+        "",
+        "nestax --version shows the version, nestax COMMAND --help a command's use.",
+    ]
+
+
+def _aligned(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Names, and what is said of them, in at most 80 columns."""
+    rows = list(rows)
+    wide = max(len(name) for name, _ in rows) + 4
+    wrapped = [
+        textwrap.wrap(text, 80, initial_indent=f"  {name:{wide - 2}}", subsequent_indent=" " * wide)
+        for name, text in rows
+    ]
+    return [line for lines in wrapped for line in lines]
+
+
+def _listed() -> list[str]:
+    """The studies, those that need no download first, then by their time."""
+    ready, others = {}, {}
+    for name, entry in sorted(STUDIES.items(), key=lambda item: item[1].minutes):
+        (ready if set(entry.data) <= set(SHIPPED) else others)[name] = entry
+    last = "Minutes are rough: two cores, default settings. Data in brackets comes with nestax."
+    return [
+        "Studies that need no download",
+        *_rows(ready),
+        "",
+        "Studies that download data when they are first run",
+        *_rows(others),
+        "",
+        last,
+        "nestax run STUDY --dry-run shows the settings and the data found.",
+    ]
+
+
+def _rows(entries: dict[str, Entry]) -> list[str]:
+    lines, wide = [], min(100, max(60, shutil.get_terminal_size().columns))
+    for name, entry in entries.items():
+        data = ", ".join(f"({one})" if one in SHIPPED else one for one in entry.data) or "-"
+        lines.append(f"  {name:18} {entry.minutes:4} min  {data}")
+        lines += textwrap.wrap(
+            entry.question, wide, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return lines

@@ -1,12 +1,14 @@
 """Ctrl-C on the command line: never lost, and never waiting long."""
 
 import _thread
+import contextlib
 import os
 import select
 import signal
 import sys
 import threading
 import types
+from collections.abc import Iterator
 
 INTERRUPTED = 130  # the exit code
 PATIENCE = 15.0  # seconds in which a run may keep what it has, before the process is ended
@@ -49,8 +51,25 @@ def _is_command() -> bool:
 
 
 def _end_at_once(number: int, frame: types.FrameType | None) -> None:
-    os.write(2, b"nestax: interrupted\n")
+    os.write(2, f"nestax: {_said[0]}\n".encode())
     os._exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """While something is imported, Ctrl-C ends the process: packages may drop an exception. Only
+    where `install` has set how Ctrl-C is handled; other programs keep their own way."""
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is _raise
+    )
+    if ours:
+        signal.signal(signal.SIGINT, _end_at_once)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, _raise)
 
 
 def says(text: str) -> None:

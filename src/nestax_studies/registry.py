@@ -1,126 +1,181 @@
-"""The experiments: each a dataclass of settings and what to do with them, one CLI subcommand."""
+"""The studies by name, as a table that imports none of them."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nestax.runs import RunFolder
+from . import interrupts
 
-from . import cleaning as _cleaning
-from . import continual as _continual
-from . import distillation as _distillation
-from . import formal_languages as _formal_languages
-from . import implicit_bias as _implicit_bias
-from . import information_plane as _information_plane
-from . import lab
-from . import language_model as _language_model
-from . import maml as _maml
-from . import needle as _needle
-from . import optimizers as _optimizers
-from . import recall as _recall
-from . import three_level as _three_level
-from . import timescales as _timescales
-from . import weight_decay as _weight_decay
-from .lab import Example, page
-from .study import Study
+if TYPE_CHECKING:
+    from nestax.runs import RunFolder
+
+    from .lab import Example
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What the command line knows of an experiment.
+class Entry(NamedTuple):
+    """What is known of a study before it is imported.
+
+    Attributes:
+        module: its file or folder in this package.
+        question: one line; it begins with the first line of the settings' docstring.
+        minutes: of a run with the default settings on two cores, roughly.
+        data: data sets that the default settings need.
+        needs: value of a setting -> data set that it needs, where the value is not its name.
+    """
+
+    module: str
+    question: str
+    minutes: int
+    data: tuple[str, ...] = ()
+    needs: Mapping[str, str] = {}
+
+
+STUDIES = {
+    "information-plane": Entry(
+        "information_plane",
+        "Do nested optimizers compress representations? Verdicts on the information plane.",
+        2,
+        ("digits",),
+    ),
+    "maml": Entry(
+        "maml",
+        "Does it pay to differentiate through the learning of a task? MAML and two approximations.",
+        8,
+    ),
+    "weight-decay": Entry(
+        "weight_decay",
+        "Can 50 images choose one weight decay for each weight? And by which inverse Hessian?",
+        8,
+        ("mnist",),
+    ),
+    "distillation": Entry(
+        "distillation",
+        "What do ten learned images teach? One image per class, for networks never seen.",
+        2,
+        ("mnist",),
+    ),
+    "cleaning": Entry(
+        "cleaning",
+        "Which training labels are wrong? One trust for each image, learned on a few clean ones.",
+        5,
+        ("mnist",),
+    ),
+    "three-level": Entry(
+        "three_level",
+        "Does a third level pay? A rate for each weight, over decays, over weights.",
+        2,
+        ("digits",),
+    ),
+    "implicit-bias": Entry(
+        "implicit_bias",
+        "Where does what was learned outside end up, in the example or in the weights?",
+        3,
+        ("digits",),
+    ),
+    "optimizers": Entry(
+        "optimizers",
+        "Are optimizers that are memories better ones? All tuned alike, on four tasks.",
+        200,
+        ("digits", "tinyshakespeare"),
+        {"language": "tinyshakespeare"},
+    ),
+    "timescales": Entry(
+        "timescales",
+        "Do slow clocks forget less, where as much was learned? A network on several clocks.",
+        2,
+        ("digits",),
+    ),
+    "formal-languages": Entry(
+        "formal_languages",
+        "Which models keep a state? Formal languages, learned short, tested long.",
+        150,
+    ),
+    "recall": Entry("recall", "Which models recall? Multi-query recall and six more tasks.", 200),
+    "needle": Entry(
+        "needle",
+        "Who finds the needle? Passkeys in haystacks far longer than any learned from.",
+        90,
+    ),
+    "language-model": Entry(
+        "language_model",
+        "Is Hope a better language model, and what of it helps? Thirteen models on one skeleton.",
+        60,
+        ("tinyshakespeare",),
+    ),
+    "continual": Entry(
+        "continual",
+        "Does a continuum memory forget less than plain networks, consolidation and replay?",
+        60,
+        ("digits",),
+    ),
+}
+
+DATA = ("digits", "mnist", "fashion-mnist", "omniglot", "tinyshakespeare", "wikitext2")
+"""Names of the data sets."""
+SHIPPED = ("digits",)
+"""Those that need no download."""
+
+
+class Experiment(NamedTuple):
+    """What the command line knows of a study that is imported.
 
     Attributes:
         summary: one line.
         settings: a frozen dataclass; raises SettingsError for settings that make no sense.
-        run: does, or goes on with, the work and leaves measurements in the folder.
+        run: does, or goes on with, the work and leaves measurements in the folder. A study of the
+            lab is also given `log`, see `lab.log`.
         report: makes summary.json, figures and report.html from them, without computing anew;
-            returns the lines worth printing.
+            returns the summary, or lines to print.
         example: settings -> its nest, for `nestax levels` and `nestax flows`; None if it has none.
+        logs: whether `run` takes `log`.
     """
 
     summary: str
     settings: type
-    run: Callable[[Any, RunFolder], None]
-    report: Callable[[Any, RunFolder], list[str]]
-    example: Callable[[Any], Example] | None = None
+    run: "Callable[..., None]"
+    report: "Callable[[Any, RunFolder], Any]"
+    example: "Callable[[Any], Example] | None" = None
+    logs: bool = False
 
 
-def _study(summary: str, settings: type, study: Study) -> Experiment:
-    return Experiment(summary, settings, study.run, study.report, study.example)
+class _Experiments(dict[str, Experiment]):
+    """Imports a study when it is first asked for."""
+
+    def __missing__(self, name: str) -> Experiment:
+        entry, module = STUDIES[name], imported(STUDIES[name].module)
+        self[name] = found = _experiment(entry.question, module)
+        return found
 
 
-def _made(summary: str, study: lab.Study) -> Experiment:
-    """A study that is made of the lab's pieces."""
-
-    def report(settings: Any, folder: RunFolder) -> list[str]:
-        return page.lines(study.report(settings, folder))
-
-    return Experiment(summary, study.settings, study.run, report, study.example)
+EXPERIMENTS = _Experiments()
+"""The studies that were used, by name; an index imports the study."""
 
 
-EXPERIMENTS = {
-    "information-plane": Experiment(
-        "Do nested optimizers compress representations? Verdicts on the information plane.",
-        _information_plane.Settings,
-        _information_plane.run,
-        _information_plane.report,
-    ),
-    "maml": _made(
-        "Does it pay to differentiate through the learning of a task? MAML and two approximations.",
-        _maml.STUDY,
-    ),
-    "weight-decay": _study(
-        "Can 50 images choose one weight decay for each weight? And by which inverse Hessian?",
-        _weight_decay.Settings,
-        _weight_decay.STUDY,
-    ),
-    "distillation": _study(
-        "Can one learned image per class stand for a data set, for networks it has never seen?",
-        _distillation.Settings,
-        _distillation.STUDY,
-    ),
-    "cleaning": _study(
-        "Which training labels are wrong? One trust for each image, learned on a few clean ones.",
-        _cleaning.Settings,
-        _cleaning.STUDY,
-    ),
-    "three-level": _study(
-        "Does a third level pay? A rate for each weight, over decays, over weights.",
-        _three_level.Settings,
-        _three_level.STUDY,
-    ),
-    "implicit-bias": _study(
-        "Warm or cold starts: where does an overparameterised inner problem end?",
-        _implicit_bias.Settings,
-        _implicit_bias.STUDY,
-    ),
-    "optimizers": _study(
-        "Are optimizers that are memories better ones? All tuned alike, on four tasks.",
-        _optimizers.Settings,
-        _optimizers.STUDY,
-    ),
-    "timescales": _made(
-        "Do slow clocks forget less? Parts of a network on several clocks, task after task.",
-        _timescales.STUDY,
-    ),
-    "formal-languages": _made(
-        "Which models keep a state? Formal languages, learned short, tested long.",
-        _formal_languages.STUDY,
-    ),
-    "recall": _made(
-        "Which models recall? Multi-query recall and six more tasks.",
-        _recall.STUDY,
-    ),
-    "needle": _made(
-        "Who finds the needle? Passkeys in haystacks far longer than any learned from.",
-        _needle.STUDY,
-    ),
-    "language-model": _made(
-        "Is Hope a better language model? Blocks on one skeleton, and Hope with one thing less.",
-        _language_model.STUDY,
-    ),
-    "continual": _made(
-        "Does a continuum memory forget less? Against plain networks, consolidation and replay.",
-        _continual.STUDY,
-    ),
-}
+def imported(module: str) -> ModuleType:
+    """A module of this package. Ctrl-C during the import ends the process: packages may drop an
+    exception.
+
+    Raises:
+        ImportError: a package of the command line is not installed.
+    """
+    try:
+        with interrupts.at_once():
+            return import_module(f".{module}", __package__)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("nestax"):
+            raise
+        raise ImportError(
+            f"the command line needs the package {error.name}; "
+            'install it with: pip install "nestax[studies]"'
+        ) from error
+
+
+def _experiment(question: str, module: Any) -> Experiment:
+    study, lab = getattr(module, "STUDY", None), imported("lab")
+    if isinstance(study, lab.Study):
+        return Experiment(question, study.settings, study.run, study.report, study.example, True)
+    # As studies were before the lab.
+    run, report = getattr(module, "run", None), getattr(module, "report", None)
+    run, report = run or study.run, report or study.report  # type: ignore[union-attr]
+    return Experiment(question, module.Settings, run, report, getattr(study, "example", None))

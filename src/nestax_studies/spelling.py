@@ -18,7 +18,12 @@ def options(settings: type, **more: Any) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(settings)} | more
 
 
-def correction(known: Mapping[str, Any], given: Sequence[str], command: str) -> str | None:
+def correction(
+    known: Mapping[str, Any],
+    given: Sequence[str],
+    command: str,
+    elsewhere: Mapping[str, str] | None = None,
+) -> str | None:
     """What to write instead of the first option that is spelled wrong; None if all are right.
 
     Args:
@@ -26,6 +31,7 @@ def correction(known: Mapping[str, Any], given: Sequence[str], command: str) -> 
             default is a tuple takes a list.
         given: the words after the command.
         command: as in `nestax run maml`, for the error.
+        elsewhere: option -> a command that has it.
     """
     if {"-h", "--help"} & set(given):
         return None
@@ -43,7 +49,7 @@ def correction(known: Mapping[str, Any], given: Sequence[str], command: str) -> 
             values.append(given[at])
             at += 1
         if name not in known and not isinstance(known.get(switched), bool):
-            return _unknown(known, flag, command)
+            return _unknown(known, flag, command, (elsewhere or {}).get(name))
         default = known[name if name in known else switched]
         if isinstance(default, bool):
             found = _switch(switched if name not in known else name, flag, default, values)
@@ -66,15 +72,17 @@ def unnamed(known: Collection[str], word: Sequence[str], before: str) -> str | N
     """
     if not known or not word or word[0].startswith("-") or word[0] in known:
         return None
-    near = difflib.get_close_matches(word[0], known, 1)
+    near = difflib.get_close_matches(word[0].lower().replace("_", "-"), known, 1)
     hint = f"did you mean: {before} {near[0]}?" if near else f"there are: {', '.join(known)}"
     return f"{before} {word[0]}: nothing has that name; {hint}"
 
 
-def _unknown(known: Mapping[str, Any], flag: str, command: str) -> str:
+def _unknown(known: Mapping[str, Any], flag: str, command: str, other: str | None) -> str:
     names = [_flag(name, default) for name, default in known.items()]
     near = difflib.get_close_matches(flag, names, n=2)
     meant = f"; did you mean {' or '.join(near)}?" if near else "."
+    if other and not near:
+        meant = f"; it is an option of: {other}."
     return f"{command} has no option {flag}{meant} All options: {command} --help"
 
 

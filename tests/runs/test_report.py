@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nestax.runs import report
-from nestax.runs.report import Details, Picture, Section, Table, Text, write_report
+from nestax.runs import blocks
+from nestax.runs.blocks import Details, Picture, Section, Table, Text
+from nestax.runs.report import write_report
 
 VOID = {"meta", "img", "input", "br"}
 
@@ -118,7 +119,9 @@ def test_badges_are_coloured_and_worded_and_numbers_aligned(tmp_path: Path) -> N
     text = written(tmp_path, full(tmp_path)[:1])
     assert '<span class="badge good">supported</span>' in text
     assert '<span class="badge warn">artefact</span>' in text
-    assert '<td class="number">1.235</td>' in text and '<td class="number">\u2013</td>' in text
+    head = '<span class="head" aria-hidden="true">value</span>'
+    for shown in ("1.235", "\u2013"):
+        assert f'<td class="number">{head}{shown}</td>' in text
     assert text.count('<th scope="col" class="number">') == 1
 
 
@@ -136,7 +139,7 @@ def test_badges_are_coloured_and_worded_and_numbers_aligned(tmp_path: Path) -> N
         ("a\nb", "a<br>b"),
     ],
 )
-def test_cells(tmp_path: Path, value: report.Cell, shown: str) -> None:
+def test_cells(tmp_path: Path, value: blocks.Cell, shown: str) -> None:
     assert f">{shown}</td>" in written(tmp_path, [Section("s", (Table(("c",), [[value]]),))])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nestax.runs import RunError, RunFolder, Table
-from nestax_studies import cli
+from nestax_studies import commands
 from nestax_studies.registry import EXPERIMENTS, Experiment
 from nestax_studies.study import Findings, Study, Verdict
 
@@ -216,11 +216,11 @@ def _files(folder):
 
 @pytest.mark.parametrize("until", [None, 2])
 def test_a_damaged_study_is_right_or_refused(tmp_path, until, capsys):
-    base, command = tmp_path / "whole", cli.report
+    base, command = tmp_path / "whole", commands.report
     made("study", base)
     whole = _results(base)
     if until is not None:
-        base, command = tmp_path / "base", cli.resume
+        base, command = tmp_path / "base", commands.resume
         made("study", base, until)
     files = _files(base)
     assert {".lock", "settings.json", "facts.json", "metrics.jsonl"} <= set(files)
@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_is_right_or_refused(tmp_path, capsys):
     files = [f for f in _files(base) if f.startswith("checkpoints") and "process_0" not in f]
     assert len(files) > 4
     whole = _results(tmp_path / "whole")
-    seen = _every(base, tmp_path / "run", cli.resume, files, lambda file: FEW[:4], whole)
+    seen = _every(base, tmp_path / "run", commands.resume, files, lambda file: FEW[:4], whole)
     kinds = {Path(file).name: what for (file, how), what in seen.items() if how == "is half"}
     assert kinds["metadata"] == kinds["manifest.ocdbt"] == "refused"
     data = [what for (file, _), what in seen.items() if Path(file).parent.name == "d"]
@@ -282,7 +282,7 @@ def test_a_run_killed_at_any_moment_is_not_taken_for_a_damaged_one(tmp_path, mon
                 pass
         if not (run / "settings.json").exists():
             made("study", run)
-        cli.resume(run)
+        commands.resume(run)
         assert _results(run) == whole, (moment, calls[-1])
     assert 20 < moment < 99
 
@@ -303,12 +303,12 @@ def test_without_a_journal_files_are_taken_as_they_are_if_they_can_be_read(tmp_p
         (tmp_path / "run" / ".lock").write_bytes(b"")
         path.write_bytes(text)
         with pytest.raises(RunError, match=why) as caught:
-            cli.resume(tmp_path / "run")
+            commands.resume(tmp_path / "run")
         assert f"{path}, line {line}" in str(caught.value)
         assert path.read_bytes() == text
     (tmp_path / "run" / ".lock").unlink()
     path.write_bytes(lines[1])
-    cli.resume(tmp_path / "run")
+    commands.resume(tmp_path / "run")
     with RunFolder(tmp_path / "run") as folder:
         assert [one["seed"] for one in folder.metrics()] == [1, 0, 2, 3]
     # Killed while it was made, a journal is none.
@@ -331,6 +331,6 @@ def test_a_checkpoint_counts_these_measurements_and_no_others(tmp_path):
         (tmp_path / "run" / ".lock").unlink()
         path.write_bytes(b"".join(kept))
         with pytest.raises(RunError, match="its checkpoint counts") as caught:
-            cli.resume(tmp_path / "run")
+            commands.resume(tmp_path / "run")
         assert str(path) in str(caught.value)
         assert path.read_bytes() == b"".join(kept)

@@ -65,13 +65,55 @@ def test_ctrl_c_while_packages_are_imported(tmp_path):
     )
     paths = [str(tmp_path), str(Path(interrupts.__file__).parents[1])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    ended = (130, "", "nestax: interrupted\n")
     for words, wanted in (
-        (["-m", "nestax_studies", "list"], (130, "", "nestax: interrupted\n")),
+        (["-m", "nestax_studies", "doctor"], ended),
+        (["-m", "nestax_studies", "run", "recall", "--seeds", "3"], ended),
         (["-c", "import nestax"], (7, "KeyboardInterrupt()\n", "")),
     ):
         command = [sys.executable, *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == wanted
+
+
+LAZY = """
+import os, signal, sys, time, types
+from nestax_studies import __main__, interrupts, registry
+
+def begin():
+    # As of a study that is imported when the command is running already.
+    with open(sys.argv[1] + "/slow.py", "w") as file:
+        file.write("import os, signal, time\\ntry:\\n    os.kill(os.getpid(), signal.SIGINT)\\n"
+                   "    time.sleep(60)\\nexcept BaseException:\\n    pass\\n")
+    registry.__package__ = "lazily"
+    package = types.ModuleType("lazily")
+    package.__path__ = [sys.argv[1]]
+    sys.modules["lazily"] = package
+    try:
+        time.sleep(0)
+        registry.imported("slow")
+    except BaseException:
+        pass
+    print("went on")
+
+def after():
+    with interrupts.at_once():
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+sys.modules["nestax_studies.cli"] = types.SimpleNamespace(main=locals()[sys.argv[2]])
+__main__.main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("what", ["begin", "after"])
+def test_ctrl_c_while_a_study_is_imported(tmp_path, what):
+    """It ends the process, whatever the import would make of it; afterwards it raises again."""
+    command = [sys.executable, "-c", LAZY, str(tmp_path), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "nestax: interrupted\n")
 
 
 def test_a_thread_that_still_compiles_does_not_outlive_the_command(monkeypatch):

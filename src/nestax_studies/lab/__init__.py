@@ -18,6 +18,7 @@ from .claims import medians as medians
 from .claims import significant as significant
 from .claims import spread as spread
 from .options import Options as Options
+from .options import Preset as Preset
 from .options import names as names
 from .options import option as option
 from .records import Measure as Measure

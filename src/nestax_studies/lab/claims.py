@@ -1,5 +1,6 @@
 """Claims put to the test: a criterion, what was measured with its spread, and a verdict."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,27 +98,94 @@ def medians(holds: Callable[..., bool]) -> Callable[..., bool]:
 
 
 def answer(verdicts: Sequence[Verdict], most: int = 3) -> str:
-    """The verdicts in two or three sentences.
+    """The verdicts in a few sentences: how many there are of each, then the claims themselves.
 
     Args:
         verdicts: of all claims.
         most: claims named for each verdict; of the others only their number is given.
     """
-    told = [v for v in verdicts if v.holds is not None or v.word != NOT_MEASURED]
+    told = [v for v in verdicts if v.word != NOT_MEASURED]
+    lacking = len(verdicts) - len(told)
+    if not verdicts:
+        return "This study judges no claim."
     if not told:
         return "No claim could be judged yet."
-    count = sum(v.word == SUPPORTED for v in told)
-    sentences = [f"{count} of {len(told)} verdicts support their claim."]
-    for word in dict.fromkeys((SUPPORTED, NOT_SUPPORTED, *(v.word for v in told))):
-        claims = list(dict.fromkeys(_short(v) for v in told if v.word == word))
-        if claims:
-            more = f"; and {len(claims) - most} more" if len(claims) > most else ""
-            sentences.append(f"{word.capitalize()}: {'; '.join(claims[:most])}{more}.")
+    sentences = []
+    if len(told) == 1:
+        (one,) = told
+        sentences.append(f"The claim {_is(1, one.word)}: {short(one.claim)}{_among([one.of], 1)}.")
+    else:
+        sentences.append(_counts(told))
+        # A claim that is told by its number alone is one that a reader of many can do without.
+        words = (SUPPORTED, NOT_SUPPORTED, *(v.word for v in told if len(told) <= 3 * most))
+        for word in dict.fromkeys(words):
+            named = _named(told, word)
+            if named:
+                more = f"; and {len(named) - most} more" if len(named) > most else ""
+                sentences.append(f"{word.capitalize()}: {'; '.join(named[:most])}{more}.")
+    if lacking:
+        cases = "One more" if lacking == 1 else f"{lacking} more"
+        sentences.append(f"{cases} could not be judged, because the run lacks what is needed.")
     return " ".join(sentences)
 
 
-def _short(verdict: Verdict) -> str:
-    """The claim without its source."""
-    claim = verdict.claim.rstrip(".")
-    claim = claim[: claim.rindex(" (")] if claim.endswith(")") and " (" in claim else claim
-    return f"{claim} ({verdict.of})" if verdict.of else claim
+def _counts(told: Sequence[Verdict]) -> str:
+    """How many claims there are of each verdict, of at least two."""
+    counts = Counter(v.word for v in told)
+    claims, cases = len({v.claim for v in told}), len(told)
+    others = [word for word in counts if word not in (SUPPORTED, NOT_SUPPORTED)]
+    order = [word for word in (SUPPORTED, NOT_SUPPORTED, *others) if counts[word]]
+    if claims < cases:
+        some = "One claim was" if claims == 1 else f"{claims} claims were"
+        if len(order) == 1:
+            every = {SUPPORTED: "supported in all", NOT_SUPPORTED: "supported in none"}
+            return (
+                f"{some} judged in {cases} cases, and {every.get(order[0], f'{order[0]} in all')}."
+            )
+        return f"{some} judged in {cases} cases: {_and([_is(counts[w], w, True) for w in order])}."
+    if order == [SUPPORTED]:
+        return f"All {claims} claims are supported."
+    if counts[SUPPORTED]:
+        some = f"{counts[SUPPORTED]} of {claims} claims {_is(counts[SUPPORTED], SUPPORTED)}"
+        return f"{_and([some, *(_is(counts[w], w, True) for w in order[1:])])}."
+    none = f"None of {claims} claims is supported"
+    return f"{_and([none, *(_is(counts[w], w, True) for w in others)])}."
+
+
+def _is(count: int, word: str, counted: bool = False) -> str:
+    """As in "is supported", "are not supported", "are artefacts", "2 are not"."""
+    what = {NOT_SUPPORTED: "not"}.get(word, word) if counted else word
+    what = ("an artefact" if count == 1 else "artefacts") if word == "artefact" else what
+    return f"{count} " * counted + f"{'is' if count == 1 else 'are'} {what}"
+
+
+def _and(parts: Sequence[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)}{',' * (len(first) > 1)} and {last}" if first else last
+
+
+def _named(told: Sequence[Verdict], word: str) -> list[str]:
+    """The claims with a verdict, and for what they have it where it is not for all."""
+    cases: dict[str, list[Verdict]] = {}
+    for v in told:
+        cases.setdefault(v.claim, []).append(v)
+    return [
+        short(claim) + _among([v.of for v in some if v.word == word], len(some))
+        for claim, some in cases.items()
+        if any(v.word == word for v in some)
+    ]
+
+
+def _among(those: Sequence[str], cases: int) -> str:
+    """For what a claim has a verdict, of so many cases that it was judged in."""
+    if not any(those):
+        return ""
+    if len(those) > 2:
+        return f" (in {'all ' if len(those) == cases else f'{len(those)} of '}{cases} cases)"
+    return f" ({' and '.join(those)})"
+
+
+def short(claim: str) -> str:
+    """A claim without its source, which stands in brackets at its end, and without its stop."""
+    claim = claim.rstrip(".")
+    return claim[: claim.rindex(" (")] if claim.endswith(")") and " (" in claim else claim

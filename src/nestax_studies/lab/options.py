@@ -102,6 +102,11 @@ def presets(settings: type) -> dict[str, dict[str, Any]]:
     return {name: values for name, values in found.items() if values}
 
 
+def question(settings: type) -> str:
+    """What a study asks: the first line of its settings' docstring."""
+    return (settings.__doc__ or "").strip().partition("\n")[0]
+
+
 def _chosen(field: Any, given: tuple[str, ...]) -> tuple[str, ...]:
     families, known = field.metadata["families"], field.metadata["known"]
     unknown = [name for name in given if name not in known and name not in families]

@@ -1,73 +1,66 @@
-"""A report for its reader: summary.json, report.html, and what the terminal shows.
+"""A report for its reader: what report.html and the terminal show of summary.json.
 
 Question, answer, headline figure, claims, further figures, numbers, and folded away what only some
 readers want.
 """
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nestax import __version__
-from nestax.runs import Details, Picture, RunFolder, Section, Table, Text, write_report
+from nestax.runs import (
+    Badge,
+    Cell,
+    Details,
+    Folded,
+    Picture,
+    Section,
+    Table,
+    Text,
+    write_report,
+)
 
-from .claims import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, Verdict, answer
-from .records import Numbers, listed
+from .claims import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, short
 
-BADGES = {SUPPORTED: "good", NOT_SUPPORTED: "bad", NOT_MEASURED: "muted", "artefact": "warn"}
-_UNFINISHED = "The run is not finished; only finished stages are judged."
+Claim = Mapping[str, Any]
+"""A claim of summary.json."""
 
-
-def summarized(
-    schema: int,
-    folder: RunFolder,
-    complete: bool,
-    numbers: Numbers,
-    verdicts: Sequence[Verdict],
-    more: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Every number that the report prints, JSON-able."""
-    return {
-        "schema": schema,
-        "study": folder.experiment,
-        "nestax": __version__,
-        "complete": complete,
-        "answer": answer(verdicts),
-        "settings": folder.settings,
-        "machine": facts.get("machine", {}),
-        "seconds": facts.get("seconds", {}),
-        "arms": numbers.summary(),
-        "claims": [
-            {
-                "claim": v.claim,
-                "of": v.of,
-                "criterion": v.criterion,
-                "measured": v.measured,
-                "spread": {label: _spread(values) for label, values in v.values.items()},
-                "verdict": v.word,
-            }
-            for v in verdicts
-        ],
-        "more": dict(more),
-    }
+_TONES = {SUPPORTED: "good", NOT_SUPPORTED: "bad", NOT_MEASURED: "muted"}
+_MARKS = {SUPPORTED: "✓", NOT_SUPPORTED: "✗", NOT_MEASURED: "\u2013"}
+_OTHER = "~"
+PLAIN = {"✓": "y", "✗": "n", "\u2013": "-", "…": "..."}
+"""What is printed where a terminal cannot show a character."""
+UNFINISHED = "The run is not finished; only finished stages are judged."
+_ROWS = 12  # claims that the terminal shows one by one
+_WORDED = 3  # columns of claims whose badges are words
 
 
-def _spread(values: Any) -> dict[str, Any]:
-    every = sorted(float(v) for v in values)
-    middle = len(every) // 2
-    median = every[middle] if len(every) % 2 else (every[middle - 1] + every[middle]) / 2
-    return listed({"least": every[0], "median": median, "most": every[-1]})
+def mark(word: str) -> str:
+    """A verdict as one character."""
+    return _MARKS.get(word, _OTHER)
 
 
-def claims_table(verdicts: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each claim, a column for each arm or task that claims were judged for."""
-    columns = list(dict.fromkeys(v["of"] for v in verdicts))
-    rows: dict[str, dict[str, str]] = {}
-    for v in verdicts:
-        rows.setdefault(v["claim"], {})[v["of"]] = v["verdict"]
-    cells = [[claim, *(found.get(of, "") for of in columns)] for claim, found in rows.items()]
-    return Table(["claim", *(of or "verdict" for of in columns)], cells, badges=BADGES)
+def badge(word: str, worded: bool = True) -> Badge:
+    """A verdict as a badge of a report."""
+    tone = _TONES.get(word, "warn")
+    return Badge(word, tone) if worded else Badge(mark(word), tone, word)
+
+
+def legend(words: Iterable[str]) -> str:
+    """What the marks of these verdicts mean."""
+    order = [SUPPORTED, NOT_SUPPORTED, NOT_MEASURED]
+    found = sorted(set(words), key=lambda w: order.index(w) if w in order else len(order))
+    return "  ".join(f"{mark(word)} {word}" for word in found)
+
+
+def shown(value: Any) -> str:
+    """A setting as text."""
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+# report.html
 
 
 def write(
@@ -76,52 +69,185 @@ def write(
     lead: str,
     summary: Mapping[str, Any],
     numbers: Table,
-    verdicts: Sequence[Verdict],
     pictures: Sequence[Picture],
     sections: Sequence[Section],
 ) -> None:
-    """Writes the report."""
+    """Writes the report of a summary, with its pictures and what else the study tells."""
     claims = summary["claims"]
-    heads = ["claim", "of", "criterion", "measured", "verdict"]
-    judged = Table(heads, [[v[head] for head in heads] for v in claims], badges=BADGES)
-    machine = "\n".join(f"- {key}: {value}" for key, value in summary["machine"].items())
+    machine = "\n".join(f"- {key}: {_listed(value)}" for key, value in summary["machine"].items())
     seconds = sum(_seconds(value) for value in summary["seconds"].values())
-    settings = [[key, _shown(value)] for key, value in summary["settings"].items()]
+    settings = [[key, shown(value)] for key, value in summary["settings"].items()]
+    made = [
+        Details("Settings", [Table(["setting", "value"], settings)]),
+        Details("Machine and time", [Text(f"{_time(seconds)} on:\n\n{machine}")]),
+    ]
     parts = [
         Section("Answer", [Text(summary["answer"]), *pictures[:1]]),
-        Section(
-            "Claims", [claims_table(claims), Details("Criteria, and what was measured", [judged])]
-        ),
+        Section("Claims", [claims_table(claims)] if claims else []),
         Section("Figures", pictures[1:]),
-        Section("Numbers", [numbers]),
+        Section("Numbers", [numbers] if numbers.rows else []),
         *sections,
-        Section(
-            "How it was made",
-            [
-                Details("Settings", [Table(["setting", "value"], settings)]),
-                Details("Machine and time", [Text(f"{seconds:.0f} s on:\n\n{machine}")]),
-            ],
-        ),
+        Section("How it was made", made),
     ]
-    unfinished = "" if summary["complete"] else f"{_UNFINISHED}\n\n"
-    write_report(path, title, unfinished + lead, [part for part in parts if part.body])
+    told = lead if summary["complete"] else f"{UNFINISHED}\n\n{lead}"
+    write_report(path, title, told, [part for part in parts if part.body], summary["question"])
 
 
-def lines(summary: Mapping[str, Any], verbose: bool = False) -> list[str]:
-    """What the terminal shows: the answer and the claims; with `verbose` what was measured too."""
-    told = [] if summary["complete"] else [_UNFINISHED]
-    told.append(summary["answer"])
-    for v in summary["claims"]:
-        of = f"  [{v['of']}]" if v["of"] else ""
-        told.append(f"{v['verdict']:14} {v['claim']}{of}")
-        if verbose:
-            told.append(f"{'':14} {v['criterion']}\n{'':14} {v['measured']}")
-    return told
+def claims_table(claims: Sequence[Claim]) -> Table:
+    """The verdicts: a row for each claim, whose criterion and measurements fold out. A column for
+    each thing that claims were judged for, where most claims were judged for most of them."""
+    cases, columns = _cases(claims)
+    caption = "A click on a claim shows its criterion and what was measured."
+    if len(columns) > 1 and 2 * len(claims) < len(cases) * len(columns):
+        rows = [[_claim([c]), c["of"] or None, badge(c["verdict"])] for c in claims]
+        return Table(["claim", "judged for", "verdict"], rows, caption)
+    worded = len(columns) <= _WORDED
+    if not worded:
+        caption += f" {legend(c['verdict'] for c in claims)}."
+    cells: list[list[Cell]] = []
+    for some in cases.values():
+        by = {c["of"]: badge(c["verdict"], worded) for c in some}
+        cells.append([_claim(some), *(by.get(of, "") for of in columns)])
+    return Table(["claim", *(of or "verdict" for of in columns)], cells, caption)
+
+
+def _cases(claims: Sequence[Claim]) -> tuple[dict[str, list[Claim]], list[str]]:
+    """Claim -> what became of it, and all that claims were judged for."""
+    cases: dict[str, list[Claim]] = {}
+    for claim in claims:
+        cases.setdefault(claim["claim"], []).append(claim)
+    return cases, list(dict.fromkeys(claim["of"] for claim in claims))
+
+
+def _claim(cases: Sequence[Claim]) -> Folded:
+    """A claim, under which lie its criteria and what was measured."""
+    parts = []
+    for criterion in dict.fromkeys(c["criterion"] for c in cases):
+        parts.append(f"Criterion: {criterion}.".replace("..", "."))
+        same = [c for c in cases if c["criterion"] == criterion]
+        if len(same) == 1 and len(cases) == 1:
+            parts.append(f"Measured: {same[0]['measured']}")
+        else:
+            parts.append("\n".join(f"- {c['of'] or 'measured'}: {c['measured']}" for c in same))
+    return Folded(cases[0]["claim"], "\n\n".join(parts))
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    return shown(value)
 
 
 def _seconds(value: Any) -> float:
     return sum(map(_seconds, value.values())) if isinstance(value, Mapping) else float(value)
 
 
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
+# The terminal
+
+
+def lines(summary: Mapping[str, Any], verbose: bool = False, columns: int = 80) -> list[str]:
+    """What the terminal shows: the question, the answer and the claims on one screen; with
+    `verbose` what was measured of every claim instead.
+
+    Args:
+        summary: of the run.
+        verbose: whether every claim is shown with its criterion and measurements.
+        columns: of the terminal.
+    """
+    told = textwrap.wrap(summary["question"], columns)
+    if not summary["complete"]:
+        told += textwrap.wrap(UNFINISHED, columns)
+    told += [*textwrap.wrap(summary["answer"], columns), ""]
+    claims = summary["claims"]
+    if not claims:
+        return told
+    return told + (_at_length(claims, columns) if verbose else _grid(claims, columns))
+
+
+def _at_length(claims: Sequence[Claim], columns: int) -> list[str]:
+    made = []
+    for claim in claims:
+        of = f" [{claim['of']}]" if claim["of"] else ""
+        made += hung(f"{mark(claim['verdict'])} ", f"{claim['claim']}{of}", columns)
+        for head in ("verdict", "criterion", "measured"):
+            made += hung(f"    {head + ':':11}", claim[head], columns)
+    return made
+
+
+def hung(head: str, text: str, columns: int) -> list[str]:
+    """Text in so many columns, a head before its first line."""
+    wrapped = textwrap.wrap(text, columns, initial_indent=head, subsequent_indent=" " * len(head))
+    return wrapped or [head]
+
+
+def _grid(claims: Sequence[Claim], columns: int) -> list[str]:
+    """Claims down, across what they were judged for; counts where that is more than a screen."""
+    cases, heads = _cases(claims)
+    words = [c["verdict"] for c in claims]
+    sparse = len(heads) > 1 and 2 * len(claims) < len(cases) * len(heads)
+    if len(cases) > _ROWS or (sparse and len(claims) > _ROWS):
+        return _counted(claims, columns)
+    if sparse:
+        rows = [
+            (short(c["claim"]) + (f" [{c['of']}]" if c["of"] else ""), [mark(c["verdict"])])
+            for c in claims
+        ]
+        return [*aligned([""], rows, columns), legend(words)]
+    rows = []
+    for claim, some in cases.items():
+        by = {c["of"]: mark(c["verdict"]) for c in some}
+        rows.append((short(claim), [by.get(of, "") for of in heads]))
+    return [*aligned(heads, rows, columns), legend(words)]
+
+
+def _counted(claims: Sequence[Claim], columns: int) -> list[str]:
+    """How many claims of each verdict there are, for each thing that they were judged for; and the
+    supported ones by name."""
+    words = list(dict.fromkeys((SUPPORTED, NOT_SUPPORTED, *(c["verdict"] for c in claims))))
+    heads = [mark(word) for word in words]
+    groups: dict[str, Counter[str]] = {}
+    for claim in claims:
+        groups.setdefault(claim["of"], Counter())[claim["verdict"]] += 1
+    rows = [(of or "all claims", [str(n[w] or "") for w in words]) for of, n in groups.items()]
+    if len(rows) > _ROWS:
+        rows = [*rows[: _ROWS - 1], (f"… and {len(rows) - _ROWS + 1} more", [""] * len(words))]
+    held = [c for c in claims if c["verdict"] == SUPPORTED] if len(rows) == 1 else []
+    named = [
+        _cut(
+            f"{mark(SUPPORTED)} {short(c['claim'])}" + (f" [{c['of']}]" if c["of"] else ""), columns
+        )
+        for c in held[: _ROWS - 3]
+    ]
+    named += [f"… and {len(held) - len(named)} more"] if len(held) > len(named) else []
+    last = f"{legend(words)}; claim by claim: --verbose"
+    return [*aligned(heads, rows, columns), *named, last]
+
+
+def aligned(
+    heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], columns: int
+) -> list[str]:
+    """A label and short cells in each row, below their heads. Heads that would take more than half
+    of the columns are numbered and listed."""
+    wide = [max(len(h), *(len(cells[i]) for _, cells in rows)) for i, h in enumerate(heads)]
+    listed = []
+    if len(heads) > 1 and sum(wide) + 2 * len(wide) > columns // 2:
+        told = [f"{i}: {head or 'all'}" for i, head in enumerate(heads, 1)]
+        whole = "  ".join(text.replace(" ", "\u00a0") for text in told)  # are not broken
+        listed = [line.replace("\u00a0", " ") for line in textwrap.wrap(whole, columns)]
+        heads = [str(i) for i in range(1, len(heads) + 1)]
+        wide = [max(len(h), *(len(cells[i]) for _, cells in rows)) for i, h in enumerate(heads)]
+    room = columns - sum(w + 2 for w in wide)
+    room = min(room, max(len(label) for label, _ in rows))
+    made = ["".join([" " * room, *(f"  {h:>{w}}" for h, w in zip(heads, wide, strict=True))])]
+    for label, cells in rows:
+        text = "".join(f"  {cell:>{w}}" for cell, w in zip(cells, wide, strict=True))
+        made.append(f"{_cut(label, room):{room}}{text}".rstrip())
+    return [*listed, *(line for line in made if line.strip())]
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 1].rstrip()}…"

@@ -111,7 +111,7 @@ class Numbers:
             ]
             for row in self.rows
         ]
-        return Table([*self.heads, *facts, *heads], rows, self.caption)
+        return Table([*self.heads, *facts, *heads], rows, self.caption, labels=len(self.heads))
 
     def summary(self) -> dict[str, Any]:
         """As it stands in summary.json: arm -> labels, facts, measures by seed."""

@@ -4,25 +4,26 @@ A stage (an arm, a seed, a solver) is done whole or not at all; going on with an
 does the stages that are missing.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nestax.levels import Nest, State
 from nestax.plots import save
-from nestax.runs import Picture, Progress, RunError, RunFolder, Section, refusals
+from nestax.runs import Picture, Progress, RunError, RunFolder, Section, Watch, refusals
 from nestax.runs.machine import machine
 
 from . import page
 from .claims import Verdict
 from .figures import Sheet
+from .log import Log
+from .options import question
 from .records import Numbers, Record, Records
-
-SCHEMA = 1
-"""Version of the layout of summary.json, see docs/studies.md."""
+from .summary import summarized
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,24 @@ class Desk:
         path: a folder of the stage's own, for what an interruption must not lose, such as the
             folder of a `Watch`; it need not exist, and is deleted when the stage is finished.
         done: records of the finished stages.
+        loggers: what `Nest.run(..., watch=...)` is given beside a `Watch`, see `watch`.
     """
 
     say: Callable[[str], None]
     path: Path
     done: Records = field(default_factory=dict)
+    loggers: Sequence[Any] = ()
+
+    def watch(self, name: str = "", **options: Any) -> list[Any]:
+        """What `Nest.run(..., watch=...)` is given, so that an interrupted stage goes on where it
+        was, and its numbers reach the logger that the run was given (`nestax run --log`).
+
+        Args:
+            name: of the folder within `path`, where a stage has several runs.
+            options: see `Watch`; no bar is shown unless asked for.
+        """
+        folder = self.path / name if name else self.path
+        return [Watch(folder, **{"progress": False, **options}), *self.loggers]
 
 
 Stage = Callable[[Desk], Record]
@@ -102,8 +116,13 @@ class Study:
     draw: Callable[[Any, Records], Sequence[Sheet]]
     example: Callable[[Any], Example] | None = None
 
-    def run(self, settings: Any, folder: RunFolder) -> None:
+    def run(self, settings: Any, folder: RunFolder, log: Log | None = None) -> None:
         """Does the stages that the folder lacks.
+
+        Args:
+            settings: what to run.
+            folder: where; it holds these settings.
+            log: is told the numbers of every stage too.
 
         Raises:
             RunError: the folder cannot be written, a file of it was changed, or a loss is not
@@ -121,7 +140,8 @@ class Study:
 
                 say("begins")
                 began = time.monotonic()
-                desk = Desk(say, folder.path / "checkpoints" / name.replace(" ", "-"), dict(done))
+                own = folder.path / "checkpoints" / name.replace(" ", "-")
+                desk = Desk(say, own, dict(done), [log.of(name)] if log else [])
                 try:
                     done[name] = stage(desk)
                 except FloatingPointError as error:
@@ -130,8 +150,30 @@ class Study:
                 folder.write_json("facts.json", facts)
                 folder.append({"stage": name, **done[name]})
                 shutil.rmtree(desk.path, ignore_errors=True)
+                if log:
+                    log.record(name, number, done[name])
                 progress.note(f"{name}: {facts['seconds'][name]:.1f} s")
             progress.update(len(stages), "done")
+
+    def perform(self, path: str | Path, settings: Any) -> dict[str, Any]:
+        """Runs the study into a folder, or goes on with the run that is there, and writes its
+        report: for programs; the command line does the same for the studies it knows.
+
+        Args:
+            path: of the run's folder.
+            settings: what to run.
+
+        Raises:
+            RunError: as `run`; or the folder holds another run.
+        """
+        path, name = Path(path), self.title.lower().replace(" ", "-")
+        asked = json.loads(json.dumps(asdict(settings)))  # as it comes back
+        there = (path / "settings.json").exists()
+        with RunFolder(path) if there else RunFolder.create(path, name, asked) as folder:
+            if (folder.experiment, folder.settings) != (name, asked):
+                raise RunError(f"{path} holds a run with other settings; name another folder")
+            self.run(settings, folder)
+            return self.report(settings, folder)
 
     def report(self, settings: Any, folder: RunFolder) -> dict[str, Any]:
         """Writes summary.json, figures/ and report.html; returns the summary.
@@ -146,8 +188,14 @@ class Study:
             )
         found, facts = self.find(settings, records), _facts(folder)
         complete = set(self.stages(settings)) <= set(records)
-        summary = page.summarized(
-            SCHEMA, folder, complete, found.numbers, found.verdicts, found.more, facts
+        summary = summarized(
+            folder,
+            question(self.settings),
+            complete,
+            found.numbers,
+            found.verdicts,
+            found.more,
+            facts,
         )
         folder.write_json("summary.json", summary)
         with refusals(folder.path):
@@ -164,7 +212,6 @@ class Study:
                 self.lead,
                 summary,
                 found.numbers.table(),
-                found.verdicts,
                 pictures,
                 found.sections,
             )

@@ -1,0 +1,122 @@
+"""summary.json: every number of a run's report in one layout, described in docs/studies.md."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nestax import __version__
+from nestax.runs import RunError, RunFolder
+
+from .claims import Verdict, answer
+from .records import Numbers, listed
+
+SCHEMA = 1
+"""Version of the layout; another number whenever a key changes its meaning or goes."""
+
+KEYS = {
+    "schema": int,
+    "study": str,
+    "question": str,
+    "nestax": str,
+    "complete": bool,
+    "answer": str,
+    "settings": dict,
+    "machine": dict,
+    "seconds": dict,
+    "arms": dict,
+    "claims": list,
+    "more": dict,
+}
+"""Keys of the layout, and what they hold."""
+
+
+def summarized(
+    folder: RunFolder,
+    question: str,
+    complete: bool,
+    numbers: Numbers,
+    verdicts: Sequence[Verdict],
+    more: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Every number that the report prints, JSON-able."""
+    return {
+        "schema": SCHEMA,
+        "study": folder.experiment,
+        "question": question,
+        "nestax": __version__,
+        "complete": complete,
+        "answer": answer(verdicts),
+        "settings": folder.settings,
+        "machine": facts.get("machine", {}),
+        "seconds": facts.get("seconds", {}),
+        "arms": numbers.summary(),
+        "claims": [
+            {
+                "claim": v.claim,
+                "of": v.of,
+                "criterion": v.criterion,
+                "measured": v.measured,
+                "spread": {label: _spread(values) for label, values in v.values.items()},
+                "verdict": v.word,
+            }
+            for v in verdicts
+        ],
+        "more": dict(more),
+    }
+
+
+def _spread(values: Any) -> dict[str, Any]:
+    every = np.sort(np.ravel(np.asarray(values, float)))  # what is no number comes last
+    if not every.size or np.isnan(every[-1]):
+        return {"least": None, "median": None, "most": None}
+    found = {"least": every[0], "median": np.median(every), "most": every[-1]}
+    return listed({name: float(value) for name, value in found.items()})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The summary of a run.
+
+    Args:
+        path: a run's folder, or its summary.json.
+
+    Raises:
+        RunError: there is none, it is not a summary, or one of another layout.
+    """
+    file = path / "summary.json" if path.is_dir() else path
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = f"; make it with: nestax report {path}" if (path / "settings.json").exists() else ""
+        raise RunError(f"{file}: there is no such file{hint}") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read as a summary: {error}") from None
+    if not isinstance(found, dict) or "schema" not in found:
+        raise RunError(
+            f"{file} is no summary of a study, or was written by an earlier version of nestax, "
+            "whose summaries were laid out otherwise; run the study again"
+        )
+    if found["schema"] != SCHEMA:
+        raise RunError(
+            f"{file} has layout {found['schema']}, and nestax {__version__} reads layout {SCHEMA}; "
+            f"make it again with: nestax report {file.parent}"
+        )
+    for key, kind in KEYS.items():
+        if not isinstance(found.get(key), kind):
+            raise RunError(
+                f"{file} is damaged: {key!r} is missing or not what it should be; make it again "
+                f"with: nestax report {file.parent}"
+            )
+    return found
+
+
+def spread_of(values: Sequence[float | None]) -> tuple[float, float, float]:
+    """(median, least, most) of a measure's values; nan where one is not a number."""
+    every = np.asarray([math.nan if v is None else v for v in values], float)
+    if not every.size or np.isnan(every).any():
+        return math.nan, math.nan, math.nan
+    return float(np.median(every)), float(every.min()), float(every.max())
