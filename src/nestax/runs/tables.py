@@ -11,7 +11,7 @@ from .blocks import Badge, Cell, Folded, Table
 
 _PAGE = 1060  # pixels of the widest page
 _TABLET, _PHONE = 620, 350  # narrower pages, which the style sheet knows
-_LETTER, _GAP = 8.0, 20  # pixels, about
+_LETTER, _BOLD, _GAP = 8.0, 10.0, 20  # pixels, about
 _PROSE = 26  # letters that a line of prose has at least
 _LONGEST = 34  # letters of a word that is never broken
 
@@ -53,12 +53,13 @@ def _parts(table: Table) -> Iterator[Table]:
 
 def _widths(table: Table) -> list[float]:
     """Pixels that each column takes at least, about."""
+    heads = [_BOLD * _letters(name, _PROSE) for name in table.columns]
+    cells = [
+        [_LETTER * _letters(row[at], _PROSE) for row in table.rows] for at in range(len(heads))
+    ]
     return [
-        _GAP
-        + _LETTER * max(_letters(name, _PROSE), *(_letters(row[at], _PROSE) for row in table.rows))
-        if table.rows
-        else _GAP + _LETTER * _letters(name, _PROSE)
-        for at, name in enumerate(table.columns)
+        _GAP + max(head, *some) if some else _GAP + head
+        for head, some in zip(heads, cells, strict=True)
     ]
 
 

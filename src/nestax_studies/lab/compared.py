@@ -94,7 +94,7 @@ def claims(runs: Sequence[Run]) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def _spread(values: Sequence[float | None], ranges: bool) -> str:
+def _spread(values: Sequence[int | float | None], ranges: bool) -> str:
     middle, low, high = summaries.spread_of(values)
     if not np.isfinite(middle):
         return "not finite"

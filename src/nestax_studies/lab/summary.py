@@ -114,7 +114,7 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def spread_of(values: Sequence[float | None]) -> tuple[float, float, float]:
+def spread_of(values: Sequence[int | float | None]) -> tuple[float, float, float]:
     """(median, least, most) of a measure's values; nan where one is not a number."""
     every = np.asarray([math.nan if v is None else v for v in values], float)
     if not every.size or np.isnan(every).any():
