@@ -85,9 +85,12 @@ def test_the_answer_is_plain_english(verdicts, said):
 def test_the_answer_to_sixty_claims_is_short():
     text = lab.answer(grid(5, [f"task {i}" for i in range(12)], "+--a-?"))
     assert text.startswith("5 claims were judged in 54 cases: 12 are supported, 30 are not, and 12")
-    assert (
-        "Claim 1 holds for what it is about (in all 12 cases); " in text and "; and 2 more" in text
+    claim = "Claim {} holds for what it is about (in {} cases)"
+    held = "; ".join(claim.format(i, "6 of 12") for i in (0, 3))
+    not_held = "; ".join(
+        claim.format(i, n) for i, n in ((1, "all 12"), (2, "all 6"), (4, "all 12"))
     )
+    assert f"Supported: {held}. Not supported: {not_held}." in text
     assert "Artefact" not in text and len(text.split()) < 100
 
 
