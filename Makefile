@@ -32,7 +32,8 @@ contract: $(VENV)/ready
 	$(BIN)/lint-imports
 
 snippets: $(VENV)/ready
-	$(BIN)/python tests/readme.py README.md docs/flows.md docs/levels.md docs/optimizers.md docs/memories.md
+	$(BIN)/python tests/readme.py README.md docs/flows.md docs/levels.md docs/optimizers.md docs/memories.md \
+		docs/studies.md
 
 # One stamp per interpreter; remade when the requirements change.
 $(VENV)/ready: pyproject.toml $(wildcard constraints/*.txt)
