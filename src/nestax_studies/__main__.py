@@ -1,5 +1,6 @@
 """The command `nestax`, also `python -m nestax_studies`."""
 
+import os
 import sys
 
 from . import interrupts
@@ -14,6 +15,9 @@ def main() -> None:
     except KeyboardInterrupt:  # before the command, or once more while it ended
         print("nestax: interrupted", file=sys.stderr)
         interrupts.leave(interrupts.INTERRUPTED)
+    except BrokenPipeError:  # nobody reads on, as in `nestax compare ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        interrupts.leave(1)
     interrupts.leave(0)
 
 

@@ -146,7 +146,7 @@ def _settings_from(name: str, path: Path, preset: str | None) -> Any:
         return settings
     kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     for field, by_preset in presets(experiment.settings).items():
-        if preset in by_preset and kept[field] == by_preset.get(before):
+        if preset in by_preset and before in by_preset and kept[field] == by_preset[before]:
             del kept[field]
     try:
         return experiment.settings(**kept | {"preset": preset})

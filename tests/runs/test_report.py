@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from references.browser import BROWSER, measured
 
 from nestax.runs import blocks
-from nestax.runs.blocks import Details, Picture, Section, Table, Text
+from nestax.runs.blocks import Badge, Details, Folded, Picture, Section, Table, Text
 from nestax.runs.report import write_report
 
 VOID = {"meta", "img", "input", "br"}
@@ -187,3 +188,72 @@ def test_wrong_blocks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ValueError, match=r"a\.txt is not a picture"):
         written(tmp_path, [Section("s", (Picture(tmp_path / "a.txt", ""),))])
+
+
+# Width
+
+
+def columns(text: str) -> list[list[str]]:
+    """The heads of each table."""
+    return [
+        re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table)
+        for table in re.findall(r"<table.*?</table>", text, re.DOTALL)
+    ]
+
+
+def wide(count: int) -> Table:
+    heads = ["task", "arm", *(f"found in {48 * 2**i} tokens (%)" for i in range(count))]
+    row: list[blocks.Cell] = ["one passkey", "linear attention", *(["54.1 (31.2 to 61.0)"] * count)]
+    return Table(heads, [row, row], "Numbers", labels=2)
+
+
+def test_a_table_with_too_many_columns_becomes_several_with_the_same_labels(tmp_path: Path) -> None:
+    assert columns(written(tmp_path, [Section("s", [wide(2)])])) == [list(wide(2).columns)]
+    text = written(tmp_path, [Section("s", [wide(20)])])
+    parts = columns(text)
+    assert len(parts) > 1 and all(part[:2] == ["task", "arm"] for part in parts)
+    assert [head for part in parts for head in part[2:]] == list(wide(20).columns[2:])
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert text.count("<caption>") == 1
+    assert 'class="range"' in text and "(31.2\u00a0to\u00a061.0)" in text
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        (Table(("a", "b"), [[1, 2]]), "<table>"),
+        (wide(2), '<table class="stack">'),
+        (wide(4), '<table class="stack early">'),
+    ],
+)
+def test_rows_become_blocks_where_the_page_is_narrower_than_the_table(
+    tmp_path: Path, table: Table, kind: str
+) -> None:
+    assert kind in written(tmp_path, [Section("s", [table])])
+
+
+def test_cells_fold_out_and_signs_say_what_they_mean(tmp_path: Path) -> None:
+    row: list[blocks.Cell] = [Folded("a <claim>", "why\n\n- one"), Badge("✓", "good", "held"), ""]
+    text = written(tmp_path, [Section("s", [Table(("claim", "x", "y"), [row])])])
+    assert "<details><summary>a &lt;claim&gt;</summary><div><p>why</p>\n<ul><li>one</li>" in text
+    assert 'role="img" title="held" aria-label="held">✓</span>' in text
+    assert '<td class="empty">' in text
+    with pytest.raises(ValueError, match="the badge 'x' has the tone 'green'"):
+        Badge("x", "green")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_tables_are_as_wide_as_the_page_at_most(tmp_path: Path) -> None:
+    prose = "A sentence that goes on for a while, as criteria do, and ends at last."
+    path = "/a/very/long/path/without/any/space/in/it/" * 4
+    tables = [
+        wide(1),
+        wide(20),
+        Table(("claim", "criterion", "measured", "verdict"), [[prose] * 3 + ["supported"]]),
+        Table(("setting", "value"), [["out", path], ["names", ", ".join(["hope"] * 40)]]),
+        Table([f"t{i}" for i in range(30)], [[i * 1000.5 for i in range(30)]]),
+    ]
+    text = written(tmp_path, [Section("s", tables)])
+    for width, found in measured(text, tmp_path, (1200, 800, 390)).items():
+        assert found["wide"] == [], width
+        assert (found["blocks"] > 0) == (width < 1200)

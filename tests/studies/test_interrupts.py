@@ -116,6 +116,24 @@ def test_ctrl_c_while_a_study_is_imported(tmp_path, what):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "nestax: interrupted\n")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_a_reader_that_stops_reading_is_no_error():
+    program = (
+        "import sys, types\n"
+        "from nestax_studies import __main__\n"
+        "def print_much():\n"
+        "    for _ in range(100000): print('a line')\n"
+        "sys.modules['nestax_studies.cli'] = types.SimpleNamespace(main=print_much)\n"
+        "__main__.main()\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, b"")
+
+
 def test_a_thread_that_still_compiles_does_not_outlive_the_command(monkeypatch):
     """It would be unwound, which aborts the process."""
     ended, done = [], threading.Event()

@@ -3,15 +3,21 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from references.browser import BROWSER, measured
 from studies import stubs
 
+import nestax as nx
 from nestax.runs import Badge, Folded, RunError
 from nestax_studies import lab
 from nestax_studies.lab import page, summary
+from nestax_studies.lab.log import Log
 from nestax_studies.lab.records import Numbers, Row
 
 WORDS = {"+": True, "-": False, "?": None, "a": False}
@@ -354,3 +360,49 @@ def test_summaries_of_another_layout_are_refused(tmp_path):
     hint = re.escape(f"make it with: nestax report {tmp_path / 'run'}")
     with pytest.raises(RunError, match=hint):
         summary.read(tmp_path / "run")
+
+
+def test_every_key_of_the_layout_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(summary.KEYS)
+    (example,) = re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert valid(json.loads(example), LAYOUT_1)
+
+
+# Stages that run a nest
+
+
+class Told:
+    """A logger as TensorBoard's."""
+
+    def __init__(self):
+        self.told = []
+
+    def add_scalar(self, name, number, step):
+        self.told.append((name, number, step))
+
+
+def test_a_nest_of_a_stage_goes_on_where_it_was_and_reaches_the_logger(tmp_path, folder):
+    w = nx.Level("w", lambda v, batch: v["w"] ** 2 / 2, optax.sgd(0.5))
+    nest, seen = nx.Nest([w]), []
+
+    def stage(desk):
+        state = nest.init({"w": jnp.ones(())}, jax.random.key(0))
+        for steps in (2, 4):  # as if it had been interrupted after two
+            state_, info = nest.run(state, steps, watch=desk.watch("own"))
+            seen.append(len(info["w"].loss))
+        return {"w": float(state_.values["w"]), "losses": [[0.5]], "note": "text"}
+
+    def find(settings, records):
+        return lab.Findings(stubs.find(settings, {}).numbers)
+
+    study = dataclasses.replace(stubs.STUDY, stages=lambda s: {"a stage": stage}, find=find)
+    log = Log(Told())
+    with folder(tmp_path / "run", stubs.Settings()) as opened:
+        study.run(stubs.Settings(), opened, log)
+        assert opened.metrics("stage")[0]["w"] == 1 / 16
+    assert seen == [2, 2]
+    losses = {step: x for name, x, step in log.writer.told if name == "a/stage/w/loss"}
+    assert losses == {1: 1 / 2, 2: 1 / 8, 3: 1 / 32, 4: 1 / 128}
+    assert log.writer.told[-1] == ("a/stage/w", 1 / 16, 0)
+    assert not (tmp_path / "run" / "checkpoints" / "a-stage").exists()
