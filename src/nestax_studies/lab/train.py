@@ -117,6 +117,7 @@ def watched(
     Raises:
         DivergenceError: see `Nest.run`.
     """
-    state, infos = nest.run(state, steps, watch=Told(desk.path / name, desk.say, words))
+    watch = [Told(desk.path / name, desk.say, words), *desk.loggers]
+    state, infos = nest.run(state, steps, watch=watch)
     with RunFolder(desk.path / name) as folder:
         return state, infos, folder.metrics("step", "loss")
