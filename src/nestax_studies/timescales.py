@@ -386,7 +386,7 @@ def _verdicts(stream: str, done: lab.Records) -> list[lab.Verdict]:
             _label(other): gained.get(key) for key, other in zip(_AGAINST, others, strict=True)
         }
         claim = f"Slow clocks forget less at equal learning: {_label(name)} (Nested Learning, 7.1)"
-        look: dict[str, Any] = {"of": stream, "unit": " points", "shown": _shown}
+        look: dict[str, Any] = {"of": stream, "unit": " points behind", "shown": _shown}
         found.append(lab.judge(claim, _FORGET_LESS, values, streams.ahead, **look))
     if all(some):
         best = [max(sorted(names), key=lambda name: max(done[name]["scores"])) for names in some]
@@ -431,7 +431,7 @@ def _results(done: dict[str, lab.Records]) -> Sheet:
                 if np.isfinite(gain).all()
             ]
         columns.append(Column(f"{stream}: in the end", "accuracy (%)", ends))
-        columns.append(Column(f"{stream}: less forgotten", "points, at equal\nlearning", less))
+        columns.append(Column(f"{stream}: forgets less", "points, at equal\nlearning", less))
     told = "; ".join(f"{stream}: {STREAMS[stream]}" for stream in done)
     caption = (
         "Dots are medians over seeds, bars their range. Left of each pair: accuracy on all tasks "

@@ -363,7 +363,7 @@ def test_rates_beyond_an_edge_are_tried_at_the_best_second_value(monkeypatch, be
 def run():
     """Settings and records of a small run."""
     settings = Settings(
-        streams=("languages",), arms=("continuum-both", "replay"), tasks=3, steps=16, hidden=16,
+        streams=("languages",), arms=("continuum-label", "replay"), tasks=3, steps=16, hidden=16,
         buffer=20, seeds=2, tuning_seeds=1, trials=2,
     )  # fmt: skip
     stages, desk = continual.STUDY.stages(settings), lab.Desk(lambda text: None, Path())
@@ -371,6 +371,7 @@ def run():
 
 
 def test_a_run_finds_the_numbers_that_were_found_before_it_was_a_nest(run):
+    # Not the scores of the memory that is written: at the largest rates rounding decides them.
     before = json.loads((Path(__file__).parent / "before" / "continual.json").read_text())
     assert set(before) == set(run[1])
     for stage, numbers in before.items():
@@ -380,12 +381,8 @@ def test_a_run_finds_the_numbers_that_were_found_before_it_was_a_nest(run):
 
 def test_figures_show_what_was_recorded(run):
     settings, records = run
-    results, clocks, rivals, matrices = continual.draw(settings, records)
-    assert [s.name for s in (results, clocks, rivals, matrices)][1:] == [
-        "clocks",
-        "rivals",
-        "languages",
-    ]
+    results, rivals, matrices = continual.draw(settings, records)  # one line is no comparison
+    assert (results.name, rivals.name, matrices.name) == ("results", "rivals", "languages")
     replay, label = records["languages replay"], ARMS["replay"].label
     for column, name in (("in the end", "final"), ("forgotten", "forgetting")):
         (dot,) = results.drawn[f"languages: {column}"][label]
@@ -397,7 +394,6 @@ def test_figures_show_what_was_recorded(run):
     for one, rule in ((middle, np.median), (low, np.min), (high, np.max)):
         np.testing.assert_allclose(one, rule(known, axis=0))
     np.testing.assert_allclose(matrices.drawn[label], 100 * np.median(replay["matrix"], axis=0))
-    assert list(clocks.drawn["Markov languages, named"]) == [ARMS["continuum-both"].label]
 
 
 @pytest.mark.parametrize(

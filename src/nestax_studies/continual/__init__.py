@@ -214,7 +214,7 @@ def _verdicts(stream: str, done: lab.Records) -> list[lab.Verdict]:
         gains = {ARMS[o].label: final[name] - final[o] if o in done else None for o in others}
         label = ARMS[name].label
         claim = f"Several clocks know more in the end than one: {label} (Nested Learning, 7.1)"
-        look: dict[str, Any] = {"of": STREAMS[stream], "unit": " points"}
+        look: dict[str, Any] = {"of": STREAMS[stream], "unit": " points behind"}
         found.append(lab.judge(claim, _ONE_CLOCK, gains, streams.ahead, **look))
     for rival in (name for name in _RIVALS if name in done and clocks):
         best = max(clocks, key=lambda name: max(done[name]["scores"]))
