@@ -5,30 +5,15 @@ trained on it inside. Solved anew from the same initial weights for every update
 from where it was (warm), the inner problem has different solutions. Do they differ in what they
 know of the outer data?
 
-    nestax run implicit-bias --out runs/implicit-bias
-
-About 3 minutes on two cores (5 seeds). Not one of the ten claims holds here. Error of the curve,
-unrolled: 0.165 (0.115 to 0.177) warm, 0.146 (0.109 to 0.147) cold, and 0.165 (0.145 to 0.183) for
-weights trained anew on the example that the warm start ended with. On digits neither start learns
-more than the mean: test error 0.505 (0.460 to 0.519) warm, 0.492 (0.441 to 0.498) cold. Cold starts
-do find the solution nearest to the initial weights, to 1e-6 of its distance; warm ones only differ
-from it by 0.30 (0.14 to 0.57) of that distance, where more than 0.5 with every seed was asked for.
-
-Why the warm start learns so little: of a linear model that fits the example, every small change of
-the example, of its input or its output, moves the weights along one and the same direction, the
-features at that input. Once the outer gradient has no part along it the example stands still, and
-only one that keeps moving could tell the weights more.
-
 Source: Vicol, Lorraine, Pedregosa, Duvenaud and Grosse, "On implicit bias in overparameterized
 bilevel optimization" (2022), sections 3 and 4.
 """
 
-import dataclasses
-import functools
-import itertools
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,25 +22,19 @@ import optax
 
 from nestax.flows import Direct, Implicit, Neumann, Unroll, best_response
 from nestax.levels import Level, Nest
-from nestax.runs import Picture, SettingsError, Table
 
-from . import data, models
-from .options import positive
-from .plots import Line, Panel, draw
-from .study import Example, Findings, Records, Study, Verdict, spread
+from . import data, lab, models
+from .lab import option
+from .lab.figures import Line, Panel, Sheet, curves
 
 Pairs = tuple[jax.Array, jax.Array]  # inputs and targets
-
-_STARTS = ("warm", "cold")
-_FLOWS = ("unrolled", "implicit")
-_INNER = 20  # updates of the weights for one of the example
-_AGAIN = 2000  # updates of weights that are trained anew on the final example
-_POINTS = 200  # of a curve
-_ANY = 1e6  # flat directions are the point here; what is left of the solve is not warned of
+STARTS, FLOWS = ("warm", "cold"), ("unrolled", "implicit")
+INNER = 20  # updates of the weights for one of the example
+POINTS = 200  # of a curve
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True)
+class Settings(lab.Options):
     """Where does what was learned outside end up, in the example or in the weights?
 
     Attributes:
@@ -69,18 +48,12 @@ class Settings:
         SettingsError: a value that makes no sense.
     """
 
-    steps: int = 2000
-    batch_size: int = 10
-    features: int = 300
-    hidden: int = 100
-    seeds: int = 5
-
-    def __post_init__(self) -> None:
-        positive(self, "features", "hidden", "seeds")
-        if self.batch_size < 0:
-            raise SettingsError(f"batch_size must be at least 0, got {self.batch_size}")
-        if self.steps < _POINTS or self.steps % _POINTS:
-            raise SettingsError(f"steps must be a multiple of {_POINTS}, got {self.steps}")
+    steps: int = option(2000, least=POINTS, multiple=POINTS)
+    batch_size: int = option(10, least=0)
+    features: int = option(300, least=1)
+    hidden: int = option(100, least=1)
+    seeds: int = option(5, least=1)
+    again: ClassVar[int] = 2000  # updates of weights that are trained anew on the final example
 
 
 class Problem(NamedTuple):
@@ -153,7 +126,7 @@ def digits(settings: Settings) -> Problem:
     return Problem(task, predict, example, real, test, rate=0.05)
 
 
-_PROBLEMS = {"curve": curve, "digits": digits}
+PROBLEMS: dict[str, Callable[[Settings], Problem]] = {"curve": curve, "digits": digits}
 
 
 def shown(example: Pairs) -> Pairs:
@@ -161,54 +134,47 @@ def shown(example: Pairs) -> Pairs:
     return jax.nn.sigmoid(example[0]), example[1]
 
 
+def flows(problem: Problem) -> dict[str, Any]:
+    # As many terms as steps: at a solution the two flows agree. Flat directions are the point here,
+    # so what is left of the solve is not warned of.
+    neumann = Implicit(Neumann(INNER, problem.rate), tolerance=1e6)
+    return {"unrolled": Unroll(), "implicit": neumann}
+
+
 def system(settings: Settings, problem: Problem, flow: str, start: str) -> Nest:
     """Weights inside one example. Warm and cold differ in the length of the weights' episodes."""
-    ticks = settings.steps * _INNER
+    ticks = settings.steps * INNER
 
-    def inner(values: dict[str, Any], task: Any) -> jax.Array:
-        return problem.error(values["weights"], task, shown(values["example"]))
-
+    # A draw follows from the names in it and what it closes over: other names, other numbers.
     def batch(task: Any, key: jax.Array) -> Any:
         count = len(problem.real[0])
         index = jax.random.randint(key, (settings.batch_size or count,), 0, count)
         drawn = jax.tree.map(lambda a: a[index], problem.real)
         return task, drawn if settings.batch_size else problem.real
 
+    def inner(values: dict[str, Any], task: Any) -> jax.Array:
+        return problem.error(values["weights"], task, shown(values["example"]))
+
     def outer(values: dict[str, Any], batch: Any) -> Any:
-        error = functools.partial(problem.error, values["weights"], batch[0])
+        error = partial(problem.error, values["weights"], batch[0])
         return error(batch[1]), (error(problem.real), shown(values["example"]))
 
     weights = Level(
-        "weights",
-        inner,
-        optax.sgd(problem.rate),
-        start=lambda values, task, key: task["start"],
-        horizon=ticks if start == "warm" else _INNER,
-    )
+        "weights", inner, optax.sgd(problem.rate), start=lambda values, task, key: task["start"],
+        horizon=ticks if start == "warm" else INNER,
+    )  # fmt: skip
     example = Level(
-        "example",
-        outer,
-        optax.adam(0.02),
-        context=batch,
-        every=_INNER,
-        flow=_flows(problem)[flow],
-        start=lambda values, task, key: problem.example(key),
-        horizon=ticks,
-    )
+        "example", outer, optax.adam(0.02), context=batch, every=INNER, flow=flows(problem)[flow],
+        start=lambda values, task, key: problem.example(key), horizon=ticks,
+    )  # fmt: skip
     return Nest([weights, example], problem.task, copies=settings.seeds)
 
 
-def _flows(problem: Problem) -> dict[str, Any]:
-    # As many terms as steps: at a solution the two are the same.
-    neumann = Implicit(Neumann(_INNER, problem.rate), tolerance=_ANY)
-    return {"unrolled": Unroll(), "implicit": neumann}
-
-
-def learn(settings: Settings, name: str, flow: str, start: str, say: Any) -> dict[str, Any]:
+def learn(settings: Settings, name: str, flow: str, start: str, desk: lab.Desk) -> lab.Record:
     """A run, and what becomes of its final example; in the order (point, seed)."""
-    problem = _PROBLEMS[name](settings)
+    problem, every = PROBLEMS[name](settings), settings.steps // POINTS
     nest = system(settings, problem, flow, start)
-    say("trains")
+    desk.say("trains")
     state, info = nest.run(nest.init({}, jax.random.key(0)), settings.steps)
     weights, task, (outer, path) = state.values["weights"], state.task, info["example"].user
     # What the weights were trained on: the example before its last update.
@@ -217,10 +183,9 @@ def learn(settings: Settings, name: str, flow: str, start: str, say: Any) -> dic
     @jax.jit
     @jax.vmap
     def again(example: Pairs, task: Any) -> Any:
-        def fit(example: Pairs, weights: Any) -> jax.Array:
-            return problem.error(weights, task, example)
-
-        return best_response(fit, optax.sgd(problem.rate), _AGAIN, Direct())(example, task["start"])
+        fit = lambda example, weights: problem.error(weights, task, example)  # noqa: E731
+        train = best_response(fit, optax.sgd(problem.rate), settings.again, Direct())
+        return train(example, task["start"])
 
     @jax.vmap
     def judged(weights: Any, task: Any) -> dict[str, jax.Array]:
@@ -228,24 +193,16 @@ def learn(settings: Settings, name: str, flow: str, start: str, say: Any) -> dic
         hits = jnp.argmax(outputs, 1) == jnp.argmax(targets, 1)
         return {"test": problem.error(weights, task, problem.test), "accuracy": jnp.mean(hits)}
 
-    say("trains anew on the final example")
-    anew = again(example, task)
-    every = settings.steps // _POINTS
-    kept = slice(every - 1, None, every)
-    record = {
-        "step": np.arange(every, settings.steps + 1, every),
-        "outer": outer[kept],
-        "inner": info["weights"].loss[_INNER - 1 :: _INNER][kept],
-        "end": judged(weights, task),
-        "anew": judged(anew, task),
-    }
+    desk.say("trains anew on the final example")
+    anew, kept = again(example, task), slice(every - 1, None, every)
+    record = {"outer": outer[kept], "inner": info["weights"].loss[INNER - 1 :: INNER][kept]}
+    record |= {"end": judged(weights, task), "anew": judged(anew, task)}
     if name == "curve":
         first = jax.tree.map(lambda a: a[0], task)
         fits = [problem.predict(w[0], first, problem.real[0])[:, 0] for w in (weights, anew)]
-        record["fits"] = [np.round(np.asarray(fit), 4) for fit in fits]
-        record["path"] = [np.asarray(a)[kept, 0, 0, 0] for a in path]
+        record |= {"fits": fits, "path": [np.asarray(a)[kept, 0, 0, 0] for a in path]}
         record["from_nearest"] = jax.vmap(from_nearest)(task, example, weights)
-    return jax.tree.map(lambda a: np.asarray(a).tolist(), record)
+    return {"step": list(range(every, settings.steps + 1, every)), **lab.listed(record)}
 
 
 def from_nearest(task: Any, example: Pairs, weights: jax.Array) -> jax.Array:
@@ -256,119 +213,103 @@ def from_nearest(task: Any, example: Pairs, weights: jax.Array) -> jax.Array:
     return jnp.linalg.norm(weights - task["start"] - way) / jnp.linalg.norm(way)
 
 
-def stages(settings: Settings) -> dict[str, Any]:
-    return {
-        " ".join(choice): functools.partial(learn, settings, *choice)
-        for choice in itertools.product(_PROBLEMS, _FLOWS, _STARTS)
-    }
+def stages(settings: Settings) -> dict[str, lab.Stage]:
+    choices = product(PROBLEMS, FLOWS, STARTS)
+    return {" ".join(choice): partial(learn, settings, *choice) for choice in choices}
 
 
-def find(settings: Settings, records: Records) -> Findings:
-    rows: list[list[Any]] = []
-    for stage, record in records.items():
-        cells: list[Any] = [*stage.split(), _number(record["inner"][-1])]
-        for when in ("end", "anew"):
-            read = stage.startswith("digits")
-            accuracy = spread(record[when]["accuracy"]) if read else None
-            cells += [_number(record[when]["test"]), accuracy]
-        rows.append(cells)
-    verdicts: list[Verdict] = []
-    for name, flow in itertools.product(_PROBLEMS, _FLOWS):
-        pair = [records.get(f"{name} {flow} {start}") for start in _STARTS]
-        if None not in pair:
-            verdicts += _verdicts(f"{name}, {flow}", *pair)
-    head = ["problem", "flow", "start", "inner error", "test error", "accuracy %",
-            "trained anew: test error", "accuracy %"]  # fmt: skip
+CARRY = "Warm starts carry the outer data into the weights, cold starts cannot (Vicol et al. 2022, "
+CARRY += "section 4)"
+TAUGHT = "What was learned with warm starts is not in the example (section 4)"
+NEAREST = "Cold starts find the solution nearest to the initial weights, warm starts another "
+NEAREST += "(section 3)"
+
+
+def verdicts(of: str, warm: lab.Record, cold: lab.Record) -> list[lab.Verdict]:
+    """On one problem, with one flow; a record that is missing is empty."""
+    judge = partial(lab.judge, of=of, shown=lab.significant, unit="")
+    known, unknown, anew = (
+        record[when]["test"] if record else None
+        for record, when in ((warm, "end"), (cold, "end"), (warm, "anew"))
+    )
+    inner = [record["inner"][-1] if record else None for record in (warm, cold)]
+    errors = {"warm": known, "cold": unknown, "inner, warm": inner[0], "inner, cold": inner[1]}
+    found = [
+        judge(
+            CARRY,
+            "both solve the inner problem (median error below 0.001) and the warm test error is "
+            "less than half of the cold one with every seed",
+            errors,
+            lambda warm, cold, *inner: max(map(np.median, inner)) < 1e-3 and all(warm < cold / 2),
+        ),
+        judge(
+            TAUGHT,
+            "trained anew on the final example, the test error at least doubles with every seed",
+            {"warm": known, "trained anew": anew},
+            lambda known, anew: all(anew >= 2 * known),
+        ),
+    ]
+    if of.startswith("curve"):
+        criterion = "distance from that solution, relative to its own from the initial weights, "
+        criterion += "below 0.05 with every seed cold and above 0.5 with every seed warm"
+        far = {"cold": cold.get("from_nearest"), "warm": warm.get("from_nearest")}
+        rule = lambda cold, warm: all(cold < 0.05) and all(warm > 0.5)  # noqa: E731
+        found.append(judge(NEAREST, criterion, far, rule))
+    return found
+
+
+def find(settings: Settings, records: lab.Records) -> lab.Findings:
+    measures = [lab.number("inner error", lambda record: record["inner"][-1])]
+    for when, words in {"end": "", "anew": "trained anew: "}.items():
+        error = lambda record, when=when: record[when]["test"]  # noqa: E731
+        right = lambda r, when=when: None if "fits" in r else r[when]["accuracy"]  # noqa: E731
+        measures += [lab.number(f"{words}test error", error), lab.share(f"{words}accuracy", right)]
+    measures.append(lab.number("from the nearest solution", lambda r: r.get("from_nearest")))
     caption = (
         "Median (least to most) over seeds. Error: half the mean square; of the curve, on the "
         "outer data itself. Trained anew: from the initial weights on the final example."
     )
-    kept = ("end", "anew", "from_nearest")
-    summary = {
-        stage: {"inner": record["inner"][-1]} | {key: record[key] for key in kept if key in record}
-        for stage, record in records.items()
-    }
-    return Findings({"stages": summary}, Table(head, rows, caption), verdicts)
+    cases = {tuple(stage.split()): record for stage, record in records.items()}
+    numbers = lab.numbers(("problem", "flow", "start"), cases, measures, caption)
+    judged = []
+    for name, flow in product(PROBLEMS, FLOWS):
+        pair = [records.get(f"{name} {flow} {start}", {}) for start in STARTS]
+        judged += verdicts(f"{name}, {flow}", *pair)
+    return lab.Findings(numbers, judged)
 
 
-def _number(values: Any) -> str:
-    low, middle, high = np.quantile(values, (0, 0.5, 1))
-    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
-
-
-def _verdicts(where: str, warm: Any, cold: Any) -> list[Verdict]:
-    known, unknown = np.asarray(warm["end"]["test"]), np.asarray(cold["end"]["test"])
-    anew = np.asarray(warm["anew"]["test"])
-    solved = max(np.median(one["inner"][-1]) for one in (warm, cold))
-    found = [
-        Verdict(
-            f"Warm starts carry the outer data into the weights, cold starts cannot: {where} "
-            "(Vicol et al. 2022, section 4)",
-            "both solve the inner problem (median error below 0.001) and the warm test error is "
-            "less than half of the cold one with every seed",
-            f"test error {_number(known)} against {_number(unknown)}; inner error {solved:.1g}",
-            bool(solved < 1e-3 and np.all(known < unknown / 2)),
-        ),
-        Verdict(
-            f"What was learned with warm starts is not in the example: {where} (section 4)",
-            "trained anew on the final example, the test error at least doubles with every seed",
-            f"test error {_number(known)}, trained anew {_number(anew)}",
-            bool(np.all(anew >= 2 * known)),
-        ),
-    ]
-    if "from_nearest" in warm:
-        far = [np.asarray(one["from_nearest"]) for one in (warm, cold)]
-        found.append(
-            Verdict(
-                f"Cold starts find the solution nearest to the initial weights, warm starts "
-                f"another: {where} (section 3)",
-                "distance from that solution, relative to its own from the initial weights, below "
-                "0.05 with every seed cold and above 0.5 with every seed warm",
-                f"cold {_number(far[1])}, warm {_number(far[0])}",
-                bool(np.all(far[1] < 0.05) and np.all(far[0] > 0.5)),
-            )
-        )
-    return found
-
-
-def draw_all(settings: Settings, records: Records, directory: Path) -> list[Picture]:
+def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
     errors, fits = [], []
-    for name, flow in itertools.product(_PROBLEMS, _FLOWS):
-        made = {s: records[n] for s in _STARTS if (n := f"{name} {flow} {s}") in records}
-        lines = [Line(record["step"], record["outer"], f"{s} start") for s, record in made.items()]
-        words = ("updates of the example", "error on outer data")
-        errors.append(Panel(f"{name}, {flow}", *words, lines, log="y"))
-        for start, record in made.items():
-            if name == "curve":
-                lines = _fits(*record["fits"], *record["path"])
-                fits.append(Panel(f"{start} start, {flow}", "input", "output", lines))
-    caption = "Half the mean squared error of the inner solutions; bands: the range over seeds."
-    pictures = [draw(directory / "errors.png", errors, "Warm and cold starts", caption)]
-    if fits:
-        caption = "First seed: the one example that the weights are trained on, and what they fit."
-        pictures.append(draw(directory / "fits.png", fits, "What one example teaches", caption))
-    return pictures
-
-
-def _fits(end: list[float], anew: list[float], x: list[float], y: list[float]) -> list[Line]:
     grid = np.linspace(0, 1, 101)
-    return [
-        Line(grid, np.sin(2 * np.pi * grid), "outer data"),
-        Line(grid, end, "end of the run"),
-        Line(grid, anew, "trained anew"),
-        Line(x, y, "the example's path"),
-        Line(x[-1:], y[-1:], "its end"),
-    ]
+    for name, flow in product(PROBLEMS, FLOWS):
+        done = lab.of_subject(records, f"{name} {flow}", STARTS)
+        lines = [Line(record["step"], record["outer"], f"{s} start") for s, record in done.items()]
+        words = f"{name}, {flow}", "updates of the example", "error on outer data"
+        errors += [Panel(*words, lines, log="y")] if lines else []
+        for start, record in done.items() if name == "curve" else ():
+            (end, anew), (x, y) = record["fits"], record["path"]
+            lines = [
+                Line(grid, np.sin(2 * np.pi * grid), "outer data"),
+                Line(grid, end, "end of the run"),
+                Line(grid, anew, "trained anew"),
+                Line(x, y, "the example's path"),
+                Line(x[-1:], y[-1:], "its end"),
+            ]
+            fits.append(Panel(f"{start} start, {flow}", "input", "output", lines))
+    caption = "Half the mean squared error of the inner solutions; bands: the range over seeds."
+    sheets = [curves("errors", errors, "Warm and cold starts", caption)] if errors else []
+    caption = "First seed: the one example that the weights are trained on, and what they fit."
+    return sheets + ([curves("fits", fits, "What one example teaches", caption)] if fits else [])
 
 
-def example(settings: Settings) -> Example:
+def example(settings: Settings) -> lab.Example:
     """The curve, with warm starts."""
     problem = curve(settings)
     nest = system(settings, problem, "unrolled", "warm")
-    return Example(nest, nest.init({}, jax.random.key(0)), "example", _flows(problem))
+    return lab.Example(nest, nest.init({}, jax.random.key(0)), "example", flows(problem))
 
 
-_LEAD = """One synthetic example is learned outside, a model with many more weights is trained on it
+LEAD = """One synthetic example is learned outside, a model with many more weights is trained on it
 inside. Starting the inner problem anew for every update, or from where it was, leads to different
 solutions; only the warm one remembers the outer data that shaped all the examples before."""
-STUDY = Study("Warm and cold starts", _LEAD, stages, find, draw_all, example)
+STUDY = lab.Study("Warm and cold starts", LEAD, Settings, stages, find, draw, example)

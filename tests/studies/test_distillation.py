@@ -1,6 +1,6 @@
 """Dataset distillation: the nest, how images are judged, a whole small run, verdicts."""
 
-import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 
 from nestax.runs import SettingsError
-from nestax_studies import distillation
-from nestax_studies._images import Pool
+from nestax_studies import distillation, lab
+from nestax_studies.images import Pool
 
 TINY = {"data": ("digits",), "steps": 20, "batch_size": 20, "images": 600, "seeds": 2}
 
 
-@pytest.fixture
-def few(monkeypatch):
-    """Fewer draws, fresh networks and updates of them."""
-    for name, value in {"_DRAWS": 3, "_FRESH": 2, "_FIT": 20, "_TRIED": [(0.1, 1e-2)]}.items():
-        monkeypatch.setattr(distillation, name, value)
+DESK = lab.Desk(print, Path("none"))
+
+
+class Few(distillation.Settings):
+    """Few draws, fresh networks and updates of them."""
+
+    draws, fresh, fit, tried = 3, 2, 20, ((0.1, 1e-2),)
 
 
 def squares(count):
@@ -35,9 +37,9 @@ def test_only_unrolled_weights_begin_anew():
 
 
 def test_fresh_networks_learn_from_images_that_tell_the_classes_apart(monkeypatch):
-    monkeypatch.setattr(distillation, "_TRIED", [(1e-6, 0.0), (0.5, 0.0)])
+    monkeypatch.setattr(distillation.Settings, "tried", [(1e-6, 0.0), (0.5, 0.0)])
     pool = squares(50)
-    scores = distillation.fresh((16, 10), pool, pool)
+    scores = distillation.fresh(distillation.Settings(), (16, 10), pool, pool)
     told, mute = scores(distillation.whole(pool)[0][:10]), scores(jnp.zeros((10, 16)))
     assert told["rate"] == 0.5  # the other one teaches nothing
     np.testing.assert_allclose(told["test"], 1)
@@ -52,11 +54,11 @@ def test_distilled_images_lower_the_loss_on_real_ones():
     assert loss.shape == (20, 2) and (loss[-1] < loss[0]).all()
 
 
-def test_real_images_are_of_their_classes(few):
-    settings = distillation.Settings(**TINY)
-    train, valid, test = distillation._parts(settings, "digits")
+def test_real_images_are_of_their_classes():
+    settings = Few(**TINY)
+    train, valid, test = distillation.parts(settings, "digits")
     assert (len(train.labels), len(valid.labels), len(test.labels)) == (500, 100, 360)
-    drawn = distillation.real_images(settings, "digits", "random", lambda text: None)
+    drawn = distillation.real_images(settings, "digits", "random", DESK)
     images, labels = map(np.asarray, distillation.whole(train))
     for number, image in enumerate(np.asarray(drawn["images"])):
         match = np.abs(images - image).max(1) < 1e-3
@@ -64,25 +66,17 @@ def test_real_images_are_of_their_classes(few):
     assert np.shape(drawn["linear"]["test"]) == (3, 2)
 
 
-def test_a_run_is_complete_and_a_half_finished_one_goes_on(folder, tmp_path, few, monkeypatch):
-    arms = {arm: distillation._ARMS[arm] for arm in ("identity", "unroll")}
-    monkeypatch.setattr(distillation, "_ARMS", arms)
-    settings = distillation.Settings(**TINY)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    with folder(whole, settings) as opened:
-        distillation.STUDY.run(settings, opened)
-        lines = distillation.STUDY.report(settings, opened)
-        records = opened.metrics()
-    assert len(lines) == 4 and not any("not measured" in line for line in lines)
-    summary = json.loads((whole / "summary.json").read_text())
-    assert summary["complete"] and len(summary["digits"]["best"]["mlp"]) == 2
-    for name in ("digits", "losses"):
-        assert (whole / "figures" / f"{name}.png").stat().st_size > 10_000
-    with folder(broken, settings) as opened:
-        for record in records[:3]:
-            opened.append(record)
-        distillation.STUDY.run(settings, opened)
-    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+def test_a_small_run_and_its_figures():
+    settings = Few(**TINY)
+    record = distillation.distil(settings, "digits", "unroll", DESK)
+    assert np.shape(record["loss"]) == (20, 2) and record["step"] == list(range(1, 21))
+    assert np.shape(record["mlp"]["test"]) == (2, 2)
+    pictures, losses = distillation.draw(settings, {"digits unroll": record})
+    label = distillation.LABELS["unroll"]
+    np.testing.assert_allclose(pictures.drawn[label].reshape(10, -1), record["images"])
+    _, middle, low, high = losses.drawn["digits"][label]
+    for drawn, rule in ((middle, np.median), (low, np.min), (high, np.max)):
+        np.testing.assert_allclose(drawn, rule(record["loss"], axis=1))
 
 
 def test_the_example_has_levels():
@@ -97,7 +91,7 @@ def test_the_example_has_levels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": ("cifar",)}, "of digits, mnist, fashion-mnist; got cifar"),
+        ({"data": ("cifar",)}, "digits, mnist, fashion-mnist; got cifar"),
         ({"data": ()}, "got none"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"steps": 30}, "multiple of 20, got 30"),
@@ -113,7 +107,7 @@ def test_settings_that_make_no_sense_are_refused(options, message):
 def record(*sets):
     """Accuracies of the fresh networks of each set; those of both kinds are alike."""
     one = {"test": [list(scores) for scores in sets], "valid": [list(scores) for scores in sets]}
-    return {network: one for network in distillation._NETWORKS}
+    return {network: one for network in distillation.NETWORKS}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +125,8 @@ def test_verdicts(learned, holds):
         "mnist random": record((0.5, 0.4), (0.61, 0.59), (0.3, 0.3)),
     }
     found = distillation.find(distillation.Settings(), records)
-    assert [v.holds for v in found.verdicts] == [holds, holds]
-    assert found.summary["mnist"]["best"]["mlp"] == [0.61, 0.59]
-    assert not distillation.find(distillation.Settings(), {"mnist implicit": learned}).verdicts
+    assert [v.holds for v in found.verdicts] == [holds, None, None] * 2
+    best = found.numbers.summary()["mnist / random images, best of 20"]["measures"]["MLP"]
+    assert best["values"] == [61.0, 59.0]
+    only = distillation.find(distillation.Settings(), {"mnist implicit": learned}).verdicts
+    assert all(v.holds is None for v in only)

@@ -1,6 +1,7 @@
-"""Three levels: update rules, the nest against a loop, a whole small run, verdicts."""
+"""Three levels: update rules, the nest against a loop, a small run, figures, verdicts."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,26 +10,37 @@ import optax
 import pytest
 
 from nestax.runs import SettingsError
+from nestax_studies import lab
 from nestax_studies import three_level as three
-from nestax_studies._images import Pool, cross_entropy
+from nestax_studies.images import Pool, cross_entropy, parts
 
-TINY = {"images": 20, "validation": 30, "runs": 3, "seeds": 2}
+BEFORE = json.loads((Path(__file__).parent / "before" / "three-level.json").read_text())
 
 
-@pytest.fixture
-def short(monkeypatch):
+class Short(three.Settings):
     """Runs of six updates of the weights."""
-    for name, value in {"_INNER": 2, "_MIDDLE": 3, "_RUN": 6}.items():
-        monkeypatch.setattr(three, name, value)
+
+    inner, middle = 2, 3
+
+
+TINY = Short(images=20, validation=30, runs=3, seeds=2)
+
+
+@pytest.fixture(scope="module")
+def records():
+    """Of a run of some stages."""
+    stages = three.stages(TINY)
+    return {name: stages[name](lab.Desk(print, Path("none"))) for name in BEFORE}
 
 
 def test_no_image_is_in_two_parts():
     numbers = np.arange(80)
     pool = Pool(numbers[:, None].astype(np.uint8), (numbers % 10).astype(np.int32), 1)
-    task = three.draw_task(three.Settings(**TINY), pool, jax.random.key(0))
+    task = parts(pool, jax.random.key(0), train=20, A=30, B=30)
     assert [len(task[part][1]) for part in ("train", "A", "B")] == [20, 30, 30]
-    images = np.concatenate([images[:, 0] for images, _ in task.values()])
-    assert sorted(images) == list(range(80))
+    for images, labels in task.values():
+        np.testing.assert_array_equal(images[:, 0] % 10, labels)
+    assert sorted(np.concatenate([images[:, 0] for images, _ in task.values()])) == list(range(80))
 
 
 def test_rates_are_for_all_weights_or_for_each():
@@ -39,8 +51,8 @@ def test_rates_are_for_all_weights_or_for_each():
     ):
         rule = three.descent(rates)
         update, _ = rule.update(gradient, rule.init(gradient), gradient)
-        for one, other in zip(update, expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-6)
+        for own, other in zip(update, expected, strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-6)
 
 
 def test_a_grid_is_gone_through():
@@ -54,10 +66,10 @@ def test_a_grid_is_gone_through():
     assert seen == [1, 2, 4, 4]
 
 
-def test_the_gradient_with_decays_taken_as_constants_is_that_of_a_loop(short, x64, monkeypatch):
+def test_the_gradient_with_decays_taken_as_constants_is_that_of_a_loop(x64, monkeypatch):
     weights = three.models.mlp_init(jax.random.key(1), (64, 10))
     monkeypatch.setattr(three.models, "mlp_init", lambda key, sizes: weights)
-    nest = three.system(three.Settings(**{**TINY, "seeds": 1}), "frozen")
+    nest = three.system(Short(images=20, validation=30, runs=3, seeds=1), "frozen")
     state, _ = nest.step(nest.init({}, jax.random.key(0)))
     task, rates = jax.tree.map(lambda a: a[0], (state.task, state.values["rates"]))
 
@@ -76,66 +88,57 @@ def test_the_gradient_with_decays_taken_as_constants_is_that_of_a_loop(short, x6
 
     @jax.grad
     def by_hand(rates, weights):
-        decays = jax.tree.map(lambda a: jnp.full_like(a, three._FIRST_DECAY), weights)
+        decays = jax.tree.map(lambda a: jnp.full_like(a, three.DECAY), weights)
         for _ in range(3):
             slope = jax.grad(follow)(decays, weights, rates)
             weights = two_steps(weights, decays, rates)
             size = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(slope)))
-            scale = -three._STRIDE * 650**0.5 / (size + 1e-6)
+            scale = -three.STRIDE * 650**0.5 / (size + 1e-6)
             moved = jax.tree.map(lambda d, g, scale=scale: d + scale * g, decays, slope)
             decays = jax.lax.stop_gradient(moved)
         return cross_entropy(weights, task["B"])
 
-    found = jax.tree.map(lambda a: a[0], nest.gradient(state, "rates"))
+    gradient = jax.tree.map(lambda a: a[0], nest.gradient(state, "rates"))
     expected = jax.jit(by_hand)(rates, weights)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-14)
+    for own, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-8, atol=1e-14)
 
 
-def test_a_run_is_complete_and_a_half_finished_one_goes_on(folder, tmp_path, short, monkeypatch):
-    arms = {arm: three.LABELS[arm] for arm in ("each", "tuned")}
-    monkeypatch.setattr(three, "LABELS", arms)
-    settings = three.Settings(**TINY)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    with folder(whole, settings) as opened:
-        three.STUDY.run(settings, opened)
-        lines = three.STUDY.report(settings, opened)
-        records = opened.metrics()
-    assert len(lines) == 2 and not any("not measured" in line for line in lines)
-    assert lines[0].startswith("supported")  # the gradient, against central differences
-    summary = json.loads((whole / "summary.json").read_text())
-    assert summary["complete"] and len(summary["each"]["test"]) == 2
-    for name in ("losses", "rates"):
-        assert (whole / "figures" / f"{name}.png").stat().st_size > 5_000
-    with folder(broken, settings) as opened:
-        for record in records[:2]:
-            opened.append(record)
-        three.STUDY.report(settings, opened)
-        three.STUDY.run(settings, opened)
-    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+@pytest.mark.parametrize("stage", BEFORE)
+def test_numbers_are_those_of_before_the_move_to_the_lab(records, stage):
+    for name, values in BEFORE[stage].items():
+        np.testing.assert_allclose(records[stage][name], values, rtol=1e-5)
 
 
-def test_the_example_has_three_levels(short):
-    example = three.example(three.Settings(**TINY))
+def test_the_gradient_is_that_of_central_differences(records):
+    assert three.find(TINY, records).verdicts[0].holds
+    assert records["check"]["each"][0] < 1e-8
+
+
+def test_figures_show_what_was_recorded(records):
+    losses, rates = three.draw(TINY, records)
+    for title, name in (("Test images", "test"), ("Validation images B", "valid")):
+        for arm in ("each", "tuned"):
+            x, middle, low, high = losses.drawn[title][three.LABELS[arm]]
+            assert x.tolist() == [1, 2, 3]
+            for drawn, rule in ((middle, np.median), (low, np.min), (high, np.max)):
+                np.testing.assert_allclose(drawn, rule(records[arm][name], axis=1))
+    assert list(rates.drawn) == [str(n) for n in range(10)]
+    recorded = np.asarray(records["each"]["rates"])
+    np.testing.assert_allclose(rates.drawn["3"].ravel(), recorded[3])
+    assert three.draw(TINY, {"check": records["check"]}) == []
+
+
+def test_the_example_has_three_levels():
+    example = three.example(TINY)
     table = str(example.nest.levels(example.state))
     assert all(name in table for name in ("weights", "decays", "rates"))
     assert example.level == "rates" and len(example.flows) == 3
 
 
-# Settings, verdicts
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"images": 0}, "images must be at least 1, got 0"),
-        ({"runs": 1}, "runs must be at least 2, got 1"),
-        ({"images": 638}, "1437 at most, got 1438"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(SettingsError, match=message):
-        three.Settings(**options)
+def test_images_that_there_are_not_are_refused():
+    with pytest.raises(SettingsError, match="1437 at most, got 1438"):
+        three.Settings(images=638)
 
 
 def record(*test):
@@ -144,20 +147,29 @@ def record(*test):
     return made | {name: [[1.0, 1.0], [0.1, 0.1]] for name in ("valid", "accuracy")}
 
 
-GOOD, WORSE = {"each": 1e-9, "frozen": 0.1}, record(0.4, 0.5)
+@pytest.mark.parametrize(
+    ("own", "frozen", "holds"),
+    [(9e-7, 1.1e-3, True), (1.1e-6, 1.1e-3, False), (9e-7, 9e-4, False)],
+)
+def test_the_gradient_is_judged_with_and_without_the_middle_level(own, frozen, holds):
+    found = three.find(TINY, {"check": {"each": [own], "frozen": [frozen]}})
+    assert [v.holds for v in found.verdicts] == [holds, None, None, None]
 
 
 @pytest.mark.parametrize(
-    ("records", "expected"),
+    ("each", "holds"),
     [
-        ({"check": GOOD, "tuned": WORSE, "frozen": WORSE, "common": WORSE}, [True] * 4),
-        ({"check": {**GOOD, "frozen": 1e-9}, "tuned": record(0.4, 0.3)}, [False, False]),
-        ({"check": {**GOOD, "each": 1e-3}, "common": record(0.31, 0.41)}, [False, False]),
-        ({}, []),
+        ((0.391, 0.489), True),
+        ((0.394, 0.492), False),  # less than 2 % in the median
+        ((0.3, 0.501), False),  # not with every seed
+        ((0.5, 0.6), False),
     ],
 )
-def test_verdicts(records, expected):
-    each = record(0.308, 0.408)
-    found = three.find(three.Settings(seeds=2), {"each": each, **records})
-    assert [v.holds for v in found.verdicts] == expected
-    assert found.summary["each"]["test"] == [0.308, 0.408]
+@pytest.mark.parametrize(("place", "other"), [(1, "tuned"), (2, "frozen"), (3, "common")])
+def test_a_rate_for_each_weight_is_judged_against_less(place, other, each, holds):
+    records = {"each": record(*each), other: record(0.4, 0.5)}
+    found = three.find(TINY, records)
+    assert [v.holds for v in found.verdicts if v.holds is not None] == [holds]
+    assert found.verdicts[place].values[three.LABELS["each"]].tolist() == list(each)
+    arms = found.numbers.summary()
+    assert arms[three.LABELS["each"]]["measures"]["test loss"]["values"] == list(each)
