@@ -208,7 +208,7 @@ def compare(settings: Settings, model: str, desk: lab.Desk) -> lab.Record:
         end = flows.best_response(full, descent, settings.settled, Direct())(decay, start)
         return end, optax.tree.norm(jax.grad(full, 1)(decay, end))
 
-    def towards(solver: flows.Solver, weights: Any, batches: Batch) -> Any:
+    def towards(solver: flows.Solver, weights: Any, batches: Any) -> Any:
         @jax.jit
         @jax.vmap
         def each(weights: Any, valid: Batch, batch: Batch) -> Any:
