@@ -28,23 +28,52 @@ def learner(
         draw: (key of the run, number of the step) -> batch.
         optimizer: (rate, steps of the run) -> the model's optimizer; both are traced.
     """
+    return learner_of_run(
+        lambda model, batch, run: loss(model, batch),
+        lambda run, task, number: draw(jax.random.wrap_key_data(run["key"]), number),
+        lambda run: optimizer(run["rate"], run["steps"]),
+    )
+
+
+def learner_of_run(
+    loss: Callable[[Any, Any, dict[str, Any]], Any],
+    draw: Callable[[dict[str, Any], Any, jax.Array], Any],
+    optimizer: Callable[[dict[str, Any]], optax.GradientTransformation],
+    task: Any = None,
+) -> Nest:
+    """A `learner` whose functions see all that the level "run" holds, see `started`.
+
+    Args:
+        loss: (model, batch, run) -> loss, or (loss, what is recorded at every step).
+        draw: (run, task, number of the step) -> batch.
+        optimizer: run -> the model's optimizer.
+        task: data that all runs share.
+    """
 
     def batch(values: Any, number: jax.Array, task: Any, key: jax.Array) -> Any:
-        own = jax.random.wrap_key_data(values["run"]["key"])
-        return draw(own, number), number + 1
+        return draw(values["run"], task, number), number + 1
 
     def first(values: Any, task: Any, key: jax.Array) -> jax.Array:
         return jnp.zeros((), jnp.int32)
 
-    def make(values: dict[str, Any]) -> optax.GradientTransformation:
-        return optimizer(values["run"]["rate"], values["run"]["steps"])
-
-    model = Level("model", lambda v, b: loss(v["model"], b), make, Process(batch, init=first))
+    model = Level(
+        "model",
+        lambda v, b: loss(v["model"], b, v["run"]),
+        lambda v: optimizer(v["run"]),
+        Process(batch, init=first),
+    )
     run = Level("run", lambda v, b: jnp.zeros(()), optax.set_to_zero())
-    return Nest([model, run], norms=False)
+    return Nest([model, run], task, norms=False)
 
 
-def started(nest: Nest, models: Any, rates: Sequence[Any], keys: jax.Array, steps: int) -> State:
+def started(
+    nest: Nest,
+    models: Any,
+    rates: Sequence[Any] | jax.Array,
+    keys: jax.Array,
+    steps: Any,
+    **more: Any,
+) -> State:
     """The state of runs side by side.
 
     Args:
@@ -53,14 +82,34 @@ def started(nest: Nest, models: Any, rates: Sequence[Any], keys: jax.Array, step
         rates: of each run.
         keys: of each run, (runs,).
         steps: of a whole run.
+        more: what else the level "run" holds, by name, with a leading axis of runs.
     """
-    count = len(rates)
+    count = len(keys)
     runs = {
         "rate": jnp.asarray(rates, jnp.float32),
         "steps": jnp.full(count, steps, jnp.float32),
         "key": jax.random.key_data(keys),
+        **more,
     }
     return nest.init({}, keys, each={"model": models, "run": runs})
+
+
+def warmed(rate: Any, steps: Any, warmup: float = 0.05) -> Callable[[Any], Any]:
+    """Number of the step -> learning rate, which rises for a share of the run and then falls to
+    zero along a cosine.
+
+    Args:
+        rate: at its highest; it and `steps` may be traced.
+        steps: of the whole run.
+        warmup: the share of the run in which it rises.
+    """
+
+    def at(count: Any) -> Any:
+        done = jnp.minimum((count + 0.5) / steps, 1.0)
+        fall = 0.5 * (1 + jnp.cos(jnp.pi * (done - warmup) / (1 - warmup)))
+        return rate * jnp.where(done < warmup, done / warmup, fall)
+
+    return at
 
 
 def parameters(model: Any) -> int:

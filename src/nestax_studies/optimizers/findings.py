@@ -1,210 +1,251 @@
-"""What the comparison of optimizers makes of its records: numbers and verdicts.
+"""What the comparison of optimizers makes of its records: numbers, verdicts, figures."""
 
-The criteria stood here before the recorded runs. Two of them, and one arm, came after a look at
-smaller ones: on the toy "first reached" became "settled for good", as a large step may cross the
-minimum by chance; networks are judged by training loss, as test loss on few images rewarded fewer
-steps; and delta momentum with a tenth of the inner rate was added. Seeds are paired: the same seed
-is the same start, the same data and the same order for every optimizer.
-"""
-
+import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nestax.runs import Table
-
-from ..study import Findings, Records, Verdict, rate_tuned
-from .arms import ARMS
-from .small import SETTLED
+from .. import lab
+from ..lab.figures import Column, Dot, Line, Panel, Sheet, curves, dots
+from .arms import ARMS, FAMILIES, STREAM
+from .tasks import ALPHA, OMEGA, SETTLED
 from .training import CAP
 
-TITLES = {
-    "toy": "toy valley",
-    "forgetting": "orthogonal tasks",
-    "network": "images",
-    "language": "characters",
-}
-OUTCOMES = {
-    "toy": f"steps until psi <= {SETTLED:g} for good",
-    "forgetting": "loss at the end, mean of all tasks, relative to its start",
-    "network": "training loss, nats",
-    "language": "training loss, nats per character",
+
+class Look(NamedTuple):
+    """How a task is reported: its title, what optimizers are compared by, the curve that is drawn,
+    and the curve's axis if that is not what they are compared by."""
+
+    title: str
+    outcome: str
+    curve: str
+    axis: str = ""
+
+
+_RELATIVE = "loss at the end, mean of all tasks, relative to its start"
+LOOKS = {
+    "toy": Look("toy valley", f"steps until psi <= {SETTLED:g} for good", "psi", "psi"),
+    "forgetting": Look("orthogonal tasks", _RELATIVE, "first", "loss of the first task, relative"),
+    "network": Look("images", "training loss, nats", "train"),
+    "language": Look("characters", "training loss, nats per character", "train"),
 }
 _PAIRED = "less with at least nine in ten of the paired seeds, hence in the median"
 _PUSHED = 0.01  # of what a task had to move the weights by
-_DELTA = ("delta_momentum", "delta_momentum_weak")
-_DEEP = ("deep_momentum", "deep_momentum_l2", "deep_momentum_rows")
+_SOURCE = "(Nested Learning, eq."
+_REFERENCES = ("momentum", "adamw")  # in every figure, always in the same colours
+_LEAST, _FADED = 1e-9, 1e-4  # what is less is drawn there
+_WALKERS = ("momentum", "delta_momentum", "deep_momentum_rows", "adamw", "muon", "m3")
+_RANGE = "Lines are medians over seeds, bands their range"
 
 
-def outcome(task: str, record: dict[str, Any]) -> np.ndarray:
-    """(seeds,): what optimizers are compared by after equal steps; less is better."""
-    curves = record["curves"]
-    if task == "toy":
-        return np.asarray(curves["settled"])
-    return np.asarray(curves["loss" if task == "forgetting" else "train"][-1])
+def _uncapped(values: Any) -> np.ndarray:
+    """With infinity for what is not finite."""
+    return np.where(np.asarray(values) >= CAP, np.inf, values)
 
 
-def better(one: Any, other: Any) -> tuple[str, bool]:
-    """Whether `one` is less than `other`, by the criterion for paired seeds. Two that never got
-    there are equal."""
-    one, other = np.asarray(one), np.asarray(other)
-    wins = int(np.sum(one < other))
-    text = f"{spread(one)} against {spread(other)}, less with {wins} of {len(one)} seeds"
-    return text, bool(wins >= 0.9 * len(one))
+def number(name: str) -> Callable[[lab.Record], Any]:
+    """Record -> (seeds,): a number, or the end of a curve, by name; None if there is none."""
+
+    def of(record: lab.Record) -> Any:
+        values = record["curves"].get(name)
+        return None if values is None else _uncapped(values[-1] if np.ndim(values) > 1 else values)
+
+    return of
+
+
+def outcome(record: lab.Record) -> np.ndarray:
+    """(seeds,): what optimizers are compared by after equal steps; less is better. Infinity stands
+    for what is not finite, and for a valley not reached."""
+    if (steps := number("settled")(record)) is not None:
+        return np.where(steps > record["step"][-1], np.inf, steps)
+    return number("train" if "train" in record["curves"] else "loss")(record)
+
+
+def in_time(record: lab.Record) -> np.ndarray | None:
+    """The outcome after AdamW's time, of networks."""
+    return _uncapped(record["equal_time"]["train"]) if "equal_time" in record else None
+
+
+def find(settings: Any, records: lab.Records) -> lab.Findings:
+    cases = {
+        (LOOKS[task].title, ARMS[arm].label): record
+        for task in settings.tasks
+        for arm, record in lab.of_subject(records, task, ARMS).items()
+    }
+    measures = [
+        lab.number("after equal steps", outcome),
+        lab.number("psi at the end", number("psi")),
+        lab.share("pushed", number("pushed"), 2),
+        lab.share("forgotten", number("forgotten"), 2),
+        lab.number("test loss", number("test")),
+        lab.share("wrong", number("wrong")),
+        lab.number("time per step, AdamW = 1", lambda record: record.get("pace"), digits=2),
+        lab.number("after AdamW's time", in_time),
+    ]
+    told = "; ".join(f"{LOOKS[task].title}: {LOOKS[task].outcome}" for task in settings.tasks)
+    caption = (
+        "Median (least to most) over seeds, less is better; each task's best first. After equal "
+        f"steps: {told}. A rate at the edge of all that were tried might not be the best one. - is "
+        "a loss that is not finite, or a valley not reached. After AdamW's time: the same loss, at "
+        "the same rate, of runs with as many steps as take the time of AdamW's, schedule included."
+    )
+    facts = lambda record: {"rate": lab.rate_tuned(record)}  # noqa: E731
+    best = f"-{measures[0].name}"
+    table = lab.numbers(("task", "optimizer"), cases, measures, caption, facts, best)
+    kept = ("rates", "scores", "parameters", "seconds", "equal_time")
+    more = {name: {k: r[k] for k in kept if k in r} for name, r in records.items() if "rate" in r}
+    return lab.Findings(table, verdicts(settings, records), more)
 
 
 def spread(values: Any) -> str:
-    """Median (least to most)."""
+    """Median (least to most); - is infinite."""
     # Between infinities there is nothing to interpolate.
     method = "linear" if np.all(np.isfinite(values)) else "nearest"
-    ordered = np.quantile(values, (0, 0.5, 1), method=method)
-    shown = ["-" if v >= CAP else f"{v:.3g}" for v in ordered]
-    return f"{shown[1]} ({shown[0]} to {shown[2]})"
+    ordered = np.quantile(values, (0.5, 0, 1), method=method)
+    middle, low, high = ("-" if np.isinf(v) else f"{v:.3g}" for v in ordered)
+    return f"{middle} ({low} to {high})"
 
 
-def lasting(task: str, record: dict[str, Any]) -> np.ndarray:
-    """The outcome, with infinity for seeds that never got there."""
-    found = outcome(task, record)
-    return np.where(found > record["step"][-1], np.inf, found) if task == "toy" else found
+def less(one: np.ndarray, *others: np.ndarray) -> bool:
+    """Whether `one` is less than all others, by the criterion for paired seeds. Two that never got
+    there are equal."""
+    return all(10 * np.sum(one < other) >= 9 * len(one) for other in others)
 
 
-def _shown(task: str, record: dict[str, Any]) -> str:
-    return spread(lasting(task, record))
-
-
-def find(settings: Any, records: Records) -> Findings:
-    rows: list[list[Any]] = []
-    summary: dict[str, Any] = {task: {} for task in settings.tasks}
-    for task in settings.tasks:
-        done = {
-            stage.split()[1]: record
-            for stage, record in records.items()
-            if stage.split()[0] == task
-        }
-        for arm in sorted(done, key=lambda arm: float(np.median(outcome(task, done[arm])))):
-            record = done[arm]
-            summary[task][arm] = _numbers(task, record)
-            cells = [TITLES[task], ARMS[arm].label, rate_tuned(record), _shown(task, record)]
-            cells.append(_further(task, record))
-            timed = record.get("equal_time")
-            cells += [f"{record['pace']:.2f}", spread(timed["train"])] if timed else [None, None]
-            rows.append(cells)
-    head = ["task", "optimizer", "rate", "after equal steps", "also", "time per step, AdamW = 1",
-            "after AdamW's time"]  # fmt: skip
-    caption = (
-        "Median (least to most) over seeds, less is better; each task's best first. After equal "
-        "steps: "
-        + "; ".join(f"{TITLES[task]}: {OUTCOMES[task]}" for task in settings.tasks)
-        + ". A rate at the edge of all that were tried might not be the best one. - is a loss that "
-        "is not finite, or a valley not reached. After AdamW's time: the same loss, at the same "
-        "rate, of runs with as many steps as take the time of AdamW's, schedule included."
-    )
-    return Findings({"tasks": summary}, Table(head, rows, caption), verdicts(settings, records))
-
-
-def _numbers(task: str, record: dict[str, Any]) -> dict[str, Any]:
-    kept = ("rates", "scores", "rate", "edge", "parameters", "seconds", "pace", "equal_time")
-    curves = record["curves"]
-    last = {
-        name: values[-1] if np.ndim(values) == 2 else values
-        for name, values in curves.items()
-        if name not in ("r", "theta")
-    }
-    return {name: record[name] for name in kept if name in record} | {
-        "outcome": outcome(task, record).tolist(),
-        "last": last,
-    }
-
-
-def _further(task: str, record: dict[str, Any]) -> str:
-    curves = record["curves"]
-    if task == "toy":
-        return f"psi at the end {spread(curves['loss'][-1])}"
-    if task == "forgetting":
-        pushed, forgotten = (100 * np.asarray(curves[name]) for name in ("pushed", "forgotten"))
-        return f"pushed {spread(pushed)} %, forgotten {spread(forgotten)} %"
-    if task == "network":
-        wrong = spread(100 * np.asarray(curves["wrong"][-1]))
-        return f"test loss {spread(curves['test'][-1])}, wrong {wrong} %"
-    return f"test loss {spread(curves['test'][-1])}"
-
-
-def verdicts(settings: Any, records: Records) -> list[Verdict]:
-    """Of the claims about tasks that were asked for."""
-    found: list[Verdict] = []
+def verdicts(settings: Any, records: lab.Records) -> list[lab.Verdict]:
+    """Of the claims about tasks that were asked for. Seeds are paired: the same seed is the same
+    start, the same data and the same order for every optimizer."""
+    found = []
 
     def judge(
-        task: str, needs: tuple[str, ...], claim: str, criterion: str, decide: Callable
-    ) -> None:
-        if task not in settings.tasks:
-            return
-        stages = [records.get(f"{task} {arm}") for arm in needs]
-        if None in stages:
-            found.append(Verdict(claim, criterion, f"needs {' and '.join(needs)}", None))
-        else:
-            found.append(Verdict(claim, criterion, *decide(*stages)))
+        task: str, arms: tuple[str, ...], claim: str, criterion: str,
+        of: Callable[[lab.Record], Any] = outcome, holds: Callable[..., bool] = less,
+    ) -> None:  # fmt: skip
+        if task in settings.tasks:
+            stages = {ARMS[arm].label: records.get(f"{task} {arm}") for arm in arms}
+            values = {label: record and of(record) for label, record in stages.items()}
+            own = ARMS[arms[0]].label
+            found.append(lab.judge(claim, criterion, values, holds, of=own, shown=spread, unit=""))
 
-    def end(task: str) -> Callable:
-        return lambda one, other: better(lasting(task, one), lasting(task, other))
-
-    for arm in _DELTA:
+    for arm in ("delta_momentum", "delta_momentum_weak"):
+        erase = "A memory that erases"
         judge(
             "toy", (arm, "momentum"),
-            f"{ARMS[arm].label} reaches the toy's minimum sooner than momentum (Nested Learning, "
-            "eq. 48-49, 53)",
-            f"{OUTCOMES['toy']}: {_PAIRED}", end("toy"),
+            f"{erase} reaches the toy's minimum sooner than momentum {_SOURCE} 48-49, 53)",
+            f"{LOOKS['toy'].outcome}: {_PAIRED}",
         )  # fmt: skip
-
-    def pushed(one: Any, still: Any) -> tuple[str, bool]:
-        far, near = (100 * np.asarray(r["curves"]["pushed"]) for r in (one, still))
-        text = f"{spread(far)} % of the way; by gradient descent {spread(near)} %"
-        return text, bool(np.min(far) >= 100 * _PUSHED and np.max(near) < 10 * _PUSHED)
-
+        judge(
+            "forgetting", (arm, "momentum"), f"{erase} forgets less than momentum {_SOURCE} 48-49)",
+            f"growth of old tasks' losses after their end: {_PAIRED}", number("forgotten"),
+        )  # fmt: skip
     judge(
         "forgetting", ("momentum", "gradient_descent"),
         "Momentum's memory of an old task pushes the weights after an orthogonal one has begun "
         "(Nested Learning, 4.3)",
-        f"in the old tasks' directions they move by at least {100 * _PUSHED:g} % of what they had "
-        f"to learn there, with every seed, and by gradient descent by less than {10 * _PUSHED:g} %",
-        pushed,
+        f"in the old tasks' directions they move by at least {_PUSHED:g} of what they had to learn "
+        f"there, with every seed, and by gradient descent by less than {_PUSHED / 10:g}",
+        number("pushed"),
+        lambda far, near: np.min(far) >= _PUSHED and np.max(near) < _PUSHED / 10,
     )  # fmt: skip
-    for arm in _DELTA:
-        judge(
-            "forgetting", (arm, "momentum"),
-            f"{ARMS[arm].label} forgets less than momentum (Nested Learning, eq. 48-49)",
-            f"growth of old tasks' losses after their end: {_PAIRED}",
-            lambda one, other: better(one["curves"]["forgotten"], other["curves"]["forgotten"]),
-        )  # fmt: skip
-    for task in TITLES:
-        for arm in _DEEP:
+    for task, look in LOOKS.items():
+        for arm in ("deep_momentum", "deep_momentum_l2", "deep_momentum_rows"):
             judge(
                 task, (arm, "momentum"),
-                f"{ARMS[arm].label} is better than momentum: {TITLES[task]} (Nested Learning, eq. "
-                "50)",
-                f"{OUTCOMES[task]}: {_PAIRED}", end(task),
+                f"A deep memory is better than momentum: {look.title} {_SOURCE} 50)",
+                f"{look.outcome}: {_PAIRED}",
             )  # fmt: skip
-
-    def both(look: Callable) -> Callable:
-        def decide(one: Any, adamw: Any, muon: Any) -> tuple[str, bool]:
-            texts, holds = zip(
-                *(better(look(one), look(other)) for other in (adamw, muon)), strict=True
-            )
-            return f"AdamW: {texts[0]}; Muon: {texts[1]}", all(holds)
-
-        return decide
-
     for task in ("network", "language"):
-        looks = {
-            "as many steps": lambda record, task=task: outcome(task, record),
-            "as much time": lambda record: np.asarray(record["equal_time"]["train"]),
-        }
-        for words, look in looks.items():
+        for words, of in (("as many steps", outcome), ("as much time", in_time)):
             for arm in ("m3", "m3_literal"):
                 judge(
                     task, (arm, "adamw", "muon"),
-                    f"{ARMS[arm].label} has a lower loss than AdamW and Muon after {words}: "
-                    f"{TITLES[task]} (Nested Learning, Algorithm 1)",
-                    f"{OUTCOMES[task]}: against both, {_PAIRED}", both(look),
+                    f"M3 has a lower loss than AdamW and Muon after {words}: {LOOKS[task].title} "
+                    "(Nested Learning, Algorithm 1)",
+                    f"{LOOKS[task].outcome}: against both, {_PAIRED}", of,
                 )  # fmt: skip
     return found
+
+
+def draw(settings: Any, records: lab.Records) -> list[Sheet]:
+    done = {task: lab.of_subject(records, task, ARMS) for task in settings.tasks}
+    done = {task: some for task, some in done.items() if some}
+    there = [arm for arm in ARMS if any(arm in some for some in done.values())]
+    sheets = [_results(done, there)] if there else []
+    for family in FAMILIES:
+        own = [a for a in there if ARMS[a].family == family and a not in _REFERENCES]
+        if own or (there and family == "plain"):
+            sheets.append(_curves(done, family, [*_REFERENCES, *own]))
+    return [*sheets, *_memory(records.get("influence", {"held": {}})), *_paths(done)]
+
+
+def _results(done: dict[str, lab.Records], arms: list[str]) -> Sheet:
+    """A row for each optimizer, a column for each task."""
+    columns = []
+    for task, records in done.items():
+        rows = {ARMS[arm].label: [] for arm in arms}
+        for arm, record in records.items():
+            colour = list(FAMILIES).index(ARMS[arm].family)
+            most = record["step"][-1] if task == "toy" else np.inf
+            for values, filled in ((outcome(record), True), (in_time(record), False)):
+                if values is not None:
+                    rows[ARMS[arm].label].append(Dot(_within(values, most), colour, filled))
+        words = textwrap.fill(LOOKS[task].outcome, 30)
+        columns.append(Column(LOOKS[task].title, words, rows, log=True))
+    caption = (
+        "Dots are medians over seeds after equal steps, bars their range; open dots below: after "
+        "the time that AdamW takes. Less is better. Without a dot: not finite, or the valley not "
+        "reached. Bars end at ten times the median. Colours are families."
+    )
+    return dots("results", columns, "All optimizers, each at its tuned rate", caption)
+
+
+def _within(values: np.ndarray, most: Any) -> Any:
+    """Cut off at `most`, where a seed never got there, and at ten times the median."""
+    middle = np.median(np.maximum(values, _LEAST))
+    return np.clip(values, _LEAST, min(most, 10 * middle)) if np.isfinite(middle) else None
+
+
+def _curves(done: dict[str, lab.Records], family: str, arms: list[str]) -> Sheet:
+    panels = []
+    for task, records in done.items():
+        look, lines = LOOKS[task], []
+        for arm in (arm for arm in arms if arm in records):
+            y = np.asarray(records[arm]["curves"][look.curve])
+            y = np.where(y >= CAP, np.nan, np.maximum(y, _LEAST))
+            lines.append(Line(records[arm]["step"], y, ARMS[arm].label))
+        panels.append(Panel(look.title, "step", look.axis or look.outcome, lines, log="y"))
+    caption = (
+        f"Each at its tuned rate. {_RANGE}. Orthogonal tasks: the first one is over after a "
+        "quarter of the steps."
+    )
+    panels = [panel for panel in panels if panel.lines]
+    return curves(family, panels, f"Optimizers: {FAMILIES[family]}", caption)
+
+
+def _memory(record: lab.Record) -> list[Sheet]:
+    steps, rows, columns = STREAM
+    lines = [
+        Line(np.arange(steps), np.maximum(values, _FADED), ARMS[arm].label)
+        for arm, values in record["held"].items()
+    ]
+    caption = (
+        f"One matrix of {rows} x {columns}, {steps} independent normal gradients; what leaving one "
+        f"of them out changes in the last update. {_RANGE}; less than {_FADED:g} is drawn there. "
+        "Momentum's line is 0.9 to the power of the age; M3's slow memory holds whole chunks of 32."
+    )
+    axis = "change of the update, newest = 1"
+    panel = Panel("influence", "age of the gradient, steps", axis, lines, log="y")
+    return [curves("memory", [panel], "What optimizers remember", caption)] if lines else []
+
+
+def _paths(done: dict[str, lab.Records]) -> list[Sheet]:
+    """Every step of the first seed's run through the valley."""
+    r, panels = np.linspace(-4.5, 4.5, 200), []
+    floor = Line(r, r + ALPHA * np.sin(OMEGA * r), "floor of the valley")
+    for arm in (arm for arm in _WALKERS if arm in done.get("toy", {})):
+        curve = done["toy"][arm]["curves"]
+        path = [np.asarray(curve[name])[:, 0] for name in ("r", "theta")]
+        panels.append(Panel(ARMS[arm].label, "r", "theta", [floor, Line(*path, "steps")]))
+    caption = "Every step of the first seed's run. The valley's floor falls towards its minimum, 0."
+    return [curves("paths", panels, "Through the toy valley", caption)] if panels else []
