@@ -116,8 +116,9 @@ def compare(
 
     def attempt(rates: Sequence[float]) -> list[float]:
         desk.say(f"tries rates from {min(rates):.1g} to {max(rates):.1g}")
-        pairs = [(rate, lab.tuning(seed)) for rate in rates for seed in range(tuning_seeds)]
-        curves = run(*zip(*pairs, strict=True), steps=task.steps)
+        keys = [lab.tuning(seed) for _ in rates for seed in range(tuning_seeds)]
+        each = [rate for rate in rates for _ in range(tuning_seeds)]
+        curves = run(each, keys, task.steps)
         return np.mean(_last(curves[task.outcome]).reshape(len(rates), -1), axis=1).tolist()
 
     tried, best = lab.tuned(
