@@ -1,146 +1,16 @@
-"""The figures of the information plane: complete, small, and silent at the smallest cases."""
+"""The figures of the information plane: what they draw is what was recorded."""
 
-import math
-from pathlib import Path
-from typing import Any
+import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from nestax_studies.information_plane import figures
+from nestax.plots import save
+from nestax_studies.information_plane import Settings, figures
 from nestax_studies.information_plane.arms import ARMS
+from nestax_studies.information_plane.measure import ESTIMATORS
 
-LABELS = {name: (arm.label, arm.description) for name, arm in ARMS.items()}
-PLAIN = ("binned10", "binned30", "binned100", "adaptive30", "quantile30")
-KERNEL = ("kde_lower", "kde_upper", "kde_standardized_lower", "kde_standardized_upper")
-GAUSSIAN = ("gaussian", "gaussian_standardized")
-ESTIMATORS = (*PLAIN, *KERNEL, *GAUSSIAN)
-POINTS = 60_000
-WIDTHS = (12, 10, 8, 6, 4, 3)
-
-
-def log_spaced(last: int, count: int) -> list[int]:
-    return [0, *sorted({round(e) for e in np.geomspace(1, last, count)})]
-
-
-def synthetic(
-    arms: tuple[str, ...] = tuple(LABELS),
-    seeds: int = 3,
-    layers: int = 2,
-    epochs: list[int] | None = None,
-    estimators: tuple[str, ...] = ESTIMATORS,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Made-up records of the shape of a real run: scale shrinks in the last layer of some arms."""
-    rng = np.random.default_rng(0)
-    epochs = log_spaced(600, 12) if epochs is None else epochs
-    widths = np.asarray(WIDTHS[:layers], dtype=float)
-    depth = np.arange(layers) / max(layers - 1, 1)
-    speeds = {arm: 0.3 + 0.25 * index for index, arm in enumerate(arms)}
-    bits = math.log2(POINTS)
-    offsets = {arm: rng.normal(size=(seeds, layers)) for arm in arms}
-    metrics = []
-    for arm in arms:
-        shrinks = arm in ("published", "sign", "dmgd", "ema-sign")
-        for epoch in epochs:
-            t = 1 - np.exp(-speeds[arm] * np.log1p(epoch) / 2)
-            late = max(0.0, math.log10(epoch + 1) - 1.6) if shrinks else 0.0
-            noise = 0.04 * offsets[arm] + 0.03 * rng.normal(size=(seeds, layers))
-            std = (0.35 + 0.55 * t) * np.exp(-late * (0.2 + 1.9 * depth)) * (1 + noise)
-            std = np.clip(std, 1e-3, 1.0)
-            saturated = np.clip(t * (0.15 + late * (1.2 - depth)) + 0.05 * noise, 0, 1)
-            share = np.clip(0.3 + 0.65 * t + 0.5 * noise, 0.02, 1)
-            loss = 2.3 * np.exp(-2.4 * t) * (1 + 0.05 * rng.normal(size=seeds))
-            gap = 0.02 * t**2 * np.log1p(epoch) / 3
-            accuracy = np.clip(0.99 - 0.38 * loss + 0.003 * rng.normal(size=seeds), 0.08, 0.995)
-            readings = {}
-            for name in estimators:
-                if name.startswith("gaussian"):
-                    scale = np.full_like(std, 0.9) if name.endswith("ized") else std
-                    x = widths * 0.5 * np.log2(1 + (scale * (0.5 + 0.5 * share)) ** 2 / 0.01)
-                elif name.startswith(("quantile", "kde_standardized")):
-                    x = bits * (1 - 0.25 * depth * (1 - share)) * (0.9 + 0.05 * t)
-                else:
-                    x = bits * (1 - 0.5 * saturated) * (1 - 0.4 * depth * (1 - share))
-                    x = x * np.clip(0.5 + 0.5 * std, 0, 1)
-                if name.endswith("lower"):
-                    x = 0.8 * x
-                x = np.clip(x, 0, None)
-                known = (0.3 + 0.6 * t) * (1 - 0.12 * depth * (1 - share)) + 0.02 * noise
-                y = np.minimum(3.3219 * np.clip(known, 0, 1) * (1 - 0.3 * saturated * depth), x)
-                readings[name] = {"x": x.tolist(), "y": y.tolist()}
-            rank = 1 + (widths - 1) * share
-            metrics.append(
-                {
-                    "arm": arm,
-                    "epoch": epoch,
-                    "rate": [1e-3] * seeds,
-                    "train": {"loss": loss.tolist(), "accuracy": accuracy.tolist()},
-                    "test": {
-                        "loss": (loss * (1 + 4 * gap)).tolist(),
-                        "accuracy": (accuracy - gap).tolist(),
-                    },
-                    "information": {"train": readings, "test": readings},
-                    "controls": {
-                        "saturated": saturated.tolist(),
-                        "std": std.tolist(),
-                        "weight_norm": [
-                            [2 + 3 * t + 30 * late * (j + 1) / layers for j in range(layers + 1)]
-                            for _ in range(seeds)
-                        ],
-                        "distinct": np.round(POINTS * (1 - 0.6 * saturated**3)).tolist(),
-                        "effective_rank": rank.tolist(),
-                        "noisy_accuracy": (accuracy[:, None] * np.minimum(1, 0.4 + std)).tolist(),
-                        "shuffled_y": (0.05 + 0.4 * (1 - depth) * share).tolist(),
-                    },
-                }
-            )
-    losses = [2.0, 1.5, 1.0, 0.7, 0.5]
-    gaps = {}
-    for index, arm in enumerate(arms):
-        middle = np.arange(5) * 0.4 + 0.1 * index
-        low, high = middle - 0.3, middle + 0.4
-        gaps[arm] = {"median": middle.tolist(), "low": low.tolist(), "high": high.tolist()}
-    ceilings = {}
-    for name in estimators:
-        top = [bits] * layers
-        if name.startswith("gaussian"):
-            top = [w / 2 * math.log2(101) for w in widths]
-        ceilings[name] = {"x": top, "y": math.log2(10)}
-    summary = {
-        "experiment": "information-plane",
-        "settings": {
-            "data": "mnist",
-            "arms": list(arms),
-            "widths": [int(w) for w in widths],
-            "seeds": seeds,
-        },
-        "images": {"train": POINTS, "test": POINTS // 6},
-        "ceilings": ceilings,
-        "arms": {
-            arm: dict(zip(("label", "description"), LABELS[arm], strict=True)) for arm in arms
-        },
-        "generalization": {"losses": losses, "arms": gaps},
-        "verdicts": [],
-    }
-    return metrics, summary
-
-
-def check(drawings: list[figures.Drawing], directory: Path) -> None:
-    """Every file exists, is a PNG of moderate size, and has words to go with it."""
-    assert len({drawing.path for drawing in drawings}) == len(drawings)
-    assert {drawing.path for drawing in drawings} == set(directory.glob("*"))
-    for drawing in drawings:
-        assert 1_000 < drawing.path.stat().st_size < 350_000, drawing.path
-        with Image.open(drawing.path) as image:
-            assert image.format == "PNG"
-            assert 150 <= round(image.info["dpi"][0]) <= 200
-            colours = image.convert("RGB").getcolors(1 << 20)
-            assert colours is not None and len(colours) > 10  # not a blank sheet
-            assert max(colours)[1] == (255, 255, 255)  # on white, also in a dark report
-        assert drawing.title and drawing.caption
-
-
+CONTROLS = ("weight_norm", "std", "saturated", "effective_rank", "distinct", "noisy_accuracy")
 FIGURES = [
     "overview",
     "information_plane",
@@ -152,60 +22,132 @@ FIGURES = [
     "controls",
     "generalization",
 ]
+RANGE = (np.median, np.min, np.max)
 
 
-def test_a_full_run(tmp_path: Path) -> None:
-    # Without the kernel estimates, whose plane is like the others: the smallest run has all.
-    metrics, summary = synthetic(estimators=(*PLAIN, *GAUSSIAN))
-    drawings = figures.draw(metrics, summary, tmp_path / "figures")
-    names = [name for name in FIGURES if not name.endswith("kde")]
-    assert [drawing.path.stem for drawing in drawings] == names
-    check(drawings, tmp_path / "figures")
-    with Image.open(drawings[0].path) as image:
-        assert 1200 <= image.width <= 1500  # 9 points are then 11 pixels at a width of 900
+def records(arms, seeds, widths, epochs):
+    """Random measurements, none of them like another."""
+    rng, found = np.random.default_rng(0), {}
+    size = (len(epochs), seeds)
+    for arm in arms:
+        part = {"accuracy": rng.uniform(size=size)}
+        part["loss"] = np.geomspace(2, 0.1, len(epochs))[:, None] * rng.uniform(0.9, 1, size)
+        made = {
+            "epoch": epochs, "images": 200, "train": part, "test": part | {"accuracy": 0},
+            "information": {"train": {
+                name: {axis: rng.uniform(1, 9, (*size, len(widths))) for axis in "xy"}
+                for name in ESTIMATORS
+            }},
+            "controls": {name: rng.uniform(size=(*size, len(widths))) for name in CONTROLS},
+            "ceilings": {name: {"x": [10.0] * len(widths), "y": 3.3} for name in ESTIMATORS},
+        }  # fmt: skip
+        made["test"] = {name: rng.uniform(0.5, 1, size) for name in ("loss", "accuracy")}
+        made["controls"]["weight_norm"] = rng.uniform(size=(*size, len(widths) + 1))
+        made["controls"]["shuffled_y"] = rng.uniform(size=(*size, len(widths)))
+        found[arm] = json.loads(json.dumps(made, default=np.ndarray.tolist))
+    return found
 
 
-@pytest.mark.parametrize(
-    ("seeds", "layers", "epochs", "estimators"),
-    [
-        (1, 1, [0, 1], ESTIMATORS),
-        (1, 1, [0], ("binned30", "gaussian")),
-        (2, 2, [0, 1, 2], ("kde_lower",)),
-        (2, 6, [0, 1], ()),
-    ],
-)
-def test_smallest_cases(
-    tmp_path: Path, seeds: int, layers: int, epochs: list[int], estimators: tuple[str, ...]
-) -> None:
-    metrics, summary = synthetic(("dmgd",), seeds, layers, epochs, estimators)
-    drawings = figures.draw(metrics, summary, tmp_path)
-    check(drawings, tmp_path)
-    names = [drawing.path.stem for drawing in drawings]
-    if estimators == ESTIMATORS:
-        assert names == FIGURES
-    if estimators in ((), ("kde_lower",)):  # half a bracket has no midpoint
-        assert names == ["controls", "generalization"]
+@pytest.fixture(scope="module")
+def drawn():
+    arms = ("sign", "dmgd", "sgd")
+    settings = Settings(arms=arms, widths=(3, 2), seeds=4)
+    found = records(arms, 4, (3, 2), [0, 1, 5, 20])
+    return found, {sheet.name: sheet for sheet in figures.draw(settings, found)}
 
 
-def test_an_unfinished_run_of_relu_networks(tmp_path: Path) -> None:
-    metrics, summary = synthetic(("sgd", "adamw"), 2, 1, [0, 1, 10], GAUSSIAN)
-    del metrics[-2:]  # the second arm has only its initial weights so far
-    summary["generalization"] = {"losses": [], "arms": {"sgd": {}, "adamw": {}}}
-    summary["ceilings"]["gaussian"]["x"] = [None]
-    for line in metrics:
-        line["controls"]["std"][1] = [0.0]  # every unit of a seed is dead
-    drawings = figures.draw(metrics, summary, tmp_path)
-    names = ["overview", "information_plane_gaussian", *FIGURES[5:]]
-    assert [drawing.path.stem for drawing in drawings] == names
-    check(drawings, tmp_path)
+def assert_range(told, values):
+    """A line is the median over seeds, a band the range from least to most."""
+    for got, rule in zip(told[1:], RANGE, strict=True):
+        np.testing.assert_allclose(got, rule(values, axis=1))
 
 
-def test_arms_keep_their_colours() -> None:
-    assert set(figures.COLOURS) == set(ARMS)
-    assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
+def test_planes_show_every_seed_and_the_medians(drawn):
+    found, sheets = drawn
+    assert list(sheets) == FIGURES
+    for arm, record in found.items():
+        said = {name: np.array(r["x"]) for name, r in record["information"]["train"].items()}
+        middle = (said["kde_lower"] + said["kde_upper"]) / 2
+        for name, x in (
+            ("", said["binned30"]),
+            ("_gaussian", said["gaussian"]),
+            ("_quantile30", said["quantile30"]),
+            ("_kde", middle),
+        ):
+            panels = sheets[f"information_plane{name}"].drawn[ARMS[arm].label]
+            for j, panel in enumerate(panels.values()):
+                np.testing.assert_allclose(panel["seeds"][0], x[:, :, j])
+                np.testing.assert_allclose(panel["median"][0], np.median(x[:, :, j], 1))
+                assert panel["limits"] == [10.0, 3.3]
+    overview = sheets["overview"].drawn
+    assert list(overview) == [
+        e.title for e in (figures.GAUSSIAN, figures.STANDARDIZED, figures.QUANTILE)
+    ]
+    assert all(list(row) == ["DMGD", "SGD", "sign"] for row in overview.values())
+    y = np.array(found["dmgd"]["information"]["train"]["gaussian_standardized"]["y"])[:, :, -1]
+    panel = overview[figures.STANDARDIZED.title]["DMGD"]
+    np.testing.assert_allclose(panel["seeds"][1], y)
+    axes = sheets["overview"].figure.axes[0]
+    x = np.median(np.array(found["dmgd"]["information"]["train"]["gaussian"]["x"])[:, :, -1], 1)
+    assert axes.get_title().endswith(f"peak {x.max():.1f}, end {x[-1]:.1f} bits")
 
 
-def test_nothing_measured_is_refused(tmp_path: Path) -> None:
-    _, summary = synthetic(("sgd",), 1, 1, [0])
-    with pytest.raises(ValueError, match="metrics is empty"):
-        figures.draw([], summary, tmp_path)
+@pytest.mark.parametrize(("name", "axis"), [("information", "x"), ("label_information", "y")])
+def test_curves_of_information_are_medians_and_ranges(drawn, name, axis):
+    found, sheets = drawn
+    panels = sheets[name].drawn
+    assert len(panels) == 5 and "bands their whole range" in sheets[name].caption
+    for arm, record in found.items():
+        values = np.array(record["information"]["train"]["quantile30"][axis])
+        panel = panels[figures.QUANTILE.title]["layer 2 (2 units)"]
+        assert_range(panel[ARMS[arm].label], values[:, :, 1])
+    first = panels[figures.BINNED.title]["layer 1 (3 units)"]
+    bias = np.median(np.array(found["sgd"]["controls"]["shuffled_y"])[:, :, 0], 1)
+    if axis == "y":
+        np.testing.assert_allclose(first["SGD, labels shuffled"][1], bias)
+    assert first[{"x": "largest possible estimate", "y": "entropy of the labels"}[axis]] == (
+        10.0 if axis == "x" else 3.3
+    )
+
+
+def test_controls_and_generalization_are_medians_and_ranges(drawn):
+    found, sheets = drawn
+    factors = dict(zip(CONTROLS, (1, 1, 100, 1, 100 / 200, 100), strict=True))
+    rows = dict(zip(CONTROLS, sheets["controls"].drawn.values(), strict=True))
+    for name, factor in factors.items():
+        values = factor * np.array(found["sign"]["controls"][name])
+        assert_range(rows[name]["layer 2 (2 units)"]["sign"], values[:, :, 1])
+    norms = np.array(found["sign"]["controls"]["weight_norm"])
+    assert_range(rows["weight_norm"]["readout"]["sign"], norms[:, :, 2])
+    assert rows["std"]["readout"] == {}
+
+    panels = sheets["generalization"].drawn
+    for part, word in (("train", "training"), ("test", "test")):
+        assert_range(panels[f"{word} loss"]["SGD"], np.array(found["sgd"][part]["loss"]))
+        accuracy = 100 * np.array(found["sgd"][part]["accuracy"])
+        assert_range(panels[f"{word} accuracy"]["SGD"], accuracy)
+    curves = {arm: figures.Curves(record) for arm, record in found.items()}
+    losses, gaps = figures.generalization(curves)
+    assert len(losses) == 25
+    told = panels["accuracy gap at equal training loss"]["SGD"]
+    np.testing.assert_allclose(told[0], losses)
+    assert_range(told, gaps["sgd"])
+
+
+@pytest.mark.parametrize(("seeds", "epochs"), [(1, [0]), (2, [0, 1])])
+def test_smallest_cases_are_drawn_without_a_warning(tmp_path, seeds, epochs):
+    """One epoch, one layer, without limits of the estimator, with units that are dead."""
+    found = records(("dmgd",), seeds, (4,), epochs)
+    found["dmgd"]["ceilings"]["gaussian"]["x"] = [None]
+    found["dmgd"]["controls"]["std"] = [[[0.0]] * seeds for _ in epochs]
+    sheets = figures.draw(Settings(arms=("sgd", "dmgd"), widths=(4,)), found)
+    assert [sheet.name for sheet in sheets] == FIGURES
+    if len(epochs) > 1:
+        for sheet in sheets:
+            save(sheet.figure, tmp_path / f"{sheet.name}.png")
+    assert (sheets[-1].drawn["accuracy gap at equal training loss"] == {}) == (len(epochs) == 1)
+
+
+def test_arms_keep_their_colours():
+    assert set(figures.LOOKS) == set(ARMS)
+    assert len({colour for colour, _ in figures.LOOKS.values()}) == len(ARMS)

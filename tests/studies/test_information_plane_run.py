@@ -1,180 +1,156 @@
-"""Whole runs on embedded data: complete folders, resumed ones, refused ones."""
+"""Runs on embedded data: numbers from before the study was made of the lab, interruptions."""
 
+import copy
+import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from nestax.runs import RunFolder
-from nestax_studies import cli
-from nestax_studies.information_plane import Settings, experiment
+from nestax.runs import RunError, RunFolder, SettingsError
+from nestax_studies import lab
+from nestax_studies.information_plane import STUDY, Settings
+from nestax_studies.information_plane.study import SWEEP, Bench
 
-SMALL = [
-    "run",
-    "information-plane",
-    "--arms=sgd,dmgd",
-    "--widths=4,3",
-    "--epochs=30",
-    "--seeds=2",
-    "--measurements=6",
-    "--kde-points=50",
-    "--learning-rate=0.1",
-]
+BEFORE = json.loads((Path(__file__).parent / "before" / "information-plane.json").read_text())
+SMALL = Settings(arms=("sgd", "dmgd"), widths=(4, 3), **BEFORE["settings"])
 
 
-def start(arguments, tmp_path):
-    """The command in a process of its own; compiled programs are shared between processes."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "nestax", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def bench():
+    return Bench(SMALL)
 
 
-def finish(arguments, tmp_path):
-    process = start(arguments, tmp_path)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    return out
+@pytest.fixture(scope="module")
+def records(bench, tmp_path_factory):
+    path = tmp_path_factory.mktemp("arms")
+    return {arm: bench.arm(arm, desk(path / arm)) for arm in SMALL.arms}
 
 
-def lines(folder):
-    path = folder / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
+def desk(path):
+    return lab.Desk(lambda text: None, path)
 
 
-def test_killed_at_several_moments_and_resumed_it_ends_as_if_nothing_had_happened(tmp_path, capsys):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    out = finish([*SMALL, f"--out={whole}"], tmp_path)
-    assert "report: " in out
-    assert "\x1b" not in out
-    process = start([*SMALL, f"--out={broken}"], tmp_path)
-    for moment in (1, 7):
-        deadline = time.monotonic() + 120
-        while lines(broken) < moment and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        process = start(["resume", str(broken)], tmp_path)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-
-    summaries = [json.loads((f / "summary.json").read_text()) for f in (whole, broken)]
-    assert summaries[0]["verdicts"] == summaries[1]["verdicts"]
-    assert summaries[0]["complete"] and summaries[1]["complete"]
-    names = {p.name for p in whole.iterdir()}
-    assert names >= {"settings.json", "metrics.jsonl", "checkpoints", "figures", "report.html"}
-    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    schedule = Settings(epochs=30, measurements=6).schedule()
-    assert [r["epoch"] for r in records] == 2 * list(schedule)
-    assert [r["arm"] for r in records] == ["sgd"] * len(schedule) + ["dmgd"] * len(schedule)
-
-    # The report is rebuilt from what was measured, without training.
-    for name in ("report.html", "summary.json"):
-        (whole / name).unlink()
-    cli.main(["report", str(whole)])
-    assert json.loads((whole / "summary.json").read_text()) == summaries[0]
-    assert (whole / "report.html").stat().st_size > 10_000
-
-    # A finished run can be resumed (nothing to do), not silently repeated or continued otherwise.
-    before = (whole / "metrics.jsonl").read_bytes()
-    cli.main([*SMALL, f"--out={whole}", "--resume"])
-    capsys.readouterr()
-    for extra, message in (
-        ([], "already holds a run"),
-        (["--resume", "--overwrite"], "give one"),
-        (["--resume", "--seeds=3"], "has other settings (seeds)"),
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([*SMALL, f"--out={whole}", *extra])
-        assert stopped.value.code in (1, 2)
-        assert message in capsys.readouterr().err
-    assert (whole / "metrics.jsonl").read_bytes() == before
+def other(bench, **options):
+    """The same images and programs with other settings, and without a sweep."""
+    changed = copy.copy(bench)
+    changed.settings = dataclasses.replace(bench.settings, tune=False, tune_epochs=None, **options)
+    return changed
 
 
-def test_interrupted_between_two_measurements_it_goes_on_from_there(tmp_path, monkeypatch, capsys):
-    """Checkpoints after every piece of training, an interruption at each of the first ones."""
-    monkeypatch.setattr(experiment, "_CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(experiment, "_PIECE_SECONDS", 0.0)
-    arguments = ["--arms=sgd", "--widths=3", "--epochs=9", "--seeds=1", "--measurements=3"]
-    arguments = ["run", "information-plane", *arguments, "--kde-points=20"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    cli.main([*arguments, f"--out={whole}"])
-    steps, save = [], RunFolder.checkpoint
+def test_numbers_are_those_from_before(records):
+    for arm, known in BEFORE["arms"].items():
+        record = records[arm]
+        assert record["rate"] == known["rate"]
+        assert record["epoch"] == BEFORE["epoch"]
+        np.testing.assert_allclose(record["scores"], known["scores"], rtol=1e-5)
+        for place, values in known["at epoch 1"].items():
+            found = record
+            for name in place.split("/"):
+                found = found[name]
+            # An activation whose last bit differs may lie in the next cell.
+            cells = {"atol": 2e-3} if "binned" in place or "quantile" in place else {}
+            np.testing.assert_allclose(found[1], values, rtol=1e-5, err_msg=place, **cells)
+
+
+def test_findings_and_summary_hold_what_was_measured(records):
+    found = STUDY.find(SMALL, records)
+    said = {(v.claim, v.of): v.word for v in found.verdicts}
+    assert said == {(v["claim"], v["of"]): v["verdict"] for v in BEFORE["verdicts"]}
+    row = found.numbers.summary()["DMGD"]
+    accuracy = records["dmgd"]["test"]["accuracy"][-1]
+    np.testing.assert_allclose(row["measures"]["test accuracy"]["values"], 100 * np.array(accuracy))
+    more = json.loads(json.dumps(found.more, allow_nan=False))
+    last = records["dmgd"]["information"]["train"]["gaussian"]["x"][-1]
+    assert more["last"]["dmgd"]["information"]["train"]["gaussian"]["x"] == last
+    assert list(more["sweeps"]["sgd"].values()) == records["sgd"]["scores"]
+    (estimates,) = [e for e in more["estimators"] if "last hidden layer compresses" in e["claim"]]
+    verdict = next(v for v in found.verdicts if "last hidden layer compresses" in v.claim)
+    assert estimates["binned30"]["seeds"] == list(verdict.values["binned30"])
+    details = found.sections[0].body
+    assert len(details) == len([v for v in found.verdicts if v.values])
+    told = details[0].blocks[0].rows
+    assert [row[0] for row in told] == list(records["sgd"]["information"]["train"])
+
+
+def test_interrupted_anywhere_it_ends_as_if_nothing_had_happened(
+    bench, records, tmp_path, monkeypatch
+):
+    """A checkpoint after every piece of training; interrupted before the first, after others."""
+    often = copy.copy(bench)
+    often.piece, often.keep = 0.0, 0.0
+    steps, save, swept = [], RunFolder.checkpoint, []
 
     def interrupted(self, step, state, meta):
-        save(self, step, state, meta)
+        if steps:
+            save(self, step, state, meta)
         steps.append(step)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "checkpoint", interrupted)
-    command = [*arguments, f"--out={broken}"]
+    monkeypatch.setattr(often, "_sweep", lambda *a: swept.append(a) or bench._sweep(*a))
     for _ in range(4):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(command)
-        assert stopped.value.code == 130
-        assert f"go on with: nestax resume {broken}" in capsys.readouterr().err
-        command = ["resume", str(broken)]
+        with pytest.raises(KeyboardInterrupt):
+            often.arm("sgd", desk(tmp_path))
+        assert (tmp_path / "metrics.jsonl").read_text().count("\n") == (1 if len(steps) < 3 else 2)
     monkeypatch.setattr(RunFolder, "checkpoint", save)
-    cli.main(command)
-    assert steps == [1, 2, 3, 4]  # 2 and 4 lie between measurements
-    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    record = often.arm("sgd", desk(tmp_path))
+    assert steps == [0, 0, 1, 2]  # 2 lies between measurements
+    assert len(swept) == 1
+    assert record == records["sgd"]
 
 
-def test_weights_that_overflow_after_a_finite_loss_are_a_divergence_too(tmp_path, capsys):
-    arguments = ["--arms=sgd", "--widths=3", "--epochs=1", "--batch-size=1437"]
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(
-            ["run", "information-plane", *arguments, "--learning-rate=1e38", f"--out={tmp_path}/r"]
-        )
-    assert stopped.value.code == 1
-    assert "not finite in epoch 1" in capsys.readouterr().err
-
-
-def test_a_loss_that_is_not_finite_stops_with_the_place_and_keeps_what_there_is(tmp_path, capsys):
-    folder = tmp_path / "run"
-    arguments = [a for a in SMALL if not a.startswith("--learning-rate")]
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([*arguments, "--learning-rate=1e38", "--arms=sgd", f"--out={folder}"])
-    assert stopped.value.code == 1
-    message = capsys.readouterr().err
+def test_a_loss_that_is_not_finite_stops_with_the_place(bench, tmp_path):
+    with pytest.raises(RunError) as refused:
+        other(bench, learning_rate=1e38).arm("sgd", desk(tmp_path / "loss"))
+    message = str(refused.value)
     assert "the loss of SGD is not finite in epoch 1 (seeds 0, 1, learning rate 1e+38)" in message
     assert "smaller --learning-rate" in message
-    assert lines(folder) == 1
-    cli.main(["report", str(folder)])
-    assert "The run is not finished" in capsys.readouterr().out
-    assert "The run is not finished" in (folder / "report.html").read_text()
+    # The loss was finite before the last step, the weights are not.
+    one = other(bench, learning_rate=1e38, batch_size=1437, epochs=1)
+    with pytest.raises(RunError, match="not finite in epoch 1"):
+        one.arm("sgd", desk(tmp_path / "weights"))
+
+
+def test_rates_are_given_published_or_matched_to_a_step(bench, tmp_path):
+    def chosen(arm, **options):
+        changed = other(bench, **options)
+        return changed._rate(arm, changed.training(arm), desk(tmp_path))
+
+    assert chosen("sgd", learning_rate=0.3)["rate"] == 0.3
+    assert chosen("published", learning_rate=0.3)["rate"] == 1e-3
+    # Sign descent moves every coordinate by its rate, but for the dead ones of gradient zero.
+    assert chosen("sign", match_step=0.01)["rate"] == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_sweep_takes_the_rate_of_least_held_out_loss(records):
+    for arm in SMALL.arms:
+        record = records[arm]
+        assert record["rates"] == list(SWEEP)
+        assert record["rate"] == SWEEP[int(np.argmin(record["scores"]))]
+
+
+def test_a_batch_larger_than_what_a_sweep_learns_from_is_refused():
+    with pytest.raises(RunError, match="1294 does not fit into the 1293 images of digits"):
+        Bench(dataclasses.replace(SMALL, batch_size=1294))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"arms": ("sgd", "adamax")}, "unknown arms adamax; there are: sgd, gdm"),
-        ({"arms": ("sgd", "sgd")}, "named once each"),
-        ({"arms": ()}, "named once each, got none"),
+        ({"arms": ("sgd", "adamax")}, "got adamax"),
         ({"widths": (3, 0)}, "widths must be positive"),
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"widths": ()}, "widths must be positive"),
         ({"measurements": 1}, "measurements must be at least 2"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"match_step": float("inf")}, "match_step must be below inf"),
         ({"tune": True, "match_step": 1e-3}, "give one of them"),
         ({"tune_epochs": 3}, "give --tune as well"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SettingsError, match=message):
         Settings(**options)
 
 
@@ -185,7 +161,4 @@ def test_schedule_is_log_spaced_and_complete():
     assert len(schedule) <= 25
     assert Settings(epochs=1).schedule() == (0, 1)
     assert list(schedule) == sorted(set(schedule))
-
-
-def test_all_arms_can_be_asked_for():
-    assert {"sgd", "dmgd", "published"} < set(Settings(arms=("all",)).arms)
+    assert SMALL.schedule() == (0, 1, 4)

@@ -4,6 +4,5 @@ Tests the claims of D. Goh, "An Information-Theoretic Investigation of Nested Le
 with several optimizers, estimators and controls for their artefacts.
 """
 
-from .experiment import run as run
-from .settings import Settings as Settings
-from .summary import report as report
+from .study import STUDY as STUDY
+from .study import Settings as Settings

@@ -16,10 +16,13 @@ Key = jax.Array | int
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """An optimizer of the experiment.
+    """An optimizer of the study.
 
-    `make(rate, key)` builds it; `key` seeds whatever it draws at its start. `fixed_rate` is set
-    where a sweep would make the arm something else.
+    Attributes:
+        label: its name in tables and figures.
+        description: in a few words.
+        make: (rate, key) -> the optimizer; `key` seeds what it draws at its start.
+        fixed_rate: the only rate at which it is this arm; None where the rate may be tuned.
     """
 
     label: str
@@ -43,65 +46,31 @@ def _published(rate: Rate, key: Key) -> optax.GradientTransformation:
 
 
 ARMS = {
-    "sgd": Arm(
-        "SGD",
-        "gradient descent, no memory",
-        lambda rate, key: optim.gradient_descent(rate),
-    ),
-    "gdm": Arm(
-        "GDM",
-        "heavy-ball momentum 0.9",
-        lambda rate, key: optim.momentum(rate),
-    ),
-    "adamw": Arm(
-        "AdamW",
-        "optax.adamw, weight decay 0.01",
-        lambda rate, key: optax.adamw(rate, weight_decay=1e-2),
-    ),
-    "dmgd": Arm(
-        "DMGD",
-        "deep momentum: an MLP per tensor, trained on the gradient stream (dot-product objective)",
-        lambda rate, key: optim.deep_momentum(rate, key=key),
-    ),
+    "sgd": Arm("SGD", "gradient descent, no memory", lambda r, key: optim.gradient_descent(r)),
+    "gdm": Arm("GDM", "heavy-ball momentum 0.9", lambda r, key: optim.momentum(r)),
+    "adamw": Arm("AdamW", "optax.adamw, weight decay 0.01",
+                 lambda r, key: optax.adamw(r, weight_decay=1e-2)),
+    "dmgd": Arm("DMGD", "deep momentum: an MLP per tensor, trained on the gradient stream "
+                "(dot-product objective)", lambda r, key: optim.deep_momentum(r, key=key)),
     "dmgd-l2": Arm(
         "DMGD, L2",
         "deep momentum whose inner objective is to predict the next gradient (squared error)",
-        lambda rate, key: optim.deep_momentum(rate, objective="l2", retention=0.999, key=key),
-    ),
+        lambda r, key: optim.deep_momentum(r, objective="l2", retention=0.999, key=key)),
     "dmgd-normalized": Arm(
-        "DMGD, normalized",
-        "deep momentum whose steps keep their size when gradients shrink",
-        lambda rate, key: optim.deep_momentum(rate, normalize="update", key=key),
-    ),
+        "DMGD, normalized", "deep momentum whose steps keep their size when gradients shrink",
+        lambda r, key: optim.deep_momentum(r, normalize="update", key=key)),
     "frozen": Arm(
-        "frozen MLP",
-        "deep momentum's MLP at random weights, never trained",
-        lambda rate, key: optim.deep_momentum(rate, inner_learning_rate=0.0, readout=0.5, key=key),
-    ),
-    "sign": Arm(
-        "sign",
-        "sign descent, no memory",
-        lambda rate, key: optim.sign_descent(rate),
-    ),
-    "normalized": Arm(
-        "normalized",
-        "gradient of each tensor over its rms, no memory",
-        lambda rate, key: optim.normalized_descent(rate),
-    ),
-    "ema-sign": Arm(
-        "EMA sign",
-        "sign of the gradient's moving average (0.9)",
-        lambda rate, key: optim.ema_sign(rate),
-    ),
-    "rmsprop": Arm(
-        "RMSProp",
-        "optax.rmsprop, no momentum",
-        lambda rate, key: optax.rmsprop(rate, decay=0.99, bias_correction=True),
-    ),
+        "frozen MLP", "deep momentum's MLP at random weights, never trained",
+        lambda r, key: optim.deep_momentum(r, inner_learning_rate=0.0, readout=0.5, key=key)),
+    "sign": Arm("sign", "sign descent, no memory", lambda r, key: optim.sign_descent(r)),
+    "normalized": Arm("normalized", "gradient of each tensor over its rms, no memory",
+                      lambda r, key: optim.normalized_descent(r)),
+    "ema-sign": Arm("EMA sign", "sign of the gradient's moving average (0.9)",
+                    lambda r, key: optim.ema_sign(r)),
+    "rmsprop": Arm("RMSProp", "optax.rmsprop, no momentum",
+                   lambda r, key: optax.rmsprop(r, decay=0.99, bias_correction=True)),
     "published": Arm(
         "published code",
         "what the published code ran as DMGD: sign descent with step 0.00316, no memory, no MLP",
-        _published,
-        fixed_rate=1e-3,
-    ),
-}
+        _published, fixed_rate=1e-3),
+}  # fmt: skip

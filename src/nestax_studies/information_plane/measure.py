@@ -6,6 +6,7 @@ weights that shrink a layer move every estimator of fixed scale, and rows that c
 are a genuine loss, though of arithmetic rather than of learning.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,14 @@ from .training import ACTIVATIONS, Images
 GAUSSIAN_POINTS, GAUSSIAN_NOISE = 500, 0.1  # the published estimator's
 KDE_VARIANCE = 0.1
 SATURATED = 0.99
+_CELLS = {  # bins and edges
+    "binned10": (10, "fixed"),
+    "binned30": (30, "fixed"),
+    "binned100": (100, "fixed"),
+    "adaptive30": (30, "adaptive"),
+    "quantile4": (4, "quantile"),
+    "quantile30": (30, "quantile"),
+}
 
 # Estimators that a change of a layer's scale cannot move, and those that it does move. Only those
 # decide that can see a layer collapse onto clusters: 30 quantile bins per unit are at their ceiling
@@ -33,6 +42,32 @@ SCALE_BOUND = ("binned10", "binned30", "binned100", "kde_lower", "kde_upper", "g
 ESTIMATORS = (*SCALE_BOUND, *SCALE_FREE, "adaptive30", "quantile30", "gaussian_standardized")
 # On test images, on which nothing is judged, one of each kind.
 TEST_ESTIMATORS = ("binned30", "quantile4", "gaussian", "gaussian_standardized")
+
+
+class Curves:
+    """The measurements of one arm as arrays, with a first axis of epochs, (E,)."""
+
+    def __init__(self, record: Mapping[str, Any]):
+        self._record = record
+        self.epochs = np.array(record["epoch"])
+        self.estimators = tuple(record["information"]["train"])
+        self.layers = self.information(self.estimators[0]).shape[-1]
+
+    def information(self, estimator: str, axis: str = "x") -> np.ndarray:
+        """(E, seeds, layers), bits, on the training images."""
+        return np.array(self._record["information"]["train"][estimator][axis])
+
+    def performance(self, part: str, what: str) -> np.ndarray:
+        """(E, seeds); losses in nats, accuracies as fractions."""
+        return np.array(self._record[part][what])
+
+    def control(self, name: str) -> np.ndarray:
+        """(E, seeds, layers); of weight_norm one layer more."""
+        return np.array(self._record["controls"][name])
+
+    def gap(self) -> np.ndarray:
+        """(E, seeds), accuracy on training less on test images, in points."""
+        return 100 * (self.performance("train", "accuracy") - self.performance("test", "accuracy"))
 
 
 class Measurement:
@@ -91,22 +126,19 @@ class Measurement:
         H(Y) limits the true I(T;Y); differences of Gaussian bounds may exceed it.
         """
         n = len(self.train.labels)
-        labels = float(np.asarray(information.label_entropy(np.asarray(self.train.labels))))
-        cells = {f"binned{b}": b for b in (10, 30, 100)}
-        cells |= {"adaptive30": 30, "quantile4": 4, "quantile30": 30}
-        ceilings: dict[str, Any] = {
-            name: {"x": [float(min(np.log2(n), d * np.log2(b))) for d in widths], "y": labels}
-            for name, b in cells.items()
+        x: dict[str, list[float | None]] = {
+            name: [float(min(np.log2(n), d * np.log2(bins))) for d in widths]
+            for name, (bins, _) in _CELLS.items()
         }
-        for name in ("kde_lower", "kde_upper"):
-            top = {"x": [float(np.log2(min(n, self.kde_points)))] * len(widths), "y": labels}
-            ceilings |= {name: top, name.replace("kde", "kde_standardized"): top}
+        for name in ("kde_lower", "kde_upper", "kde_standardized_lower", "kde_standardized_upper"):
+            x[name] = [float(np.log2(min(n, self.kde_points)))] * len(widths)
         # Units in [-1, 1] have variance at most 1, standardized ones exactly 1.
         top = [d / 2 * float(np.log2(1 + 1 / GAUSSIAN_NOISE**2)) for d in widths]
         bounded = self.activation is ACTIVATIONS["tanh"]
-        ceilings["gaussian"] = {"x": top if bounded else [None] * len(widths), "y": labels}
-        ceilings["gaussian_standardized"] = {"x": top, "y": labels}
-        return ceilings
+        x["gaussian"] = [*top] if bounded else [None] * len(widths)
+        x["gaussian_standardized"] = [*top]
+        labels = float(np.asarray(information.label_entropy(np.asarray(self.train.labels))))
+        return {name: {"x": limits, "y": labels} for name, limits in x.items()}
 
     def _layers(self, parameters: Any, images: Images) -> tuple[list[Array], Array]:
         x = images.pixels.astype(jnp.float32) / images.scale.astype(jnp.float32)
@@ -123,33 +155,26 @@ class Measurement:
     def _inform(
         self, parameters: Any, images: Images, estimators: tuple[str, ...]
     ) -> dict[str, dict[str, Array]]:
-        y, classes = images.labels, self.classes
+        y = images.labels
 
         def one(t: Float[Array, "images units"]) -> dict[str, tuple[Any, Any]]:
-            binned = partial(information.binned, t, y, classes=classes)
-            few, y_few = t[:GAUSSIAN_POINTS], y[:GAUSSIAN_POINTS]
-            gaussian = partial(
-                information.gaussian_upper_bound, y=y_few, noise_std=GAUSSIAN_NOISE, classes=classes
-            )
-            pairs = {
-                "binned10": lambda: binned(10),
-                "binned30": lambda: binned(30),
-                "binned100": lambda: binned(100),
-                "adaptive30": lambda: binned(30, edges="adaptive"),
-                "quantile4": lambda: binned(4, edges="quantile"),
-                "quantile30": lambda: binned(30, edges="quantile"),
-                "gaussian": lambda: gaussian(few),
-                "gaussian_standardized": lambda: gaussian(information.standardize(few)),
-            }
             found = {}
-            for name, estimate in pairs.items():
-                if name in estimators:
-                    result = estimate()
+            few, y_few = t[:GAUSSIAN_POINTS], y[:GAUSSIAN_POINTS]
+            for name in estimators:
+                if name in _CELLS:
+                    bins, edges = _CELLS[name]
+                    result = information.binned(t, y, bins, edges=edges, classes=self.classes)
+                    found[name] = (result.x, result.y)
+                elif name.startswith("gaussian"):
+                    s = information.standardize(few) if name.endswith("ized") else few
+                    result = information.gaussian_upper_bound(
+                        s, y_few, noise_std=GAUSSIAN_NOISE, classes=self.classes
+                    )
                     found[name] = (result.x, result.y)
             if "kde_lower" in estimators:
                 few, y_few = t[: self.kde_points], y[: self.kde_points]
                 for name, s in (("kde", few), ("kde_standardized", information.standardize(few))):
-                    bounds = information.kde_bounds(s, y_few, KDE_VARIANCE, classes=classes)
+                    bounds = information.kde_bounds(s, y_few, KDE_VARIANCE, classes=self.classes)
                     found[f"{name}_lower"] = (bounds.x_lower, bounds.y_lower)
                     found[f"{name}_upper"] = (bounds.x_upper, bounds.y_upper)
             return found
@@ -168,31 +193,24 @@ class Measurement:
         self, parameters: Any, images: Images, test: Images, shuffled: Array
     ) -> dict[str, Array]:
         layers, _ = self._layers(parameters, images)
-
         binned = partial(information.binned, y=shuffled, classes=self.classes)
-
-        def chance(t: Float[Array, "images units"]) -> Any:
-            return binned(t).y
-
-        def chance_of_ranks(t: Float[Array, "images units"]) -> Any:
-            return binned(t, bins=4, edges="quantile").y
-
-        def stack(values: list[Any]) -> Array:
-            return jnp.stack(values, -1)
-
         weights = [layer.weight.astype(jnp.float64) for layer in parameters]
         norms = [jnp.sqrt(jnp.sum(jnp.square(weight), (1, 2))) for weight in weights]
+
+        def each(of: Any) -> Array:
+            return jnp.stack([of(layer) for layer in layers], -1)
+
         return {
-            "saturated": stack([self._saturated(t) for t in layers]),
-            "std": stack([t.std(1).mean(1) for t in layers]),
-            "least_std": stack([t.std(1).min(1) for t in layers]),
-            "weight_norm": stack(norms),
-            "distinct": stack([jax.vmap(distinct_rows)(t) for t in layers]),
-            "effective_rank": stack([jax.vmap(effective_rank)(t) for t in layers]),
+            "saturated": each(self._saturated),
+            "std": each(lambda t: t.std(1).mean(1)),
+            "least_std": each(lambda t: t.std(1).min(1)),
+            "weight_norm": jnp.stack(norms, -1),
+            "distinct": each(jax.vmap(distinct_rows)),
+            "effective_rank": each(jax.vmap(effective_rank)),
             "noisy_accuracy": self._noisy_accuracy(parameters, test, GAUSSIAN_NOISE),
             "noisy_accuracy_kde": self._noisy_accuracy(parameters, test, KDE_VARIANCE**0.5),
-            "shuffled_y": stack([jax.vmap(chance)(t) for t in layers]),
-            "shuffled_y_quantile4": stack([jax.vmap(chance_of_ranks)(t) for t in layers]),
+            "shuffled_y": each(jax.vmap(lambda t: binned(t).y)),
+            "shuffled_y_quantile4": each(jax.vmap(lambda t: binned(t, bins=4, edges="quantile").y)),
         }
 
     def _saturated(self, t: Float[Array, "n images units"]) -> Float[Array, " n"]:

@@ -64,14 +64,9 @@ class Training:
         # Not jitted: compiling two dozen draws into one program takes seconds for every arm, while
         # the draws' own programs serve all arms.
         parameters, optimizer = jax.vmap(one)(seeds, rates)
-        # Own buffers: `advance` gives its argument's memory away.
-        return Networks(
-            parameters,
-            optimizer,
-            jnp.array(rates, jnp.float32),
-            jnp.full(rates.shape, jnp.inf, jnp.float32),
-            jnp.zeros((), jnp.int32),
-        )
+        rates = jnp.array(rates, jnp.float32)  # own buffers: `advance` gives its argument's away
+        loss, epoch = jnp.full(rates.shape, jnp.inf, jnp.float32), jnp.zeros((), jnp.int32)
+        return Networks(parameters, optimizer, rates, loss, epoch)
 
     def _advance(self, networks: Networks, until: Array, images: Images, stop: Array) -> Networks:
         """Trains up to epoch `until`; with `stop`, no further than an epoch of non-finite loss."""
@@ -94,11 +89,9 @@ class Training:
             parameters, optimizer, loss = jax.vmap(one)(*carry, state.rate)
             return (parameters, optimizer), loss
 
-        order = self._order(state.epoch, images)
-        (parameters, optimizer), losses = jax.lax.scan(
-            step, (state.parameters, state.optimizer), order
-        )
-        return Networks(parameters, optimizer, state.rate, losses.mean(0), state.epoch + 1)
+        begin = (state.parameters, state.optimizer)
+        end, losses = jax.lax.scan(step, begin, self._order(state.epoch, images))
+        return Networks(*end, state.rate, losses.mean(0), state.epoch + 1)
 
     def _order(self, epoch: Array, images: Images) -> Int[Array, "batches size"]:
         count = images.labels.shape[0]
@@ -141,8 +134,8 @@ def shuffled(words: UInt32[Array, " n"]) -> Int[Array, " n"]:
     """0 .. n - 1 in an order drawn from n random words.
 
     For up to 2^16 indices one sort of single words, random bits above and the index below, in a
-    fifth of the time of an argsort; `jax.random.permutation` takes as long as training one network
-    for the epoch. Two indices draw the same bits, and then keep their order, once in 2^16 pairs.
+    fifth of the time of an argsort. Two indices draw the same bits, and then keep their order, once
+    in 2^16 pairs.
     """
     n = len(words)
     if n > 2**16:
