@@ -211,7 +211,7 @@ def compare(settings: Settings, model: str, desk: lab.Desk) -> lab.Record:
     def towards(solver: flows.Solver, weights: Any, batches: Any) -> Any:
         @jax.jit
         @jax.vmap
-        def each(weights: Any, valid: Batch, batch: Batch) -> Any:
+        def each(weights: Any, valid: Any, batch: Any) -> Any:
             gradient = flows.hypergradient(
                 lambda decay, weights: cross_entropy(weights, valid),
                 partial(penalized, batch=batch),
