@@ -172,11 +172,5 @@ def imported(module: str) -> ModuleType:
 
 
 def _experiment(question: str, module: Any) -> Experiment:
-    study: Any = getattr(module, "STUDY", None)
-    lab = imported("lab")
-    if isinstance(study, lab.Study):
-        return Experiment(question, study.settings, study.run, study.report, study.example, True)
-    # As studies were before the lab.
-    run, report = getattr(module, "run", None), getattr(module, "report", None)
-    run, report = run or study.run, report or study.report
-    return Experiment(question, module.Settings, run, report, getattr(study, "example", None))
+    study = module.STUDY
+    return Experiment(question, study.settings, study.run, study.report, study.example, True)

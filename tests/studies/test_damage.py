@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nestax.runs import RunError, RunFolder, Table
-from nestax_studies import commands
+from nestax.runs import RunError, RunFolder
+from nestax_studies import commands, lab
 from nestax_studies.registry import EXPERIMENTS, Experiment
-from nestax_studies.study import Findings, Study, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,23 +28,19 @@ class Settings:
 
 def _stages(settings):
     return {
-        f"seed {seed}": lambda say, seed=seed: {"seed": seed, "losses": [seed / 3, 1 / (seed + 1)]}
+        f"seed {seed}": lambda desk, seed=seed: {"seed": seed, "losses": [seed / 3, 1 / (seed + 1)]}
         for seed in range(settings.seeds)
     }
 
 
 def _find(settings, records):
-    losses = {name: record["losses"] for name, record in records.items()}
-    verdict = Verdict("It works.", "all is here", str(len(losses)), len(losses) == settings.seeds)
-    return Findings({"losses": losses}, Table(["stage"], [[name] for name in losses]), [verdict])
+    losses = {(name,): record for name, record in records.items()}
+    numbers = lab.numbers(("stage",), losses, [lab.number("loss", lambda r: r["losses"])])
+    held = len(losses) == settings.seeds
+    return lab.Findings(numbers, [lab.Verdict("It works.", "all is here", str(len(losses)), held)])
 
 
-def _draw(settings, records, directory):
-    (directory / "losses.txt").write_text(str(sorted(records)))
-    return []
-
-
-STUDY = Study("Nothing", "Nothing.", _stages, _find, _draw, lambda settings: None)
+STUDY = lab.Study("Nothing", "Nothing.", Settings, _stages, _find, lambda settings, records: [])
 STATE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int16(7)}
 
 

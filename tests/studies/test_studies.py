@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -126,10 +127,11 @@ def test_every_preset_is_applied_and_every_bound_is_kept(settings):
             )
             assert found == value or value == ("all",), field.name
         bounds = field.metadata.get("bounds", {})
+        real = float in (field.type, *get_args(field.type))
         wrong = {"least": -1, "above": 0, "most": 1, "below": 0, "multiple": 1}
         for name in {"least", "above", "most", "below"} & set(bounds):
             with pytest.raises(SettingsError, match=f"{field.name} must be"):
-                settings(**{field.name: bounds[name] + wrong[name]})
+                settings(**{field.name: (float if real else int)(bounds[name] + wrong[name])})
         if "known" in field.metadata:
             for given in (("nothing",), ()):
                 if given or not field.metadata["presets"]:

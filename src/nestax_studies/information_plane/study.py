@@ -66,10 +66,10 @@ class Settings(lab.Options):
     epochs: int = option(3999, least=1)
     batch_size: int = option(128, least=1)
     seeds: int = option(5, least=1)
-    learning_rate: float = option(1e-3, above=0, below=float("inf"))
+    learning_rate: float = option(1e-3, above=0)
     tune: bool = False
     tune_epochs: int | None = option(least=1)
-    match_step: float | None = option(above=0, below=float("inf"))
+    match_step: float | None = option(above=0)
     measurements: int = option(25, least=2)
     kde_points: int = option(500, least=2)
 

@@ -224,7 +224,8 @@ def _facts(folder: RunFolder) -> dict[str, Any]:
 
 def _records(folder: RunFolder) -> Records:
     """The finished stages, by name."""
-    if any("stage" not in record for record in folder.metrics()):
+    found = folder.metrics()
+    if found and not any("stage" in record for record in found):
         raise RunError(
             f"{folder.path} was written by an earlier version of nestax, whose run folders were "
             "laid out otherwise; run the study again in another folder, or replace it with "

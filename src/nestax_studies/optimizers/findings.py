@@ -246,6 +246,7 @@ def _paths(done: dict[str, lab.Records]) -> list[Sheet]:
     for arm in (arm for arm in _WALKERS if arm in done.get("toy", {})):
         curve = done["toy"][arm]["curves"]
         path = [np.asarray(curve[name])[:, 0] for name in ("r", "theta")]
-        panels.append(Panel(ARMS[arm].label, "r", "theta", [floor, Line(path[0], path[1], "steps")]))
+        steps = Line(path[0], path[1], "steps")
+        panels.append(Panel(ARMS[arm].label, "r", "theta", [floor, steps]))
     caption = "Every step of the first seed's run. The valley's floor falls towards its minimum, 0."
     return [curves("paths", panels, "Through the toy valley", caption)] if panels else []
