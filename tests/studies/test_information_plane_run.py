@@ -144,7 +144,7 @@ def test_a_batch_larger_than_what_a_sweep_learns_from_is_refused():
         ({"widths": ()}, "widths must be positive"),
         ({"measurements": 1}, "measurements must be at least 2"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"match_step": float("inf")}, "match_step must be below inf"),
+        ({"match_step": float("inf")}, "match_step must be finite"),
         ({"tune": True, "match_step": 1e-3}, "give one of them"),
         ({"tune_epochs": 3}, "give --tune as well"),
     ],

@@ -246,6 +246,12 @@ def _stable(machine: Machine, level: Level, begun: State, fed: Any) -> _Seen:
     if level.keep is not None:
         kept = lambda parts, user: _move.kept(problem, level, parts, user, view)[0]  # noqa: E731
         parts = jax.eval_shape(kept, parts, user)
+    if level.done is not None:
+
+        def ended(begun: State, fed: Any, parts: Any, user: Any) -> Any:
+            return _episodes.ended(problem, level, parts, user, machine.carry(begun, fed), view)
+
+        jax.eval_shape(ended, begun, fed, parts, user)
     _same(level, "its optimizer's update", "value", old[0], parts)
     _same(level, "its optimizer's update", "optimizer state", old[1], optimizer)
     stopped = _frozen.holds(moved, _STOP) and not _frozen.holds(objective, _STOP)
