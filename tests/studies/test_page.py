@@ -106,7 +106,7 @@ def test_the_answer_to_sixty_claims_is_short():
 SIZES = {
     "one": grid(1, [""], "+"),
     "grid": grid(6, ["one passkey", "one of 4 passkeys"], "+-?"),
-    "sparse": [verdict(f"Claim {i} (Source)", f"task {i}", "+-"[i % 2]) for i in range(6)],
+    "sparse": [verdict(f"Claim {i} (Source)", f"task {i}", "+-"[i % 2]) for i in range(8)],
     "wide": grid(5, [f"task number {i}" for i in range(12)], "+-a?"),
     "long": grid(40, [""], "+--"),
     "both": grid(20, [f"task {i}" for i in range(20)], "+-"),
@@ -189,7 +189,7 @@ def test_many_columns_have_signs_and_few_claims_of_each_a_list():
     assert "✓ supported" in table.caption
     table = page.claims_table(told(SIZES["sparse"])["claims"])
     assert table.columns == ["claim", "judged for", "verdict"]
-    assert [row[1] for row in table.rows] == [f"task {i}" for i in range(6)]
+    assert [row[1] for row in table.rows] == [f"task {i}" for i in range(8)]
 
 
 def study(verdicts, arms=0):

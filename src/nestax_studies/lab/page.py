@@ -35,6 +35,7 @@ PLAIN = {"✓": "y", "✗": "n", "\u2013": "-", "…": "..."}
 UNFINISHED = "The run is not finished; only finished stages are judged."
 _ROWS = 12  # claims that the terminal shows one by one
 _WORDED = 3  # columns of claims whose badges are words
+_NARROW = 6  # columns that are shown however many cells are empty
 
 
 def mark(word: str) -> str:
@@ -98,7 +99,7 @@ def claims_table(claims: Sequence[Claim]) -> Table:
     each thing that claims were judged for, where most claims were judged for most of them."""
     cases, columns = _cases(claims)
     caption = "A click on a claim shows its criterion and what was measured."
-    if len(columns) > 1 and 2 * len(claims) < len(cases) * len(columns):
+    if _sparse(claims, cases, columns):
         rows = [[_claim([c]), c["of"] or None, badge(c["verdict"])] for c in claims]
         return Table(["claim", "judged for", "verdict"], rows, caption)
     worded = len(columns) <= _WORDED
@@ -117,6 +118,11 @@ def _cases(claims: Sequence[Claim]) -> tuple[dict[str, list[Claim]], list[str]]:
     for claim in claims:
         cases.setdefault(claim["claim"], []).append(claim)
     return cases, list(dict.fromkeys(claim["of"] for claim in claims))
+
+
+def _sparse(claims: Sequence[Claim], cases: Mapping[str, Any], columns: Sequence[str]) -> bool:
+    """Whether a table of claims and what they were judged for would be wide and mostly empty."""
+    return len(columns) > _NARROW and 2 * len(claims) < len(cases) * len(columns)
 
 
 def _claim(cases: Sequence[Claim]) -> Folded:
@@ -188,7 +194,7 @@ def _grid(claims: Sequence[Claim], columns: int) -> list[str]:
     """Claims down, across what they were judged for; counts where that is more than a screen."""
     cases, heads = _cases(claims)
     words = [c["verdict"] for c in claims]
-    sparse = len(heads) > 1 and 2 * len(claims) < len(cases) * len(heads)
+    sparse = _sparse(claims, cases, heads)
     if len(cases) > _ROWS or (sparse and len(claims) > _ROWS):
         return _counted(claims, columns)
     if sparse:
@@ -230,11 +236,11 @@ def _counted(claims: Sequence[Claim], columns: int) -> list[str]:
 def aligned(
     heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], columns: int
 ) -> list[str]:
-    """A label and short cells in each row, below their heads. Heads that would take more than half
-    of the columns are numbered and listed."""
+    """A label and short cells in each row, below their heads. Heads that would take more than a
+    third of the columns are numbered and listed."""
     wide = [max(len(h), *(len(cells[i]) for _, cells in rows)) for i, h in enumerate(heads)]
     listed = []
-    if len(heads) > 1 and sum(wide) + 2 * len(wide) > columns // 2:
+    if len(heads) > 1 and sum(wide) + 2 * len(wide) > columns // 3:
         told = [f"{i}: {head or 'all'}" for i, head in enumerate(heads, 1)]
         whole = "  ".join(text.replace(" ", "\u00a0") for text in told)  # are not broken
         listed = [line.replace("\u00a0", " ") for line in textwrap.wrap(whole, columns)]
