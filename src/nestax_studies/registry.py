@@ -123,12 +123,11 @@ class Experiment(NamedTuple):
     Attributes:
         summary: one line.
         settings: a frozen dataclass; raises SettingsError for settings that make no sense.
-        run: does, or goes on with, the work and leaves measurements in the folder. A study of the
-            lab is also given `log`, see `lab.log`.
+        run: (settings, folder, log or None) does, or goes on with, the work and leaves measurements
+            in the folder; see `lab.log`.
         report: makes summary.json, figures and report.html from them, without computing anew;
-            returns the summary, or lines to print.
+            returns the summary.
         example: settings -> its nest, for `nestax levels` and `nestax flows`; None if it has none.
-        logs: whether `run` takes `log`.
     """
 
     summary: str
@@ -136,7 +135,6 @@ class Experiment(NamedTuple):
     run: "Callable[..., None]"
     report: "Callable[[Any, RunFolder], Any]"
     example: "Callable[[Any], Example] | None" = None
-    logs: bool = False
 
 
 class _Experiments(dict[str, Experiment]):
@@ -173,4 +171,4 @@ def imported(module: str) -> ModuleType:
 
 def _experiment(question: str, module: Any) -> Experiment:
     study = module.STUDY
-    return Experiment(question, study.settings, study.run, study.report, study.example, True)
+    return Experiment(question, study.settings, study.run, study.report, study.example)

@@ -1,5 +1,6 @@
 """`nestax run`: where its settings come from, what it would do, and what it does."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -220,13 +221,8 @@ def finish(
     interrupted = f"interrupted, nothing is lost; go on with: nestax resume {folder.path}"
     interrupts.says(interrupted)
     try:
-        if log is None:
-            experiment.run(settings, folder)
-        elif experiment.logs:
-            with logs.opened(log, folder) as logger:
-                experiment.run(settings, folder, log=logger)
-        else:
-            raise RunError(f"{folder.experiment} hands its numbers to no logger; leave out --log")
+        with logs.opened(log, folder) if log else contextlib.nullcontext() as logger:
+            experiment.run(settings, folder, logger)
     except KeyboardInterrupt:
         fail(interrupted, interrupts.INTERRUPTED)
     tell(experiment, settings, folder, browse, verbose)
@@ -240,8 +236,7 @@ def tell(
     verbose: bool = False,
 ) -> None:
     """Writes a run's report, and prints what it found."""
-    found = experiment.report(settings, folder)
-    lines = found if isinstance(found, list) else page.lines(found, verbose, width())
+    lines = page.lines(experiment.report(settings, folder), verbose, width())
     path = folder.path / "report.html"
     print("\n".join(map(_printable, [*lines, f"report: {path}"])))
     if browse_:

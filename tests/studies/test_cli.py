@@ -32,7 +32,7 @@ def stub(monkeypatch, tmp_path):
     monkeypatch.setitem(
         EXPERIMENTS,
         "stub",
-        Experiment("Stubs.", stubs.Settings, study.run, study.report, None, True),
+        Experiment("Stubs.", stubs.Settings, study.run, study.report),
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path

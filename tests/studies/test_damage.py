@@ -44,7 +44,7 @@ STUDY = lab.Study("Nothing", "Nothing.", Settings, _stages, _find, lambda settin
 STATE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int16(7)}
 
 
-def _count(settings, folder):
+def _count(settings, folder, log=None):
     """A run with a state: five steps, a checkpoint after each but the last."""
     saved, state = folder.saved(), STATE
     if saved is not None:
@@ -59,7 +59,7 @@ def _count(settings, folder):
 
 def _tell(settings, folder):
     folder.write_json("summary.json", {"rows": folder.metrics("step", "sum")})
-    return []
+    return {"question": "", "complete": True, "answer": "", "claims": []}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,11 +71,8 @@ def summarized(
 
 
 def _spread(values: Any) -> dict[str, Any]:
-    every = np.sort(np.ravel(np.asarray(values, float)))  # what is no number comes last
-    if not every.size or np.isnan(every[-1]):
-        return {"least": None, "median": None, "most": None}
-    found = {"least": every[0], "median": np.median(every), "most": every[-1]}
-    return listed({name: float(value) for name, value in found.items()})
+    median, least, most = spread_of(np.ravel(values).tolist())
+    return listed({"least": least, "median": median, "most": most})
 
 
 def read(path: Path) -> dict[str, Any]:

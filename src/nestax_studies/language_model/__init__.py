@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -27,72 +27,18 @@ import numpy as np
 from nestax.levels import Nest
 from nestax.runs import Section, Text
 
-from .. import lab, sequences
+from .. import lab
 from ..lab import names, option
 from ..lab.figures import Column, Dot, Line, Panel, Sheet, curves, dots
 from ..lab.train import parameters
 from . import corpora, training
+from .arms import ARMS, CLAIMS, FAMILIES, Claim
 
 _POINTS = 20  # looks at kept text in a trial; twice as many in a whole run
 _DECADES = 0.4  # between the rates tried
 LEAST = 0.01  # bits; a smaller difference does not count
 CAP = 8.0  # bits, those of a byte of which nothing is known: stands for a run that diverged
 REACHED = 1.6  # nats, which the preset hour is to reach
-
-
-# Models, claims
-
-
-def _hope(label: str, **options: Any) -> sequences.Arm:
-    return sequences.Arm(f"Hope, {label}", "hope", options)
-
-
-_BLOCKS = ("hope", "hope_attention", "transformer", "gated_delta", "titans", "linear_attention")
-_ABLATIONS = {
-    "hope-gd": _hope("plain gradient descent", rule="gd"),
-    "hope-no-decay": _hope("no decay", decay=False),
-    "hope-momentum": _hope("with momentum", momentum=True),
-    # One level that nothing writes is a Transformer's MLP.
-    "hope-no-continuum": _hope("plain MLPs", continuum={"periods": (64,), "objective": None}),
-    "hope-static-k": _hope("static keys", adaptive=("v", "rate", "retain")),
-    "hope-static-v": _hope("static values", adaptive=("k", "rate", "retain")),
-    "hope-adaptive-q": _hope("self-made queries", adaptive=("k", "v", "q", "rate", "retain")),
-}
-ARMS = {name: sequences.ARMS[name] for name in _BLOCKS} | _ABLATIONS
-FAMILIES = {"blocks": _BLOCKS, "ablations": tuple(_ABLATIONS)}
-
-
-class Claim(NamedTuple):
-    """That one arm predicts better than another, or with `opposite` that it does not."""
-
-    text: str
-    of: str
-    better: str
-    worse: str
-    opposite: bool = False
-
-
-_BLOCK = (
-    "Hope predicts better than other blocks (Nested Learning, Table 2; the gated delta rule stands "
-    "for its modern recurrent networks)"
-)
-_PART = "This part helps Hope (Nested Learning, Table 6)"
-CLAIMS = (
-    *(
-        Claim(_BLOCK, ARMS[name].label, "hope", name)
-        for name in ("transformer", "titans", "gated_delta", "linear_attention")
-    ),
-    Claim("A continuum memory after attention predicts better than a Transformer (Nested Learning, "
-          "section 8)", "Hope-Attention", "hope_attention", "transformer"),
-    Claim(_PART, "delta gradient descent", "hope", "hope-gd"),
-    Claim(_PART, "decay", "hope", "hope-no-decay"),
-    Claim(_PART, "momentum", "hope-momentum", "hope"),
-    Claim(_PART, "continuum memory", "hope", "hope-no-continuum"),
-    Claim(_PART, "self-made keys", "hope", "hope-static-k"),
-    Claim(_PART, "self-made values", "hope", "hope-static-v"),
-    Claim("Self-made queries do not help Hope (Nested Learning, Table 6: perplexity)",
-          "self-made queries", "hope-adaptive-q", "hope", opposite=True),
-)  # fmt: skip
 # The criteria stood here before the recorded runs, but for those of temperature and of learning in
 # context, which came after the hour that they were first judged by.
 _CRITERION = (

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from optax import microbatching
 
-_WARMUP = 0.05  # of a run; then the rate falls along a cosine
+from ..lab.train import warmed
+
 _CLIP = 1.0  # norm of a gradient, at most
 _GATES = re.compile(r"\b(rate|retain|forget|mu)\b|bias")  # names of parameters
 
@@ -27,12 +27,7 @@ def optimizer(
         eps: Adam's.
     """
 
-    def at(count: Any) -> Any:
-        done = jnp.minimum((count + 0.5) / steps, 1.0)
-        fall = 0.5 * (1 + jnp.cos(jnp.pi * (done - _WARMUP) / (1 - _WARMUP)))
-        return rate * jnp.where(done < _WARMUP, done / _WARMUP, fall)
-
-    adam = optax.adamw(at, b2=0.95, eps=eps, weight_decay=decay, mask=decayed)
+    adam = optax.adamw(warmed(rate, steps), b2=0.95, eps=eps, weight_decay=decay, mask=decayed)
     return optax.chain(optax.clip_by_global_norm(_CLIP), adam)
 
 
