@@ -30,21 +30,22 @@ def desk(tmp_path):
 
 @pytest.fixture
 def before():
-    """(name, record): holds a stage's record against the numbers that the same settings gave before
-    the studies were moved, stored in before/<name>.json; what is not stored is not compared."""
+    """(name, found, rtol, atol): holds records against the numbers that the same settings gave
+    before the studies were moved, stored in before/<name>.json; what is not stored is not
+    compared."""
 
-    def compare(stored, found, where):
+    def compare(stored, found, where, close):
         if isinstance(stored, dict):
             for key, value in stored.items():
-                compare(value, found[key], f"{where}/{key}")
+                compare(value, found[key], f"{where}/{key}", close)
         elif isinstance(stored, str) or stored is None:
             assert found == stored, where
         else:
             stored, found = (np.asarray(one, float) for one in (stored, found))
-            np.testing.assert_allclose(found, stored, rtol=2e-4, atol=1e-6, err_msg=where)
+            np.testing.assert_allclose(found, stored, err_msg=where, **close)
 
-    def check(name, record):
+    def check(name, found, rtol=2e-4, atol=1e-6):
         path = Path(__file__).parent / "before" / f"{name}.json"
-        compare(json.loads(path.read_text()), record, name)
+        compare(json.loads(path.read_text()), found, name, {"rtol": rtol, "atol": atol})
 
     return check

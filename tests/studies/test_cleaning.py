@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from nestax.runs import SettingsError
-from nestax_studies import cleaning, lab
-from nestax_studies.images import Pool
+from nestax_studies import cleaning, data, lab
+from nestax_studies.images import MOST, Pool
 
 TINY = {"data": "digits", "images": 60, "validation": 40, "steps": 10, "seeds": 2}
 
@@ -17,6 +17,10 @@ def numbered(count):
     """A pool in which the image says which one it is."""
     numbers = np.arange(count)
     return Pool(numbers[:, None].astype(np.uint8), (numbers % 10).astype(np.int32), 1)
+
+
+def test_the_most_images_are_those_of_the_catalogue():
+    assert {name: data.describe(name).train for name in MOST} == MOST
 
 
 def test_wrong_labels_are_wrong_and_no_image_is_in_both_parts():
