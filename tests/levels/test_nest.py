@@ -82,6 +82,26 @@ def test_runs_of_any_length_compile_once(caplog):
     assert compiled == []
 
 
+def test_beginning_again_traces_nothing_and_other_shapes_are_checked():
+    traced = []
+
+    def loss(values, batch):
+        traced.append(values["w"].shape)
+        return quadratic(values, batch)
+
+    nest = nx.Nest([nx.Level("w", loss, optax.adam(0.1), noise)])
+    first = nest.init({"w": jnp.zeros(2)}, KEY)
+    once = len(traced)
+    again = nest.init({"w": jnp.ones(2)}, jax.random.key(1))
+    runs = nest.init({"w": jnp.ones(2)}, jax.random.split(KEY, 3))
+    assert once == len(traced) > 0
+    assert same(again.values["w"], jnp.ones(2)) and same(first.values["w"], jnp.zeros(2))
+    assert same(runs.run(1).values["w"], jnp.ones(2))
+    for _ in range(2):  # what is refused is refused every time
+        with pytest.raises(TypeError, match="incompatible shapes"):
+            nest.init({"w": jnp.zeros(3)}, KEY)
+
+
 def test_the_callers_arrays_survive_and_are_not_shared():
     w = jnp.zeros(2)
     nest = nx.Nest([nx.Level("w", quadratic, optax.sgd(0.1), noise)])

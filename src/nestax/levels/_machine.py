@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from . import _consistency, _episodes, _experience, _feed, _side_by_side, _trajectory
@@ -44,6 +45,7 @@ class Machine:
         problem: the levels at one point.
         program: the loops.
         warned: what was warned about already.
+        sound: shapes of states for which the levels were checked, see `Machine.like`.
         shapes: shapes of a state and of the host data of a step, once they are known.
         seen: tick and task of the last state that is known to be this nest's.
         compiled: programs that were compiled, by what they are for.
@@ -61,6 +63,7 @@ class Machine:
         self.problem = Problem(declaration, mesh, task if declaration.draws_task else None)
         self.program = Program(self.problem, norms)
         self.warned: set[Any] = set()
+        self.sound: set[Any] = set()
         self.shapes: Any = None
         self.seen: Any = (None, None)
         self.compiled: dict[Any, Any] = {}
@@ -112,6 +115,12 @@ class Machine:
         """The host data of one step from this state; kept until the state is noted."""
         self._host = self.feed(state)
         return self._host
+
+    def like(self, state: State) -> Any:
+        """What states and their host data have in common if the same programs run on them."""
+        leaves, structure = jax.tree.flatten((state, self.example(state)))
+        leaves = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        return structure, leaves, jnp.result_type(float)
 
     def noted(self, state: State) -> None:
         """Notes the shapes of a state that was looked at, and of its host data."""

@@ -157,16 +157,23 @@ class Nest:
         _checks.for_copies(self.declaration, single)
         check_arrays("the task", self.machine.given_task)
         task = Parts.of(self.machine.given_task, copy=False)
-        # One program instead of hundreds of single operations.
         if runs is None:
-            state = first = jax.jit(self.machine.begin)(parts, raw, task)
+            state = first = self._begin(parts, raw, task)
         else:
-            state = jax.jit(self.machine.begin_each)(parts, own, raw, task)
+            state = self._begin_each(parts, own, raw, task)
             first = state.run(0)
         _feed.check_streams(self.machine.problem, self.machine.read(first))
         _checks.state(self.machine, first)
         self.machine.noted(first)
         return self.machine.own(state)
+
+    @functools.cached_property
+    def _begin(self) -> Callable[..., State]:
+        return jax.jit(self.machine.begin)  # one program instead of hundreds of single operations
+
+    @functools.cached_property
+    def _begin_each(self) -> Callable[..., State]:
+        return jax.jit(self.machine.begin_each)
 
     @functools.cached_property
     def _step(self) -> Callable[[State, Any], tuple[State, Info]]:
