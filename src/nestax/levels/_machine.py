@@ -5,6 +5,7 @@ Whatever checks, runs or differentiates a nest works on this object; `Nest` is i
 
 import copy as _copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -210,14 +211,16 @@ class Machine:
         """One period of the k-th clock, by `program` or the machine's own, and its reports; `anew`:
         episodes begin that are due at this tick by slower clocks."""
         program = self.program if program is None else program
+        return self._each(lambda one: self._advance_one(one, feed, k, program, anew), state)
 
-        def one(state: State) -> tuple[State, Info]:
-            return self._advance_one(state, feed, k, program, anew)
-
+    def _each(
+        self, advance: Callable[[State], tuple[State, Info]], state: State
+    ) -> tuple[State, Info]:
+        """Of one run, or of each of those side by side."""
         if state.runs is None:
-            after, infos = one(state)
+            after, infos = advance(state)
         else:
-            after, infos = _side_by_side.advanced(one, state, self.declaration.draws_task)
+            after, infos = _side_by_side.advanced(advance, state, self.declaration.draws_task)
         return after, self.everywhere(infos)
 
     def _advance_one(
@@ -239,9 +242,18 @@ class Machine:
         everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, everywhere), reports)
 
+    @functools.cached_property
+    def _step(self) -> Callable[[State, Any], tuple[State, Info]]:
+        last = len(self.declaration.periods) - 1
+
+        def step(state: State, feed: Any) -> tuple[State, Info]:
+            return self._advance_one(state, feed, last, self.program, True)
+
+        return jax.jit(step, inline=True)  # traced once, for whoever needs it
+
     def step(self, state: State, feed: Any) -> tuple[State, Info]:
-        """One period of the slowest clock."""
-        return self.advance(state, feed, len(self.declaration.periods) - 1)
+        """One period of the slowest clock; traced once for each shape of its arguments."""
+        return self._each(lambda one: self._step(one, feed), state)
 
     def gradient(self, *names: str) -> Callable[[State, Any], dict[str, Any]]:
         """(state, feed) -> what some levels hand to their optimizers at their next updates, by

@@ -58,7 +58,6 @@ class DivergenceError(FloatingPointError):
 def _chunk(machine: Machine, length: int) -> Any:
     """A compiled function of (state, count, feed): `count` steps, reports in buffers of
     `length`, and what of the state at their end is not finite."""
-    program, last = machine.program, len(machine.declaration.periods) - 1
 
     def chunk(state: State, count: jax.Array, fed: Any) -> tuple[State, Any, jax.Array]:
         held, key = state.held, state.key
@@ -74,7 +73,7 @@ def _chunk(machine: Machine, length: int) -> Any:
         _belongs.structure(machine, state)
 
         def step(moving: State) -> tuple[State, Any]:
-            after, infos = machine.advance(whole(moving), fed, last, program)
+            after, infos = machine.step(whole(moving), fed)
             return slim(after), infos
 
         shapes = jax.eval_shape(step, slim(state))[1]

@@ -36,10 +36,10 @@ def check(machine: Machine, begun: State) -> None:
     """
     feed = machine.example(begun)
     tried: dict[str, Motion] = {}
+    flows = [flow_of(level) for level in machine.declaration.levels]
+    if any(flow.follows and not flow.joint for flow in flows):
+        jax.eval_shape(machine.step, begun, feed)  # what such a flow returns is checked there
     for level in machine.declaration.levels:
-        if flow_of(level).follows and not flow_of(level).joint:
-            # What such a flow returns is checked where it is traced.
-            jax.eval_shape(machine.gradient(level.name), begun, feed)
         if flow_of(level).partial or flow_of(level).follows:
             _reached(machine, level, begun, feed)
         else:
