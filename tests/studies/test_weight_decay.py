@@ -1,59 +1,44 @@
 """Weight decays: solvers against a dense Hessian, a small run, figures, verdicts, settings."""
 
-import json
-import subprocess
-import sys
+import importlib.util
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import jax
 import jax.flatten_util
 import numpy as np
 import pytest
+from studies.drawn import assert_range
 
 from nestax.runs import SettingsError
 from nestax_studies import lab, models
 from nestax_studies import weight_decay as study
 from nestax_studies.images import cross_entropy
 
-BEFORE = json.loads((Path(__file__).parent / "before" / "weight-decay.json").read_text())
-DESK = lab.Desk(print, Path("none"))
-
-
-class Short(study.Settings):
-    """Few updates before solvers are compared."""
-
-    noisy, settled = 10, 60
-
-
-TINY = {
+DESK = lab.Desk(lambda text: None, Path("none"))
+OPTIONS = {
     "data": "digits", "images": 10, "hidden": 3, "seeds": 2, "steps": 20,
-    "compared_images": 12, "batch_size": 4, "products": (2,),
+    "compared_images": 12, "batch_size": 4, "products": (2, 150),
 }  # fmt: skip
+SMALL = study.Settings(**OPTIONS)
 
 
-# What a context draws depends on how it is defined, and the tests' type checker wraps functions. So
-# this stage runs in a process of its own.
-SOLVERS = """
-import json, pathlib, sys
-from nestax_studies import lab, weight_decay as study
-
-class Short(study.Settings):
-    noisy, settled = 10, 60
-
-settings = Short(**json.loads(sys.argv[1]))
-desk = lab.Desk(lambda text: None, pathlib.Path())
-print(json.dumps(study.stages(settings)["linear solvers"](desk)))
-"""
+def unchecked():
+    """The study without the tests' type checker, which wraps functions: what a context draws
+    depends on how it is defined."""
+    loader = SourceFileLoader(study.__name__, study.__file__)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def records():
-    """Of a run of some stages."""
-    stages = study.stages(Short(**TINY))
-    found = {name: stages[name](DESK) for name in BEFORE if name != "linear solvers"}
-    command = [sys.executable, "-c", SOLVERS, json.dumps(TINY)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return found | {"linear solvers": json.loads(done.stdout)}
+    """Of some stages, with few updates before solvers are compared."""
+    module = unchecked()
+    module.Settings.noisy, module.Settings.settled = 10, 60
+    stages = module.stages(module.Settings(**OPTIONS))
+    return {n: stages[n](DESK) for n in ("linear one", "linear each", "linear solvers")}
 
 
 def test_curvature_is_the_largest_eigenvalue(x64):
@@ -61,64 +46,49 @@ def test_curvature_is_the_largest_eigenvalue(x64):
     weights = models.mlp_init(key, (5, 3))
     batch = jax.random.normal(key, (8, 5)), jax.numpy.arange(8) % 3
     flat, back = jax.flatten_util.ravel_pytree(weights)
-    hessian = jax.hessian(lambda w: cross_entropy(back(w), batch))(flat)
+    hessian = jax.jit(jax.hessian(lambda w: cross_entropy(back(w), batch)))(flat)
     largest = np.linalg.eigvalsh(hessian)[-1]
     np.testing.assert_allclose(study.curvature(weights, batch), largest, rtol=1e-4)
 
 
-def test_enough_products_find_the_direction_of_the_exact_hypergradient(monkeypatch):
-    monkeypatch.setattr(study.Settings, "settled", 3000)
-    settings = study.Settings(**TINY | {"products": (150,), "log_decay": -2.0})
-    record = study.compared(settings, "linear", DESK)
-    assert max(record["gradient"]) < 1e-6 and max(record["exact_residual"]) < 1e-6
-    assert np.min(record["settled"]["cg"]) > 1 - 1e-6
-    assert np.min(record["settled"]["neumann"]) > 0.99
-    # No inverse is not enough, and neither is a place where the inner problem is not solved.
-    assert np.max(record["settled"]["identity"]) < 0.999
-    assert np.max(record["noisy"]["cg"]) < 0.999
-    assert np.all(np.abs(record["settled"]["identity"]) <= 1 + 1e-9)
+def test_numbers_are_those_of_before_the_move_to_the_lab(records, before):
+    found = {}
+    for stage, record in records.items():
+        ends = {name: record[name][-1] for name in ("train", "test") if name in record}
+        middle = {"valid": record["valid"][10]} if "valid" in record else {}
+        first = {
+            place: {name: v if name == "rate" else v[:1] for name, v in record[place].items()}
+            for place in study.PLACES if place in record
+        }  # fmt: skip
+        found[stage] = record | ends | middle | first
+    before("weight-decay", found, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("stage", BEFORE)
-def test_numbers_are_those_of_before_the_move_to_the_lab(records, stage):
-    if stage == "linear solvers":
-        for place in study.PLACES:
-            for name, values in BEFORE[stage][place].items():
-                np.testing.assert_allclose(records[stage][place][name], values, rtol=1e-5)
-        return
-    at = {"train": -1, "valid": 10, "test": -1}
-    for name, values in BEFORE[stage].items():
-        own = records[stage][name]
-        np.testing.assert_allclose(own[at[name]] if name in at else own, values, rtol=1e-5)
+def test_enough_products_find_the_direction_of_the_exact_hypergradient(records):
+    record = records["linear solvers"]
+    assert max(record["exact_residual"]) < 1e-6
+    assert np.min(record["settled"]["cg"][1]) > 1 - 1e-6
+    assert np.min(record["settled"]["neumann"][1]) > 0.99
+    assert np.max(record["noisy"]["cg"][1]) < 0.999  # the inner problem is not solved there
 
 
-def test_arms_begin_alike_and_differ_in_their_hyperparameters(records):
+def test_findings_and_figures_show_what_was_recorded(records):
     one, each = records["linear one"], records["linear each"]
     assert one["test"][0] == each["test"][0] and np.shape(each["valid"]) == (21, 2)
-    found = study.find(Short(**TINY), records)
-    facts = [row.facts["hyperparameters"] for row in found.numbers.rows]
-    assert facts == [1, 64 * 10 + 10]
+    found = study.find(SMALL, records)
+    assert [row.facts["hyperparameters"] for row in found.numbers.rows] == [1, 64 * 10 + 10]
     missing = [v for v in found.verdicts if v.holds is None]
     assert len(found.verdicts) == 10 and len(missing) == 1 + 5  # without identity, without the MLP
-
-
-def test_figures_show_what_was_recorded(records):
-    overfitting, solvers = study.draw(Short(**TINY), records)
+    overfitting, solvers = study.draw(SMALL, records)
     panel = overfitting.drawn["linear: one for each weight, Neumann"]
-    x, middle, low, high = panel["validation"]
-    assert x[-1] == 20
-    recorded = 100 * np.asarray(records["linear each"]["valid"])
-    for drawn, rule in ((middle, np.median), (low, np.min), (high, np.max)):
-        np.testing.assert_allclose(drawn, rule(recorded, axis=1))
-    panel = solvers.drawn["linear: minibatch, inner problem not solved"]
-    cosines = records["linear solvers"]["noisy"]
-    for name, label in study.SOLVERS.items():
-        np.testing.assert_allclose(panel[label][1], np.median(cosines[name], axis=1))
-
-
-def run(valid, test):
-    ends = {"train": [[1.0] * 2], "valid": [[valid] * 2], "test": [[test] * 2]}
-    return ends | {"hyperparameters": 1}
+    assert panel["validation"][0][-1] == 20
+    for name, label in (("train", "training"), ("valid", "validation"), ("test", "test")):
+        assert_range(panel[label], 100 * np.asarray(each[name]))
+    for place, words in study.PLACES.items():
+        cosines = records["linear solvers"][place]
+        for name, label in study.SOLVERS.items():
+            drawn = cosines[name] * (2 if name == "identity" else 1)  # it takes no products
+            assert_range(solvers.drawn[f"linear: {words}"][label], drawn)
 
 
 @pytest.mark.parametrize(
@@ -130,40 +100,41 @@ def run(valid, test):
     ],
 )
 def test_overfitting_is_judged_by_both_accuracies(each, one, expected):
-    records = {"mlp each": run(*each), "mlp one": run(*one)}
-    judged = study.find(study.Settings(), records).verdicts
-    assert [v.holds for v in judged if v.holds is not None] == expected
-    assert {v.of for v in judged if v.holds is not None} == {"mlp"}
+    records = {
+        f"mlp {arm}": {"train": [[1.0]], "valid": [[valid] * 2], "test": [[test] * 2]}
+        | {"hyperparameters": 1}
+        for arm, (valid, test) in (("each", each), ("one", one))
+    }
+    judged = [v for v in study.find(study.Settings(), records).verdicts if v.holds is not None]
+    assert [v.holds for v in judged] == expected and {v.of for v in judged} == {"mlp"}
 
 
 @pytest.mark.parametrize(
-    ("neumann", "holds"),
-    [([0.1, 0.5, 0.6, 0.1], True), ([0.9, 0.5, 0.59, 0.9], False), ([0.9, 0.49, 0.6, 0.9], False)],
-)
-def test_directions_are_judged_at_a_few_products(neumann, holds):
-    cg = [0.5, 0.5, 0.6, 0.5]
-    cosines = {"neumann": [[c] * 3 for c in neumann], "cg": [[c] * 3 for c in cg]}
-    record = {"products": [1, 2, 10, 50], "settled": cosines}
-    assert study.few_terms("mlp", "settled", record).holds is holds
-    many = {"products": [1, 50], "settled": cosines}
-    assert study.few_terms("mlp", "settled", many).holds is None
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
+    ("products", "neumann", "holds"),
     [
-        ({"batch_size": 101}, "must not exceed"),
-        ({"products": ()}, "at least 1"),
-        ({"products": (0, 1)}, "at least 1"),
+        ([1, 2, 10, 50], [0.1, 0.5, 0.6, 0.1], True),
+        ([1, 2, 10, 50], [0.9, 0.5, 0.59, 0.9], False),
+        ([1, 2, 10, 50], [0.9, 0.49, 0.6, 0.9], False),
+        ([1, 50], [0.1, 0.5], None),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(SettingsError, match=message):
-        study.Settings(**options)
+def test_directions_are_judged_at_a_few_products(products, neumann, holds):
+    cosines = {name: [[c] * 3 for c in some] for name, some in
+               {"neumann": neumann, "cg": [0.5, 0.5, 0.6, 0.5]}.items()}  # fmt: skip
+    record = {"products": products, "settled": cosines}
+    assert study.few_terms("mlp", "settled", record).holds is holds
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(SettingsError, match="must not exceed"):
+        study.Settings(batch_size=101)
+    for products in ((), (0, 1)):
+        with pytest.raises(SettingsError, match="at least 1"):
+            study.Settings(products=products)
 
 
 def test_the_example_is_a_nest_of_two_levels():
-    example = study.example(Short(**TINY))
+    example = study.example(SMALL)
     assert example.level == "decay" and "Neumann(20)" in example.flows and len(example.flows) == 5
     words = str(example.nest.levels(example.state))
     assert "decay" in words and "weights" in words
