@@ -1,9 +1,4 @@
-"""Warm against cold starts where many weights solve the inner problem (Vicol et al. 2022).
-
-One synthetic example is learned outside; a model with far more weights than it has numbers is
-trained on it inside. Solved anew from the same initial weights for every update outside (cold), or
-from where it was (warm), the inner problem has different solutions. Do they differ in what they
-know of the outer data?
+"""Warm against cold starts where many weights solve the inner problem.
 
 Source: Vicol, Lorraine, Pedregosa, Duvenaud and Grosse, "On implicit bias in overparameterized
 bilevel optimization" (2022), sections 3 and 4.
@@ -25,7 +20,7 @@ from nestax.levels import Level, Nest
 
 from . import data, lab, models
 from .lab import option
-from .lab.figures import Line, Panel, Sheet, curves
+from .lab.figures import Line, Panel, Sheet, if_any
 
 Pairs = tuple[jax.Array, jax.Array]  # inputs and targets
 STARTS, FLOWS = ("warm", "cold"), ("unrolled", "implicit")
@@ -43,9 +38,6 @@ class Settings(lab.Options):
         features: Weights of the model that fits a curve.
         hidden: Units of the hidden layer of the network that reads digits.
         seeds: Initial weights and examples, side by side.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     steps: int = option(2000, least=POINTS, multiple=POINTS)
@@ -57,22 +49,14 @@ class Settings(lab.Options):
 
 
 class Problem(NamedTuple):
-    """A model with many weights and an example of few numbers.
+    """A model with many weights and an example of few numbers."""
 
-    Attributes:
-        task: key -> initial weights "start", and whatever the model needs.
-        predict: (weights, task, inputs) -> outputs.
-        example: key -> (inputs, targets) of shapes (1, ...), to begin with; see `shown`.
-        real, test: (inputs, targets): outer data, and what judges at the end.
-        rate: of the weights' gradient descent, large enough to solve the inner problem.
-    """
-
-    task: Callable[[jax.Array], Any]
-    predict: Callable[[Any, Any, jax.Array], jax.Array]
-    example: Callable[[jax.Array], Pairs]
-    real: Pairs
-    test: Pairs
-    rate: float
+    task: Callable[[jax.Array], Any]  # key -> initial weights "start", and what the model needs
+    predict: Callable[[Any, Any, jax.Array], jax.Array]  # (weights, task, inputs) -> outputs
+    example: Callable[[jax.Array], Pairs]  # key -> a first one, of shapes (1, ...); see `shown`
+    real: Pairs  # the outer data
+    test: Pairs  # what judges at the end
+    rate: float  # of the weights' gradient descent, large enough to solve the inner problem
 
     def error(self, weights: Any, task: Any, batch: Pairs) -> jax.Array:
         """Half the mean squared error, summed over outputs."""
@@ -218,13 +202,6 @@ def stages(settings: Settings) -> dict[str, lab.Stage]:
     return {" ".join(choice): partial(learn, settings, *choice) for choice in choices}
 
 
-CARRY = "Warm starts carry the outer data into the weights, cold starts cannot (Vicol et al. 2022, "
-CARRY += "section 4)"
-TAUGHT = "What was learned with warm starts is not in the example (section 4)"
-NEAREST = "Cold starts find the solution nearest to the initial weights, warm starts another "
-NEAREST += "(section 3)"
-
-
 def verdicts(of: str, warm: lab.Record, cold: lab.Record) -> list[lab.Verdict]:
     """On one problem, with one flow; a record that is missing is empty."""
     judge = partial(lab.judge, of=of, shown=lab.significant, unit="")
@@ -232,29 +209,34 @@ def verdicts(of: str, warm: lab.Record, cold: lab.Record) -> list[lab.Verdict]:
         record[when]["test"] if record else None
         for record, when in ((warm, "end"), (cold, "end"), (warm, "anew"))
     )
-    inner = [record["inner"][-1] if record else None for record in (warm, cold)]
-    errors = {"warm": known, "cold": unknown, "inner, warm": inner[0], "inner, cold": inner[1]}
+    inner = {f"inner, {start}": record["inner"][-1] if record else None
+             for start, record in zip(STARTS, (warm, cold), strict=True)}  # fmt: skip
     found = [
         judge(
-            CARRY,
+            "Warm starts carry the outer data into the weights, cold starts cannot (Vicol et al. "
+            "2022, section 4)",
             "both solve the inner problem (median error below 0.001) and the warm test error is "
             "less than half of the cold one with every seed",
-            errors,
+            {"warm": known, "cold": unknown, **inner},
             lambda warm, cold, *inner: max(map(np.median, inner)) < 1e-3 and all(warm < cold / 2),
         ),
         judge(
-            TAUGHT,
+            "What was learned with warm starts is not in the example (section 4)",
             "trained anew on the final example, the test error at least doubles with every seed",
             {"warm": known, "trained anew": anew},
             lambda known, anew: all(anew >= 2 * known),
         ),
     ]
     if of.startswith("curve"):
-        criterion = "distance from that solution, relative to its own from the initial weights, "
-        criterion += "below 0.05 with every seed cold and above 0.5 with every seed warm"
-        far = {"cold": cold.get("from_nearest"), "warm": warm.get("from_nearest")}
-        rule = lambda cold, warm: all(cold < 0.05) and all(warm > 0.5)  # noqa: E731
-        found.append(judge(NEAREST, criterion, far, rule))
+        nearest = judge(
+            "Cold starts find the solution nearest to the initial weights, warm starts another "
+            "(section 3)",
+            "distance from that solution, relative to its own from the initial weights, below 0.05 "
+            "with every seed cold and above 0.5 with every seed warm",
+            {"cold": cold.get("from_nearest"), "warm": warm.get("from_nearest")},
+            lambda cold, warm: all(cold < 0.05) and all(warm > 0.5),
+        )
+        found.append(nearest)
     return found
 
 
@@ -272,9 +254,9 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
     cases = {tuple(stage.split()): record for stage, record in records.items()}
     numbers = lab.numbers(("problem", "flow", "start"), cases, measures, caption)
     judged = []
-    for name, flow in product(PROBLEMS, FLOWS):
-        pair = [records.get(f"{name} {flow} {start}", {}) for start in STARTS]
-        judged += verdicts(f"{name}, {flow}", *pair)
+    for case in product(PROBLEMS, FLOWS):
+        pair = [records.get(" ".join((*case, start)), {}) for start in STARTS]
+        judged += verdicts(", ".join(case), *pair)
     return lab.Findings(numbers, judged)
 
 
@@ -297,9 +279,11 @@ def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
             ]
             fits.append(Panel(f"{start} start, {flow}", "input", "output", lines))
     caption = "Half the mean squared error of the inner solutions; bands: the range over seeds."
-    sheets = [curves("errors", errors, "Warm and cold starts", caption)] if errors else []
-    caption = "First seed: the one example that the weights are trained on, and what they fit."
-    return sheets + ([curves("fits", fits, "What one example teaches", caption)] if fits else [])
+    first = "First seed: the one example that the weights are trained on, and what they fit."
+    return [
+        *if_any("errors", errors, "Warm and cold starts", caption),
+        *if_any("fits", fits, "What one example teaches", first),
+    ]
 
 
 def example(settings: Settings) -> lab.Example:

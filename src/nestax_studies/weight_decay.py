@@ -1,10 +1,7 @@
-"""One weight decay for each weight, by implicit differentiation (Lorraine, Vicol, Duvenaud 2020).
+"""One weight decay for each weight, by implicit differentiation.
 
-Can 50 validation images be overfitted through the weight decays alone? And which approximation of
-the inverse Hessian points the right way, where the inner problem is solved and all its data is
-seen, and where neither holds?
-
-    nestax run weight-decay --out runs/weight-decay
+Source: Lorraine, Vicol and Duvenaud, "Optimizing millions of hyperparameters by implicit
+differentiation" (2020), section 5.
 """
 
 from collections.abc import Callable
@@ -36,7 +33,7 @@ from .images import (
     whole,
 )
 from .lab import option
-from .lab.figures import Line, Panel, Sheet, curves
+from .lab.figures import Line, Panel, Sheet, if_any
 
 POOL = 5000
 MODELS = ("linear", "mlp")
@@ -57,6 +54,7 @@ PLACES = {
     "settled": "full batch, inner problem solved",
     "noisy": "minibatch, inner problem not solved",
 }
+NAMES = {"train": "training", "valid": "validation", "test": "test"}
 POINTS = 20  # of a curve
 INNER = 10  # updates of the weights for one of the decays
 RATE = 1e-3  # of the weights' Adam
@@ -78,9 +76,6 @@ class Settings(lab.Options):
             compared.
         batch_size: Training images in a batch of the noisy comparison.
         products: Hessian-vector products at which solvers are compared, separated by commas.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     data: Data = "mnist"
@@ -168,17 +163,10 @@ def overfit(settings: Settings, model: str, arm: str, desk: lab.Desk) -> lab.Rec
     return lab.listed(record) | {"step": steps, "hyperparameters": sum(a[0].size for a in decays)}
 
 
-def compared(settings: Settings, model: str, desk: lab.Desk) -> lab.Record:
-    """`compare` in float64."""
-    with jax.enable_x64(True):
-        return compare(settings, model, desk)
-
-
+@jax.enable_x64(True)
 def compare(settings: Settings, model: str, desk: lab.Desk) -> lab.Record:
-    """Cosines of approximate hypergradients with the exact one, (products, seed), to be called in
-    float64.
-
-    The noisy point lies on the way to the settled one, whose exact hypergradient is the truth for
+    """Cosines of approximate hypergradients with the exact one, (products, seed), in float64. The
+    noisy point lies on the way to the settled one, whose exact hypergradient is the truth for
     both.
     """
     pool, _ = pools(settings.data, POOL)
@@ -251,13 +239,11 @@ def curvature(weights: Any, batch: Batch) -> jax.Array:
     """The largest eigenvalue of the cross entropy's Hessian, by power iteration."""
     slope = jax.grad(lambda w: cross_entropy(w, batch))
 
-    def iterate(_: Any, carry: Any) -> Any:
-        v, size = carry
-        v = jax.tree.map(lambda a: a / size, v)
-        v = jax.jvp(slope, (weights,), (v,))[1]
-        return v, optax.tree.norm(v)
+    def iterate(_: Any, v: Any) -> Any:
+        v = jax.tree.map(lambda a: a / optax.tree.norm(v), v)
+        return jax.jvp(slope, (weights,), (v,))[1]
 
-    return jax.lax.fori_loop(0, 50, iterate, (weights, optax.tree.norm(weights)))[1]
+    return optax.tree.norm(jax.lax.fori_loop(0, 50, iterate, weights))
 
 
 def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -266,14 +252,13 @@ def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def stages(settings: Settings) -> dict[str, lab.Stage]:
     runs = {f"{m} {arm}": partial(overfit, settings, m, arm) for m in MODELS for arm in ARMS}
-    return runs | {f"{m} solvers": partial(compared, settings, m) for m in MODELS}
+    return runs | {f"{m} solvers": partial(compare, settings, m) for m in MODELS}
 
 
 def verdicts(settings: Settings, model: str, records: lab.Records) -> list[lab.Verdict]:
     def accuracies(arm: str) -> dict[str, Any]:
-        record = records.get(f"{model} {arm}", {})
-        return {f"{p}, {ARMS[arm]}": record.get(k, [None])[-1] for p, k in
-                (("validation", "valid"), ("test", "test"))}  # fmt: skip
+        record, parts = records.get(f"{model} {arm}", {}), ("valid", "test")
+        return {f"{NAMES[p]}, {ARMS[arm]}": record.get(p, [None])[-1] for p in parts}
 
     judged = [
         lab.judge(
@@ -326,8 +311,8 @@ def few_terms(model: str, place: str, record: lab.Record) -> lab.Verdict:
 
 
 def find(settings: Settings, records: lab.Records) -> lab.Findings:
-    names = {"training accuracy": "train", "validation": "valid", "test": "test"}
-    measures = [lab.share(name, lambda record, k=k: record[k][-1]) for name, k in names.items()]
+    names = NAMES | {"train": "training accuracy"}
+    measures = [lab.share(name, lambda record, k=k: record[k][-1]) for k, name in names.items()]
     cases = {
         (model, ARMS[arm]): record
         for model in MODELS
@@ -343,10 +328,9 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
 
 def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
     accuracies, cosines = [], []
-    names = {"train": "training", "valid": "validation", "test": "test"}
     for model in MODELS:
         for arm, record in lab.of_subject(records, model, list(ARMS)[1:]).items():
-            lines = [Line(record["step"], 100 * np.asarray(record[p]), n) for p, n in names.items()]
+            lines = [Line(record["step"], 100 * np.asarray(record[p]), n) for p, n in NAMES.items()]
             words = f"{model}: {ARMS[arm]}", "updates of the decays", "accuracy (%)"
             accuracies.append(Panel(*words, lines))
         record = records.get(f"{model} solvers", {})
@@ -358,18 +342,18 @@ def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
             ]
             axes = "Hessian-vector products", "cosine with the exact one"
             cosines.append(Panel(f"{model}: {words}", *axes, lines, log="x"))
-    caption = f"{settings.images} training and {settings.images} validation images; bands: the "
-    caption += "range over seeds."
-    title, sheets = "Overfitting the validation images", []
-    sheets += [curves("overfitting", accuracies, title, caption)] if accuracies else []
-    caption = (
+    count = settings.images
+    caption = f"{count} training and {count} validation images; bands: the range over seeds."
+    about = (
         "Cosine with the hypergradient of the solved problem, found by CG to a residual of 1e-8 in "
         "float64. Neumann's best rate, 1 / the largest eigenvalue, was found beforehand and is not "
         "counted; the inner rate is that of the weights' Adam, as in the authors' code. Bands: the "
         "range over seeds."
     )
-    title = "Direction of approximate hypergradients"
-    return sheets + ([curves("solvers", cosines, title, caption)] if cosines else [])
+    return [
+        *if_any("overfitting", accuracies, "Overfitting the validation images", caption),
+        *if_any("solvers", cosines, "Direction of approximate hypergradients", about),
+    ]
 
 
 def example(settings: Settings) -> lab.Example:
