@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from nestax import information
 from nestax_studies.information_plane.arms import ARMS
 from nestax_studies.information_plane.claims import (
     CLAIMS,
@@ -12,7 +11,13 @@ from nestax_studies.information_plane.claims import (
     generalization,
     rulings,
 )
-from nestax_studies.information_plane.measure import ESTIMATORS, SCALE_BOUND, SCALE_FREE, Curves
+from nestax_studies.information_plane.measure import (
+    ESTIMATORS,
+    SCALE_BOUND,
+    SCALE_FREE,
+    Curves,
+    estimate,
+)
 
 EPOCHS = (0, 10, 100, 300, 1000, 2000, 3999)
 FLAT = (2, 8, 8, 8, 8, 8, 8)
@@ -149,22 +154,12 @@ def test_one_layer_must_satisfy_the_estimators_together():
     assert verdict(ABSENT, "sgd", sgd=record).word == "supported"
 
 
-def estimate(name, t, y):
-    if "standardized" in name:
-        t = information.standardize(t)
-    if name.startswith("gaussian"):
-        return float(information.gaussian_upper_bound(t[:500]).x)
-    if name.startswith("kde"):
-        return float(getattr(information.kde_bounds(t[:500]), f"x_{name.split('_')[-1]}"))
-    edges = {"a": "adaptive", "q": "quantile"}.get(name[0], "fixed")
-    return float(information.binned(t, bins=int(name.lstrip("abdeilnqptuv")), edges=edges).x)
-
-
 def test_a_real_collapse_onto_classes_is_supported_and_a_change_of_scale_an_artefact():
     """Positive and negative control of the whole chain, estimators included."""
     rng, y = np.random.default_rng(0), np.arange(1437) % 10
     spread = rng.uniform(-0.95, 0.95, (1437, 4)).astype(np.float32)
-    begin = {name: estimate(name, spread, y) for name in ESTIMATORS}
+    seen = lambda name, t: float(estimate(name, t, y, 10, 500)["x"])  # noqa: E731
+    begin = {name: seen(name, spread) for name in ESTIMATORS}
     centres = rng.uniform(-0.9, 0.9, (10, 4))[y]
     for last, expected in (
         (centres + 1e-4 * rng.normal(size=spread.shape), "supported"),
@@ -174,7 +169,7 @@ def test_a_real_collapse_onto_classes_is_supported_and_a_change_of_scale_an_arte
         record = run()
         for name, pair in record["information"]["train"].items():
             pair["x"] = np.full((len(EPOCHS), 3, 2), begin[name])
-            pair["x"][-1] = estimate(name, last.astype(np.float32), y)
+            pair["x"][-1] = seen(name, last.astype(np.float32))
         assert verdict(LAST, "dmgd", dmgd=record).word == expected
 
 

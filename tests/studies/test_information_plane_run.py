@@ -215,7 +215,7 @@ def test_interrupted_anywhere_it_ends_as_if_nothing_had_happened(
 ):
     """A checkpoint after every piece of training; interrupted before the first, after others."""
     often = copy.copy(bench)
-    often.piece, often.keep = 0.0, 0.0
+    often.keep = 0.0
     steps, save, swept = [], RunFolder.checkpoint, []
 
     def interrupted(self, step, state, meta):

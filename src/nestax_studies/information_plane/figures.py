@@ -7,6 +7,7 @@ what to conclude from it. `Sheet.drawn` is row -> column -> what a panel shows.
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +28,8 @@ from .measure import Curves
 
 
 class Estimator(NamedTuple):
-    """An estimate as it is drawn: the mean of the recorded `parts`."""
-
     title: str
-    parts: tuple[str, ...]
+    parts: tuple[str, ...]  # what is drawn is their mean
 
 
 BINNED = Estimator("30 fixed bins on [-1, 1]", ("binned30",))
@@ -96,40 +95,41 @@ def draw(settings: Any, records: lab.Records) -> list[Sheet]:
     """The figures, that of the last layer first."""
     run = Run(settings, records)
     planes = [_plane_grid(run, estimator) for estimator in (BINNED, GAUSSIAN, QUANTILE, KDE)]
-    return [
-        _overview(run), *planes, _information(run, "x"), _information(run, "y"), _controls(run),
-        _generalization(run),
-    ]  # fmt: skip
+    curves = [_information(run, axis) for axis in "xy"]
+    return [_overview(run), *planes, *curves, _controls(run), _generalization(run)]
 
 
 def _panels(
-    figure: Figure,
-    rows: Sequence[str],
+    words: tuple[str, str, str],
+    size: tuple[float, float],
+    rows: Mapping[str, str],
     columns: Sequence[str],
     fill: Callable[[Any, int, int], Any],
-    quantity: str = "",
+    finish: Callable[[Figure, Any], None],
     **shared: Any,
-) -> tuple[Any, dict[str, Any]]:
-    """Panels of named rows and columns; the axes, and what `fill` drew in each."""
-    grid: Any = figure.subplots(len(rows), len(columns), squeeze=False, **shared)
-    # Finding limits anew at every line of shared axes would take as long as drawing them.
-    for axes in grid.flat:
-        axes.set_autoscale_on(False)
-    drawn: dict[str, Any] = {}
-    for i, row in enumerate(rows):
-        name = textwrap.fill(row[0].upper() + row[1:], 24, break_on_hyphens=False)
-        grid[i, 0].set_ylabel(f"{name}\n{quantity}".strip())
-        for j, column in enumerate(columns):
-            if i == 0:
-                grid[i, j].set_title(column, weight="bold")
-            drawn.setdefault(row, {})[column] = fill(grid[i, j], i, j)
-    return grid, drawn
+) -> Sheet:
+    """Panels of named rows and columns: what `fill` draws in each, then `finish` around them.
+    `words` are the figure's name, title and caption; `rows` have their quantity."""
 
+    def draw(figure: Figure) -> dict[str, Any]:
+        grid: Any = figure.subplots(len(rows), len(columns), squeeze=False, **shared)
+        # Finding limits anew at every line of shared axes would take as long as drawing them.
+        for axes in grid.flat:
+            axes.set_autoscale_on(False)
+        drawn: dict[str, Any] = {}
+        for i, (row, quantity) in enumerate(rows.items()):
+            label = textwrap.fill(row[0].upper() + row[1:], 24, break_on_hyphens=False)
+            grid[i, 0].set_ylabel(f"{label}\n{quantity}".strip())
+            for j, column in enumerate(columns):
+                if i == 0:
+                    grid[i, j].set_title(column, weight="bold")
+                drawn.setdefault(row, {})[column] = fill(grid[i, j], i, j)
+        for axes in grid.flat:
+            axes.autoscale()
+        finish(figure, grid)
+        return drawn
 
-def _fit(axes: Any, which: str = "both") -> None:
-    """Finds the limits of axes, and of those that share theirs."""
-    axes.autoscale(axis=which)
-    axes.autoscale_view(scalex=which != "y", scaley=which != "x")
+    return free(*words, draw, size)
 
 
 # The information plane
@@ -148,24 +148,17 @@ def _overview(run: Run) -> Sheet:
         axes.set_title(f"{head}peak {x.max():.1f}, end {x[-1]:.1f} bits", fontsize=8)
         return _plane(axes, run, rows[i], arms[j], layer, 16.0)
 
-    def figure(figure: Figure) -> dict[str, Any]:
-        heads, names = [e.title for e in rows], [ARMS[arm].label for arm in arms]
-        grid, drawn = _panels(
-            figure, heads, names, fill, "I(T;Y) (bits)", sharex="row", sharey="row"
-        )
-        for row in grid:
-            _fit(row[0])
-        _plane_legend(figure, grid, run)
-        return drawn
-
     caption = (
         "The last hidden layer of the arms at the same checkpoints under different estimators, one "
         f"per row. {_READING} Above each panel: the largest and the last median of I(T;X). Axes "
         "are shared within a row. The Gaussian estimate depends on the scale of the activations, "
         "standardizing removes the scale of each unit, and quantile bins depend on ranks alone."
     )
-    title = f"Information plane of the last hidden layer, {run.layers[-1]}"
-    return free("overview", title, caption, figure, (max(1.62 * len(arms) + 1.0, 6.4), 7.0))
+    words = "overview", f"Information plane of the last hidden layer, {run.layers[-1]}", caption
+    size, shared = (max(1.62 * len(arms) + 1.0, 6.4), 7.0), {"sharex": "row", "sharey": "row"}
+    heads = {e.title: "I(T;Y) (bits)" for e in rows}
+    names = [ARMS[arm].label for arm in arms]
+    return _panels(words, size, heads, names, fill, partial(_plane_legend, run), **shared)
 
 
 def _plane_grid(run: Run, estimator: Estimator) -> Sheet:
@@ -175,22 +168,17 @@ def _plane_grid(run: Run, estimator: Estimator) -> Sheet:
     def fill(axes: Any, i: int, j: int) -> Any:
         return _plane(axes, run, estimator, arms[i], j, 13.0)
 
-    def figure(figure: Figure) -> dict[str, Any]:
-        names, shared = [ARMS[arm].label for arm in arms], {"sharex": "col", "sharey": True}
-        grid, drawn = _panels(figure, names, run.layers, fill, "I(T;Y) (bits)", **shared)
-        for axes in grid[0]:
-            _fit(axes)
-        _plane_legend(figure, grid, run)
-        return drawn
-
-    title, part = f"Information plane: {estimator.title}", estimator.parts[0]
+    part = estimator.parts[0].removesuffix("_lower")
+    name = "information_plane" + f"_{part}" * (part != "binned30")
     caption = (
         f"Estimator: {estimator.title}. A row per arm, a column per hidden layer; I(T;Y) has one "
         f"scale, I(T;X) one per column. {_READING}"
     )
-    name = "information_plane" + (f"_{part.removesuffix('_lower')}" if part != "binned30" else "")
+    words = name, f"Information plane: {estimator.title}", caption
     size = (max(1.95 * len(run.layers) + 0.7, 6.4), 1.3 * len(arms) + 1.5)
-    return free(name, title, caption, figure, size)
+    heads = {ARMS[arm].label: "I(T;Y) (bits)" for arm in arms}
+    shared = {"sharex": "col", "sharey": True}
+    return _panels(words, size, heads, run.layers, fill, partial(_plane_legend, run), **shared)
 
 
 def _plane(
@@ -220,7 +208,7 @@ def _plane(
     return {"seeds": (x, y), "median": (mx, my), "limits": limits}
 
 
-def _plane_legend(figure: Figure, grid: Any, run: Run) -> None:
+def _plane_legend(run: Run, figure: Figure, grid: Any) -> None:
     """What is across, the colours of epochs, and what the marks stand for."""
     for axes in grid[-1]:
         axes.set_xlabel("I(T;X) (bits)")
@@ -277,24 +265,22 @@ def _information(run: Run, axis: str) -> Sheet:
             drawn[limit] = ceiling
         return drawn
 
-    def figure(figure: Figure) -> dict[str, Any]:
-        heads, shared = [e.title for e in rows], {"sharex": True, "sharey": "row"}
-        grid, drawn = _panels(figure, heads, run.layers, fill, f"{symbol} (bits)", **shared)
+    def finish(figure: Figure, grid: Any) -> None:
         for first, *_ in grid:
-            _fit(first, "y")
             first.yaxis.set_major_locator(MaxNLocator(4))
             first.set_ylim(bottom=-0.03 * first.get_ylim()[1])
         _epoch_axes(grid[-1], run)
         _legend(figure, run, extra)
-        return drawn
 
     caption = (
         f"{symbol} on the training images, in bits, against the epoch (linear up to epoch 1, "
         "logarithmic from there). A row per estimator, a column per hidden layer, a colour per "
         f"arm. {_CURVES}. Dotted lines: {note}"
     )
+    words = name, f"Information about the {about}, {symbol}", caption
     size = (max(2.05 * len(run.layers) + 0.9, 6.4), 1.6 * len(rows) + 1.2)
-    return free(name, f"Information about the {about}, {symbol}", caption, figure, size)
+    heads = {e.title: f"{symbol} (bits)" for e in rows}
+    return _panels(words, size, heads, run.layers, fill, finish, sharex=True, sharey="row")
 
 
 def _controls(run: Run) -> Sheet:
@@ -318,11 +304,8 @@ def _controls(run: Run) -> Sheet:
         axes.set_visible(there)
         return _curves(axes, run, {a: v[:, :, j] for a, v in values.items()} if there else {})
 
-    def figure(figure: Figure) -> dict[str, Any]:
-        labels, columns = [label for _, label, _, _ in rows], [*run.layers, "readout"]
-        grid, drawn = _panels(figure, labels, columns, fill, sharex=True, sharey="row")
+    def finish(figure: Figure, grid: Any) -> None:
         for (first, *_), (_, _, _, scale) in zip(grid, rows, strict=True):
-            _fit(first, "y")
             if first.get_yscale() == "log":
                 label_logarithmic(first.yaxis)
             elif scale == percent:
@@ -330,7 +313,6 @@ def _controls(run: Run) -> Sheet:
         _epoch_axes(grid[-1], run)
         grid[0, -1].tick_params(labelbottom=True)
         _legend(figure, run)
-        return drawn
 
     caption = (
         "Per hidden layer against the epoch (linear up to epoch 1, logarithmic from there): norm "
@@ -340,40 +322,40 @@ def _controls(run: Run) -> Sheet:
         f"noise that the Gaussian estimator assumes is really added at that layer. {_CURVES}; "
         "panels share their scale within a row."
     )
+    words = "controls", "Controls of scale, saturation and collapse", caption
     size = (2.0 * len(run.layers) + 3.0, 1.45 * len(rows) + 1.1)
-    return free("controls", "Controls of scale, saturation and collapse", caption, figure, size)
+    heads, columns = {label: "" for _, label, _, _ in rows}, [*run.layers, "readout"]
+    return _panels(words, size, heads, columns, fill, finish, sharex=True, sharey="row")
 
 
 def _generalization(run: Run) -> Sheet:
     """Loss and accuracy against the epoch, and the accuracy gap at equal training loss."""
     losses, gaps = generalization(run.arms)
-    gap, unit = "accuracy gap at equal training loss", {"loss": "nats", "accuracy": "%"}
+    gap = "accuracy gap at equal training loss"
     names: Any = [["training loss", "test loss", gap], ["training accuracy", "test accuracy", gap]]
 
-    def figure(figure: Figure) -> dict[str, Any]:
+    def draw(figure: Figure) -> dict[str, Any]:
         cells: Any = figure.subplot_mosaic(names, width_ratios=(2, 2, 3))
         drawn: dict[str, Any] = {}
-        for *pair, _ in names:
-            for name, part in zip(pair, ("train", "test"), strict=True):
-                kind, axes = name.split()[1], cells[name]
-                factor = 100.0 if kind == "accuracy" else 1.0
+        rows = (("loss", 1.0, "nats", "log"), ("accuracy", 100.0, "%", "linear"))
+        for pair, (kind, factor, unit, scale) in zip(names, rows, strict=True):
+            for name, part in zip(pair, ("train", "test"), strict=False):
+                axes = cells[name]
                 values = {a: factor * c.performance(part, kind) for a, c in run.arms.items()}
                 drawn[name] = _curves(axes, run, values)
-                axes.set(title=name, ylabel=f"{kind} ({unit[kind]})")
-                axes.set_yscale("log" if kind == "loss" else "linear")
+                axes.set(title=name, ylabel=f"{kind} ({unit})", yscale=scale)
             cells[pair[1]].sharey(cells[pair[0]])
-            _epoch_axes([cells[name] for name in pair], run)
+            _epoch_axes([cells[name] for name in pair[:2]], run)
         label_logarithmic(cells["training loss"].yaxis)
         axes = cells[gap]
         axes.set_title(gap)
         drawn[gap] = _curves(axes, run, gaps if len(losses) else {}, losses)
         if len(losses):
             axes.axhline(0.0, color="#666666", linewidth=0.8)
-            axes.set_xscale("log")
+            axes.set(xscale="log", xlabel="training loss (nats), falling →")
+            axes.set_ylabel("training minus test accuracy (points)")
             label_logarithmic(axes.xaxis)
             axes.invert_xaxis()
-            axes.set_xlabel("training loss (nats), falling →")
-            axes.set_ylabel("training minus test accuracy (points)")
         else:
             axes.set(xticks=[], yticks=[])
             words = "the arms have no training loss in common"
@@ -389,7 +371,7 @@ def _generalization(run: Run) -> Sheet:
         f"proceeds from left to right. {_CURVES}."
     )
     title = "Loss, accuracy and generalization"
-    return free("generalization", title, caption, figure, (11.5, 6.0))
+    return free("generalization", title, caption, draw, (11.5, 6.0))
 
 
 def _curves(

@@ -1,9 +1,9 @@
 """Everything that is looked at when training pauses: performance, information, controls.
 
-All estimators see the same activations; I(T;Y) is taken on the channel of I(T;X). Beside them go
-the controls that tell compression from its imitations: units that saturate make cells empty,
-weights that shrink a layer move every estimator of fixed scale, and rows that coincide in float32
-are a genuine loss, though of arithmetic rather than of learning.
+All estimators see the same activations; I(T;Y) is taken on the channel of I(T;X). Controls tell
+compression from its imitations: units that saturate make cells empty, weights that shrink a layer
+move every estimator of fixed scale, and rows that coincide in float32 are a genuine loss, though of
+arithmetic rather than of learning.
 """
 
 from collections.abc import Mapping
@@ -146,48 +146,20 @@ class Measurement:
 
     def _perform(self, parameters: Any, images: Images) -> dict[str, Array]:
         _, logits = self._layers(parameters, images)
-        loss = jax.vmap(optax.softmax_cross_entropy_with_integer_labels, (0, None))(
-            logits, images.labels
-        )
-        correct = jnp.argmax(logits, -1) == images.labels[None]
-        return {"loss": loss.mean(1), "accuracy": correct.mean(1, dtype=jnp.float32)}
+        losses = jax.vmap(optax.softmax_cross_entropy_with_integer_labels, (0, None))
+        loss = losses(logits, images.labels).mean(1)
+        return {"loss": loss, "accuracy": accuracy(logits, images)}
 
     def _inform(
         self, parameters: Any, images: Images, estimators: tuple[str, ...]
     ) -> dict[str, dict[str, Array]]:
-        y = images.labels
-
-        def one(t: Float[Array, "images units"]) -> dict[str, tuple[Any, Any]]:
-            found = {}
-            few, y_few = t[:GAUSSIAN_POINTS], y[:GAUSSIAN_POINTS]
-            for name in estimators:
-                if name in _CELLS:
-                    bins, edges = _CELLS[name]
-                    result = information.binned(t, y, bins, edges=edges, classes=self.classes)
-                    found[name] = (result.x, result.y)
-                elif name.startswith("gaussian"):
-                    s = information.standardize(few) if name.endswith("ized") else few
-                    result = information.gaussian_upper_bound(
-                        s, y_few, noise_std=GAUSSIAN_NOISE, classes=self.classes
-                    )
-                    found[name] = (result.x, result.y)
-            if "kde_lower" in estimators:
-                few, y_few = t[: self.kde_points], y[: self.kde_points]
-                for name, s in (("kde", few), ("kde_standardized", information.standardize(few))):
-                    bounds = information.kde_bounds(s, y_few, KDE_VARIANCE, classes=self.classes)
-                    found[f"{name}_lower"] = (bounds.x_lower, bounds.y_lower)
-                    found[f"{name}_upper"] = (bounds.x_upper, bounds.y_upper)
-            return found
+        def one(t: Float[Array, "images units"]) -> dict[str, dict[str, Any]]:
+            args = t, images.labels, self.classes, self.kde_points
+            return {name: estimate(name, *args) for name in estimators}
 
         layers, _ = self._layers(parameters, images)
-        per_layer = [jax.vmap(one)(layer) for layer in layers]
-        return {
-            name: {
-                axis: jnp.stack([pairs[name][i] for pairs in per_layer], -1)
-                for i, axis in enumerate(("x", "y"))
-            }
-            for name in estimators
-        }
+        found = [jax.vmap(one)(layer) for layer in layers]
+        return jax.tree.map(lambda *values: jnp.stack(values, -1), *found)
 
     def _control(
         self, parameters: Any, images: Images, test: Images, shuffled: Array
@@ -218,22 +190,39 @@ class Measurement:
         bounded = self.activation is ACTIVATIONS["tanh"]
         return jnp.mean(jnp.abs(t) > SATURATED if bounded else t <= 0, axis=(1, 2))
 
-    def _noisy_accuracy(
-        self, parameters: Any, images: Images, std: float
-    ) -> Float[Array, "n layers"]:
+    def _noisy_accuracy(self, parameters: Any, images: Images, std: float) -> Float[Array, "n L"]:
         """Accuracy when an estimator's noise is really added to one hidden layer."""
-        hidden, _ = self._layers(parameters, images)
         accuracies = []
-        for index, layer in enumerate(hidden):
+        for index, layer in enumerate(self._layers(parameters, images)[0]):
             key = jax.random.fold_in(jax.random.key(0), index)
-            noise = std * jax.random.normal(key, layer.shape[1:], layer.dtype)
-            rest = parameters[index + 1 :]
-            _, logits = jax.vmap(lambda p, t: mlp_layers(p, t, self.activation))(
-                rest, layer + noise[None]
-            )
-            correct = jnp.argmax(logits, -1) == images.labels[None]
-            accuracies.append(correct.mean(1, dtype=jnp.float32))
+            noisy = layer + std * jax.random.normal(key, layer.shape[1:], layer.dtype)[None]
+            rest = jax.vmap(lambda p, t: mlp_layers(p, t, self.activation)[1])
+            accuracies.append(accuracy(rest(parameters[index + 1 :], noisy), images))
         return jnp.stack(accuracies, -1)
+
+
+def accuracy(logits: Float[Array, "n images classes"], images: Images) -> Float[Array, " n"]:
+    correct = jnp.argmax(logits, -1) == images.labels[None]
+    return correct.mean(1, dtype=jnp.float32)
+
+
+def estimate(name: str, t: Any, y: Any, classes: int, kde_points: int) -> dict[str, Any]:
+    """I(T;X) as x, and I(T;Y) as y, of a layer (images, units) by one of `ESTIMATORS`, bits."""
+    if name in _CELLS:
+        bins, edges = _CELLS[name]
+        found = information.binned(t, y, bins, edges=edges, classes=classes)
+        return {"x": found.x, "y": found.y}
+    count = GAUSSIAN_POINTS if name.startswith("gaussian") else kde_points
+    t, y = t[:count], y[:count]
+    if "standardized" in name:
+        t = information.standardize(t)
+    if name.startswith("gaussian"):
+        found = information.gaussian_upper_bound(t, y, noise_std=GAUSSIAN_NOISE, classes=classes)
+        return {"x": found.x, "y": found.y}
+    # Both bounds come from one call, which XLA finds to be the same.
+    found = information.kde_bounds(t, y, KDE_VARIANCE, classes=classes)
+    side = name.split("_")[-1]
+    return {axis: getattr(found, f"{axis}_{side}") for axis in "xy"}
 
 
 def as_images(split: Split) -> Images:

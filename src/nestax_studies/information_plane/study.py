@@ -54,9 +54,6 @@ class Settings(lab.Options):
         measurements: Number of epochs (log-spaced, the initial weights among them) at which
             everything is measured.
         kde_points: Images used by the kernel-density bounds, whose cost is quadratic in them.
-
-    Raises:
-        SettingsError: a combination or value that makes no sense.
     """
 
     data: Literal["digits", "mnist", "fashion-mnist"] = "digits"
@@ -75,16 +72,12 @@ class Settings(lab.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = self.widths and min(self.widths) >= 1
-        self.require(bool(positive), f"widths must be positive numbers, got {self.widths}")
-        self.require(
-            self.tune or self.tune_epochs is None,
-            "tune_epochs is the length of a sweep; give --tune as well",
-        )
-        self.require(
-            not self.tune or self.match_step is None,
-            "tune and match_step both choose the learning rates; give one of them",
-        )
+        positive = min(self.widths, default=0) >= 1
+        self.require(positive, f"widths must be positive numbers, got {self.widths}")
+        words = "tune_epochs is the length of a sweep; give --tune as well"
+        self.require(self.tune or self.tune_epochs is None, words)
+        words = "tune and match_step both choose the learning rates; give one of them"
+        self.require(not self.tune or self.match_step is None, words)
 
     def schedule(self) -> tuple[int, ...]:
         """The epochs of measurement: 0, then log-spaced to the last."""
@@ -97,16 +90,15 @@ class Bench:
 
     Args:
         settings: of the run.
-        piece: seconds of compiled work between two looks at the clock, about.
-        keep: seconds of training that an interruption may cost.
+        keep: seconds of training that an interruption may cost, about.
 
     Raises:
         DataError: the data set cannot be had.
         RunError: it has fewer images than a batch.
     """
 
-    def __init__(self, settings: Settings, piece: float = 1.0, keep: float = 30.0):
-        self.settings, self.piece, self.keep = settings, piece, keep
+    def __init__(self, settings: Settings, keep: float = 30.0):
+        self.settings, self.keep = settings, keep
         dataset = data.load(settings.data)
         self.kept = len(dataset.train) * 9 // 10  # what a sweep learns from; the rest is held out
         images = self.kept if settings.tune else len(dataset.train)
@@ -118,17 +110,17 @@ class Bench:
         self.sizes = (dataset.train.images[0].size, *settings.widths, dataset.classes)
         self.measurement = Measurement(dataset, settings.activation, settings.kde_points)
         # Measuring takes a third of a minute to compile; meanwhile the first arm's sweep runs.
-        networks = self.training(settings.arms[0]).init(
-            jnp.arange(settings.seeds), jnp.zeros(settings.seeds)
-        )
-        self.compiling = threading.Thread(
-            target=self.measurement, args=(networks.parameters,), daemon=True
-        )
+        first = self._fresh(self.training(settings.arms[0]), 0.0).parameters
+        self.compiling = threading.Thread(target=self.measurement, args=(first,), daemon=True)
         self.compiling.start()
 
     def training(self, arm: str) -> Training:
         settings = self.settings
         return Training(ARMS[arm].make, self.sizes, settings.activation, settings.batch_size)
+
+    def _fresh(self, training: Training, rate: float) -> Networks:
+        seeds = self.settings.seeds
+        return training.init(jnp.arange(seeds), jnp.full(seeds, rate, jnp.float32))
 
     def arm(self, name: str, desk: lab.Desk) -> lab.Record:
         """An arm's learning rate and measurements, from wherever its folder says that it is.
@@ -142,8 +134,7 @@ class Bench:
             if not choice:
                 choice = self._rate(name, training, desk)
                 folder.write_json("facts.json", choice)
-            rates = jnp.full(settings.seeds, choice["rate"], jnp.float32)
-            networks = training.init(jnp.arange(settings.seeds), rates)
+            networks = self._fresh(training, choice["rate"])
             if folder.rewind():
                 networks = folder.restore(networks)
             measured, saved = folder.metrics(), time.monotonic()
@@ -154,10 +145,8 @@ class Bench:
                     if not np.isfinite(loss).all():
                         raise self._diverged(name, networks, choice["rate"])
                     accuracy = np.median(measured[-1]["test"]["accuracy"])
-                    desk.say(
-                        f"epoch {epoch}/{settings.epochs}  loss {np.median(loss):.4f}  test "
-                        f"accuracy {accuracy:.3f}"
-                    )
+                    told = f"loss {np.median(loss):.4f}  test accuracy {accuracy:.3f}"
+                    desk.say(f"epoch {epoch}/{settings.epochs}  {told}")
                     if epoch < target and time.monotonic() - saved > self.keep:
                         folder.checkpoint(epoch, networks, {})
                         saved = time.monotonic()
@@ -170,24 +159,19 @@ class Bench:
                         raise self._diverged(name, networks, choice["rate"]) from error
                     folder.checkpoint(target, networks, {})
                     saved = time.monotonic()
+        is_leaf = lambda x: isinstance(x, list)  # noqa: E731
+        columns = jax.tree.map(lambda *values: list(values), *measured, is_leaf=is_leaf)
         images, ceilings = len(self.measurement.train.labels), self.measurement.ceilings
-        columns = jax.tree.map(
-            lambda *values: list(values), *measured, is_leaf=lambda x: isinstance(x, list)
-        )
         return choice | {"images": images, "ceilings": ceilings(settings.widths)} | columns
 
     def _pieces(
         self, training: Training, networks: Networks, until: int, images: Images, stop: bool = True
     ) -> Iterator[Networks]:
-        """Trains up to epoch `until` in pieces of about a second, so that somebody can watch."""
-        pace = 0.0
+        """Trains up to epoch `until` in hundredths of the run, so that somebody can watch."""
+        piece = max(1, self.settings.epochs // 100)
         while (epoch := int(networks.epoch)) < until:
-            began = time.monotonic()
-            piece = max(1, int(self.piece / pace)) if pace else 1
             networks = training.advance(networks, min(epoch + piece, until), images, stop)
             yield jax.block_until_ready(networks)
-            # An arm's very first piece, one epoch, is mostly compilation and no measure of pace.
-            pace = (time.monotonic() - began) / (int(networks.epoch) - epoch) if epoch else 0.0
 
     def _diverged(self, name: str, networks: Networks, rate: float) -> RunError:
         finite = np.isfinite(np.asarray(networks.loss))
@@ -212,8 +196,7 @@ class Bench:
         if fixed is not None:
             rate, how = fixed, "as published"
         elif settings.match_step is not None:
-            seeds = jnp.arange(settings.seeds)
-            networks = training.init(seeds, jnp.ones(len(seeds), jnp.float32))
+            networks = self._fresh(training, 1.0)
             unit = np.median(training.unit_step(networks, self.measurement.train))
             rate = settings.match_step / float(unit)
             how = f"matched to a step of {settings.match_step:.3g} rms"
@@ -229,10 +212,8 @@ class Bench:
         rates = jnp.repeat(jnp.asarray(SWEEP, jnp.float32), SWEEP_SEEDS)
         networks = training.init(seeds, rates)
         for state in self._pieces(training, networks, epochs, learn, stop=False):
-            networks = state
-            desk.say(
-                f"choosing among {len(SWEEP)} learning rates, epoch {int(networks.epoch)}/{epochs}"
-            )
+            networks, epoch = state, int(state.epoch)
+            desk.say(f"choosing among {len(SWEEP)} learning rates, epoch {epoch}/{epochs}")
         losses = self.measurement.evaluate(networks.parameters, held_out)["loss"]
         table = np.mean(np.asarray(losses).reshape(len(SWEEP), SWEEP_SEEDS), axis=1)
         if not np.isfinite(table).any():
@@ -262,55 +243,42 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
     rulings = claims.rulings(curves, ceilings)
     losses, gaps = claims.generalization(curves)
 
-    def last(part: str, what: str) -> Any:
+    def end(part: str, what: str) -> Any:
         return lambda record: record[part][what][-1]
 
     numbers = lab.numbers(
         ("arm",),
         {(ARMS[arm].label,): record for arm, record in finished.items()},
         [
-            lab.share("train accuracy", last("train", "accuracy")),
-            lab.share("test accuracy", last("test", "accuracy")),
-            lab.number("train loss", last("train", "loss"), "nats", 4),
-            lab.number("test loss", last("test", "loss"), "nats", 4),
+            lab.share("train accuracy", end("train", "accuracy")),
+            lab.share("test accuracy", end("test", "accuracy")),
+            lab.number("train loss", end("train", "loss"), "nats", 4),
+            lab.number("test loss", end("test", "loss"), "nats", 4),
         ],
         "Median over seeds (least to most), at the last measurement.",
         lambda record: {"learning rate": f"{record['rate']:.3g}, {record['how']}"},
     )
+    said = [r for r in rulings if r.said]
+    last = {arm: {k: r[k] for k in ("information", "controls")} for arm, r in finished.items()}
     more = {
         "ceilings": ceilings,
         "sweeps": {
             arm: dict(zip(map(str, record["rates"]), record["scores"], strict=True))
             for arm, record in finished.items()
         },
-        "last": {arm: _last(record) for arm, record in finished.items()},
+        "last": jax.tree.map(lambda v: v[-1], last, is_leaf=lambda x: isinstance(x, list)),
         "generalization": lab.listed({"losses": losses, "gaps": gaps}, 9),
         "estimators": [
-            {
-                "claim": r.claim,
-                "of": r.of,
-                "unit": r.unit,
-                **{n: _told(e) for n, e in r.said.items()},
-            }
-            for r in rulings
-            if r.said
+            {"claim": r.claim, "of": r.of, "unit": r.unit}
+            | {n: e._asdict() | {"seeds": [*map(float, e.seeds)]} for n, e in r.said.items()}
+            for r in said
         ],
     }
     sections = [
-        Section("What each estimator said", [_details(r) for r in rulings if r.said]),
+        Section("What each estimator said", [_details(r) for r in said]),
         Section("How it was measured", [Text(_method(settings, finished)), *_sweeps(finished)]),
     ]
     return lab.Findings(numbers, rulings, more, sections)
-
-
-def _last(record: lab.Record) -> dict[str, Any]:
-    """Information and controls at the last measurement: (seeds, layers), by name."""
-    columns = {name: record[name] for name in ("information", "controls")}
-    return jax.tree.map(lambda v: v[-1], columns, is_leaf=lambda x: isinstance(x, list))
-
-
-def _told(estimate: claims.Estimate) -> dict[str, Any]:
-    return estimate._asdict() | {"seeds": [float(seed) for seed in estimate.seeds]}
 
 
 def _details(ruling: claims.Ruling) -> Details:

@@ -1,10 +1,7 @@
 """Are optimizers that are memories better ones? Every optimizer tuned alike, on four tasks.
 
-    nestax run optimizers --out runs/optimizers
-    nestax run optimizers --preset full --tasks network,language --out runs/optimizers-full
-
-Sources: the claims are those of Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025),
-eq. (46-53) and Algorithm 1; the toy is its eq. (53).
+Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (46-53) and
+Algorithm 1.
 """
 
 from dataclasses import dataclass
@@ -58,9 +55,6 @@ class Settings(lab.Options):
         trials: Learning rates tried; all but two are the grid.
         steps: Of every run, a multiple of 80; if not given 1000, 400, 240 and 240 in the order of
             the tasks, under full 2000, 800, 3000 and 2000.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     tasks: tuple[str, ...] = names(LOOKS)
@@ -77,11 +71,9 @@ class Settings(lab.Options):
 
 def task_of(settings: Settings, name: str) -> tasks.Task:
     """A task at the size that the settings ask for."""
-    sizes = dict(_SIZES[settings.preset][name])
+    sizes = _SIZES[settings.preset][name] | ({"name": settings.data} if name == "network" else {})
     if settings.steps is not None:
         sizes["steps"] = settings.steps
-    if name == "network":
-        sizes["name"] = settings.data
     # Side by side runs save time where a step is too small to fill the machine.
     alone = name == "language" and jax.default_backend() == "cpu"
     return getattr(tasks, name)(**sizes, together=1 if alone else settings.seeds)

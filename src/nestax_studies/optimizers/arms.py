@@ -33,28 +33,16 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Arm:
-    """An optimizer with everything fixed but its learning rate.
-
-    Attributes:
-        label: for tables and legends.
-        family: the figure that it is drawn in.
-        make: learning rate as a schedule, regular expression of the slow parameters -> optimizer.
-        steps: what they are proportional to: the "gradient", the rate alone ("unit"), or the
-            "inverse" of the gradient's size; which of a task's grids is meant.
-        factor: of that grid's centre; 0.1 for what amplifies a steady gradient ten times.
-        linear: learning rate -> how layers apply a matrix, for rules that live in the layers.
-        without: tasks in which it means nothing.
-        alone: whether runs side by side would take both branches of its clock at every step.
-    """
+    """An optimizer with everything fixed but its learning rate."""
 
     label: str
-    family: str
-    make: Callable[[Rate, str], optax.GradientTransformation]
-    steps: str = "gradient"
-    factor: float = 1.0
-    linear: Callable[[Any], Linear] = lambda rate: models.apply_linear
-    without: tuple[str, ...] = ()
-    alone: bool = False
+    family: str  # the figure that it is drawn in
+    make: Callable[[Rate, str], optax.GradientTransformation]  # (schedule, slow parameters' regex)
+    steps: str = "gradient"  # proportional to it, to the rate alone ("unit"), or its "inverse"
+    factor: float = 1.0  # of the task's grid for such steps; 0.1 where steady gradients add up
+    linear: Callable[[Any], Linear] = lambda rate: models.apply_linear  # how layers apply a matrix
+    without: tuple[str, ...] = ()  # tasks in which it means nothing
+    alone: bool = False  # runs side by side would take both branches of its clock at every step
 
 
 def _plain(optimizer: Callable[..., Any], **options: Any) -> Callable[[Rate, str], Any]:

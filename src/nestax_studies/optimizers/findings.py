@@ -1,13 +1,14 @@
 """What the comparison of optimizers makes of its records: numbers, verdicts, figures."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import lab
-from ..lab.figures import Column, Dot, Line, Panel, Sheet, curves, dots
+from ..lab.figures import Column, Dot, Line, Panel, Sheet, curves, dots, if_any
 from .arms import ARMS, FAMILIES, STREAM
 from .tasks import ALPHA, OMEGA, SETTLED
 from .training import CAP
@@ -33,6 +34,8 @@ LOOKS = {
 _PAIRED = "less with at least nine in ten of the paired seeds, hence in the median"
 _PUSHED = 0.01  # of what a task had to move the weights by
 _SOURCE = "(Nested Learning, eq."
+_LARGE = ("network", "language")
+_DEEP = ("deep_momentum", "deep_momentum_l2", "deep_momentum_rows")
 _REFERENCES = ("momentum", "adamw")  # in every figure, always in the same colours
 _LEAST, _FADED = 1e-9, 1e-4  # what is less is drawn there
 _WALKERS = ("momentum", "delta_momentum", "deep_momentum_rows", "adamw", "muon", "m3")
@@ -119,9 +122,13 @@ def verdicts(settings: Any, records: lab.Records) -> list[lab.Verdict]:
     found = []
 
     def judge(
-        task: str, arms: tuple[str, ...], claim: str, criterion: str,
-        of: Callable[[lab.Record], Any] = outcome, holds: Callable[..., bool] = less,
-    ) -> None:  # fmt: skip
+        task: str,
+        arms: Sequence[str],
+        claim: str,
+        criterion: str,
+        of: Callable[[lab.Record], Any] = outcome,
+        holds: Callable[..., bool] = less,
+    ) -> None:
         if task in settings.tasks:
             stages = {ARMS[arm].label: records.get(f"{task} {arm}") for arm in arms}
             values = {label: record and of(record) for label, record in stages.items()}
@@ -129,41 +136,29 @@ def verdicts(settings: Any, records: lab.Records) -> list[lab.Verdict]:
             found.append(lab.judge(claim, criterion, values, holds, of=own, shown=spread, unit=""))
 
     for arm in ("delta_momentum", "delta_momentum_weak"):
-        erase = "A memory that erases"
-        judge(
-            "toy", (arm, "momentum"),
-            f"{erase} reaches the toy's minimum sooner than momentum {_SOURCE} 48-49, 53)",
-            f"{LOOKS['toy'].outcome}: {_PAIRED}",
-        )  # fmt: skip
-        judge(
-            "forgetting", (arm, "momentum"), f"{erase} forgets less than momentum {_SOURCE} 48-49)",
-            f"growth of old tasks' losses after their end: {_PAIRED}", number("forgotten"),
-        )  # fmt: skip
+        claim = f"A memory that erases reaches the toy's minimum sooner than momentum {_SOURCE} 48-"
+        judge("toy", (arm, "momentum"), f"{claim}49, 53)", f"{LOOKS['toy'].outcome}: {_PAIRED}")
+        claim = f"A memory that erases forgets less than momentum {_SOURCE} 48-49)"
+        criterion = f"growth of old tasks' losses after their end: {_PAIRED}"
+        judge("forgetting", (arm, "momentum"), claim, criterion, number("forgotten"))
     judge(
-        "forgetting", ("momentum", "gradient_descent"),
+        "forgetting",
+        ("momentum", "gradient_descent"),
         "Momentum's memory of an old task pushes the weights after an orthogonal one has begun "
         "(Nested Learning, 4.3)",
         f"in the old tasks' directions they move by at least {_PUSHED:g} of what they had to learn "
         f"there, with every seed, and by gradient descent by less than {_PUSHED / 10:g}",
         number("pushed"),
         lambda far, near: np.min(far) >= _PUSHED and np.max(near) < _PUSHED / 10,
-    )  # fmt: skip
-    for task, look in LOOKS.items():
-        for arm in ("deep_momentum", "deep_momentum_l2", "deep_momentum_rows"):
-            judge(
-                task, (arm, "momentum"),
-                f"A deep memory is better than momentum: {look.title} {_SOURCE} 50)",
-                f"{look.outcome}: {_PAIRED}",
-            )  # fmt: skip
-    for task in ("network", "language"):
-        for words, of in (("as many steps", outcome), ("as much time", in_time)):
-            for arm in ("m3", "m3_literal"):
-                judge(
-                    task, (arm, "adamw", "muon"),
-                    f"M3 has a lower loss than AdamW and Muon after {words}: {LOOKS[task].title} "
-                    "(Nested Learning, Algorithm 1)",
-                    f"{LOOKS[task].outcome}: against both, {_PAIRED}", of,
-                )  # fmt: skip
+    )
+    for (task, look), arm in product(LOOKS.items(), _DEEP):
+        claim = f"A deep memory is better than momentum: {look.title} {_SOURCE} 50)"
+        judge(task, (arm, "momentum"), claim, f"{look.outcome}: {_PAIRED}")
+    budgets = {"as many steps": outcome, "as much time": in_time}
+    for task, (words, of), arm in product(_LARGE, budgets.items(), ("m3", "m3_literal")):
+        claim = f"M3 has a lower loss than AdamW and Muon after {words}: {LOOKS[task].title} "
+        criterion = f"{LOOKS[task].outcome}: against both, {_PAIRED}"
+        judge(task, (arm, "adamw", "muon"), f"{claim}(Nested Learning, Algorithm 1)", criterion, of)
     return found
 
 
@@ -236,7 +231,7 @@ def _memory(record: lab.Record) -> list[Sheet]:
     )
     axis = "change of the update, newest = 1"
     panel = Panel("influence", "age of the gradient, steps", axis, lines, log="y")
-    return [curves("memory", [panel], "What optimizers remember", caption)] if lines else []
+    return if_any("memory", [panel] * bool(lines), "What optimizers remember", caption)
 
 
 def _paths(done: dict[str, lab.Records]) -> list[Sheet]:
@@ -249,4 +244,4 @@ def _paths(done: dict[str, lab.Records]) -> list[Sheet]:
         steps = Line(path[0], path[1], "steps")
         panels.append(Panel(ARMS[arm].label, "r", "theta", [floor, steps]))
     caption = "Every step of the first seed's run. The valley's floor falls towards its minimum, 0."
-    return [curves("paths", panels, "Through the toy valley", caption)] if panels else []
+    return if_any("paths", panels, "Through the toy valley", caption)

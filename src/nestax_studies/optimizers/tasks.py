@@ -31,42 +31,26 @@ _WINDOWS = 64  # pieces of text of either part
 
 @dataclass(frozen=True)
 class Task:
-    """What is optimized, and how it is looked at.
-
-    Attributes:
-        steps: of a run.
-        points: of a curve; divides `steps`.
-        together: runs side by side in one program.
-        centres: of the grid of rates, by the units of an arm's steps.
-        outcome: the curve whose end, or the number, that a rate is chosen by; less is better.
-        init: key -> parameters.
-        batch: (data, step, steps in all, key) -> batch.
-        loss: (parameters, batch, linear) -> loss to descend.
-        measure: (parameters, data) -> what is recorded at every point.
-        reduce: what was measured, (runs, points + 1, ...) each -> curves (runs, points + 1) and
-            numbers (runs,).
-        data: arrays that all runs share.
-        world: key -> data of one run, in place of `data`.
-        large: whether a step takes long enough for its pace to mean anything. Then rates warm up
-            and fall along a cosine; else they are constant, and everything is measured at every
-            step, which costs less than to interrupt the program.
-        slow: regular expression of the slow parameters.
-    """
+    """What is optimized, and how it is looked at."""
 
     steps: int
-    points: int
-    together: int
-    centres: Mapping[str, float]
-    outcome: str
-    init: Callable[[jax.Array], Any]
-    batch: Callable[[Any, Any, Any, jax.Array], Any]
-    loss: Callable[[Any, Any, Linear], jax.Array]
-    measure: Callable[[Any, Any], dict[str, jax.Array]]
+    points: int  # of a curve; divides `steps`
+    together: int  # runs side by side in one program
+    centres: Mapping[str, float]  # of the grid of rates, by what an arm's steps are proportional to
+    outcome: str  # the curve whose end, or the number, that a rate is chosen by; less is better
+    init: Callable[[jax.Array], Any]  # key -> parameters
+    batch: Callable[[Any, Any, Any, jax.Array], Any]  # (data, step, steps in all, key) -> batch
+    loss: Callable[[Any, Any, Linear], jax.Array]  # (parameters, batch, linear) -> what descends
+    measure: Callable[[Any, Any], dict[str, jax.Array]]  # (parameters, data) -> recorded at points
+    # What was measured, (runs, points + 1, ...) -> curves (runs, points + 1), numbers (runs,).
     reduce: Callable[[Curves], Curves] = lambda raw: raw
-    data: Any = None
-    world: Callable[[jax.Array], Any] | None = None
+    data: Any = None  # arrays that all runs share
+    world: Callable[[jax.Array], Any] | None = None  # key -> data of one run, in place of `data`
+    # Whether a step takes long enough for its pace to mean anything. Then rates warm up and fall
+    # along a cosine; else they are constant, and everything is measured at every step, which costs
+    # less than to interrupt the program.
     large: bool = False
-    slow: str = ""
+    slow: str = ""  # regular expression of the slow parameters
 
 
 def valley(point: jax.Array) -> jax.Array:
@@ -190,8 +174,8 @@ def network(
         images = of.images[index].reshape(len(index), -1)
         return jnp.asarray(images), jnp.asarray(of.labels[index])
 
-    parts = {"all": part(split.train, order), "train": part(split.train, order[:_SEEN])}
-    arrays = parts | {"test": part(split.test, test)}
+    arrays = {"all": part(split.train, order), "train": part(split.train, order[:_SEEN])}
+    arrays["test"] = part(split.test, test)
     sizes = (arrays["train"][0].shape[1], *hidden, split.classes)
 
     def batch(arrays: Any, step: Any, steps: Any, key: jax.Array) -> Any:
@@ -210,12 +194,11 @@ def network(
         return _cross_entropy(scores(weights, batch[0], linear), batch[1])
 
     def measure(weights: Any, arrays: Any) -> dict[str, jax.Array]:
-        seen = {
-            part: loss(weights, arrays[part], models.apply_linear) for part in ("train", "test")
-        }
+        parts, linear = ("train", "test"), models.apply_linear
         images, labels = arrays["test"]
-        told = jnp.argmax(scores(weights, images, models.apply_linear), axis=1)
-        return seen | {"wrong": jnp.mean((told != labels).astype(float))}
+        wrong = jnp.argmax(scores(weights, images, linear), axis=1) != labels
+        seen = {part: loss(weights, arrays[part], linear) for part in parts}
+        return seen | {"wrong": jnp.mean(wrong.astype(float))}
 
     return Task(
         steps, points, together, {"gradient": 0.3, "unit": 3e-3, "inverse": 1e-3}, "train",
