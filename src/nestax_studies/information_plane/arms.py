@@ -16,19 +16,13 @@ Key = jax.Array | int
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """An optimizer of the study.
+    """An optimizer of the study."""
 
-    Attributes:
-        label: its name in tables and figures.
-        description: in a few words.
-        make: (rate, key) -> the optimizer; `key` seeds what it draws at its start.
-        fixed_rate: the only rate at which it is this arm; None where the rate may be tuned.
-    """
-
-    label: str
+    label: str  # its name in tables and figures
     description: str
+    # (rate, key) -> the optimizer; the key seeds what it draws at its start.
     make: Callable[[Rate, Key], optax.GradientTransformation]
-    fixed_rate: float | None = None
+    fixed_rate: float | None = None  # the only rate at which it is this arm, if there is one
 
 
 def _published(rate: Rate, key: Key) -> optax.GradientTransformation:

@@ -34,6 +34,9 @@ class Images(NamedTuple):
     labels: Int[Array, " images"]
     scale: Float[Array, ""]
 
+    def batch(self, indices: Array) -> tuple[Array, Array]:
+        return self.pixels[indices].astype(jnp.float32) / self.scale, self.labels[indices]
+
 
 Make = Callable[[Any, Any], optax.GradientTransformation]
 
@@ -79,7 +82,7 @@ class Training:
 
     def _epoch(self, state: Networks, images: Images) -> Networks:
         def step(carry: tuple[Any, Any], batch: Array) -> tuple[tuple[Any, Any], Array]:
-            x, y = self._batch(images, batch)
+            x, y = images.batch(batch)
 
             def one(parameters: Any, optimizer: Any, rate: Array) -> tuple[Any, Any, Array]:
                 loss, gradient = jax.value_and_grad(self._loss)(parameters, x, y)
@@ -104,9 +107,6 @@ class Training:
         words = jax.random.bits(jax.random.fold_in(jax.random.key(0), epoch), (count,))
         return shuffled(words)[: batches * self.batch_size].reshape(batches, -1)
 
-    def _batch(self, images: Images, indices: Array) -> tuple[Array, Array]:
-        return images.pixels[indices].astype(jnp.float32) / images.scale, images.labels[indices]
-
     def _loss(self, parameters: Any, x: Array, y: Array) -> Array:
         logits = mlp(parameters, x, self.activation)
         # By one-hot rows: the gradient of picking single entries is a slow scatter on CPUs.
@@ -119,7 +119,7 @@ class Training:
 
         def one(parameters: Any, optimizer: Any) -> Array:
             def step(optimizer: Any, batch: Array) -> tuple[Any, Array]:
-                gradient = jax.grad(self._loss)(parameters, *self._batch(images, batch))
+                gradient = jax.grad(self._loss)(parameters, *images.batch(batch))
                 updates, optimizer = self.make(1.0, 0).update(gradient, optimizer, parameters)
                 coordinates = jnp.concatenate([u.ravel() for u in jax.tree.leaves(updates)])
                 return optimizer, jnp.mean(jnp.square(coordinates))

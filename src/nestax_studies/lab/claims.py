@@ -17,9 +17,13 @@ def spread(values: Any, digits: int = 1, scale: int | float = 100) -> str:
 
 
 def significant(values: Any, digits: int = 3) -> str:
-    """Median (least to most) over seeds, with so many significant digits."""
-    low, middle, high = np.quantile(np.asarray(values, float), (0, 0.5, 1))
-    return f"{middle:.{digits}g} ({low:.{digits}g} to {high:.{digits}g})"
+    """Median (least to most) over seeds, with so many significant digits; - is not finite."""
+    values = np.asarray(values, float)
+    # Between infinities there is nothing to interpolate.
+    how = "linear" if np.isfinite(values).all() else "nearest"
+    told = np.quantile(values, (0, 0.5, 1), method=how)
+    low, middle, high = (f"{v:.{digits}g}" if np.isfinite(v) else "-" for v in told)
+    return f"{middle} ({low} to {high})"
 
 
 def clearly(difference: np.ndarray, least: int | float) -> bool | None:

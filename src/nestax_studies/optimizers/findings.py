@@ -101,15 +101,6 @@ def find(settings: Any, records: lab.Records) -> lab.Findings:
     return lab.Findings(table, verdicts(settings, records), more)
 
 
-def spread(values: Any) -> str:
-    """Median (least to most); - is infinite."""
-    # Between infinities there is nothing to interpolate.
-    method = "linear" if np.all(np.isfinite(values)) else "nearest"
-    ordered = np.quantile(values, (0.5, 0, 1), method=method)
-    middle, low, high = ("-" if np.isinf(v) else f"{v:.3g}" for v in ordered)
-    return f"{middle} ({low} to {high})"
-
-
 def less(one: np.ndarray, *others: np.ndarray) -> bool:
     """Whether `one` is less than all others, by the criterion for paired seeds. Two that never got
     there are equal."""
@@ -132,8 +123,8 @@ def verdicts(settings: Any, records: lab.Records) -> list[lab.Verdict]:
         if task in settings.tasks:
             stages = {ARMS[arm].label: records.get(f"{task} {arm}") for arm in arms}
             values = {label: record and of(record) for label, record in stages.items()}
-            own = ARMS[arms[0]].label
-            found.append(lab.judge(claim, criterion, values, holds, of=own, shown=spread, unit=""))
+            words = {"of": ARMS[arms[0]].label, "shown": lab.significant, "unit": ""}
+            found.append(lab.judge(claim, criterion, values, holds, **words))
 
     for arm in ("delta_momentum", "delta_momentum_weak"):
         claim = f"A memory that erases reaches the toy's minimum sooner than momentum {_SOURCE} 48-"
