@@ -79,6 +79,9 @@ class Run:
         self.layers = [f"layer {i + 1} ({units} units)" for i, units in enumerate(settings.widths)]
         self.last = max(int(c.epochs[-1]) for c in self.arms.values())
         self.ticks = [0, *(10**power for power in range(len(str(self.last))))]
+        # The scale of `_epoch_axes` for colours.
+        norm = SymLogNorm(linthresh=1.0, linscale=0.4, vmin=0.0, vmax=max(self.last, 1), base=10)
+        self.colours: dict[str, Any] = {"norm": norm, "cmap": _EPOCHS}
 
     def information(self, arm: str, estimator: Estimator, axis: str, layer: int) -> np.ndarray:
         """I(T;X) or I(T;Y), (epochs, seeds), bits."""
@@ -190,19 +193,19 @@ def _plane(
         if limit is not None:
             line(limit, zorder=1, **_LIMIT)
     x, y = (run.information(arm, estimator, axis, layer) for axis in "xy")
-    epochs, colours = run.arms[arm].epochs, {"norm": _norm(run.last), "cmap": _EPOCHS}
+    epochs = run.arms[arm].epochs
     if x.shape[1] > 1:
         every, look = np.repeat(epochs, x.shape[1]), {"alpha": 0.4, "linewidths": 0, "zorder": 2}
-        axes.scatter(x.ravel(), y.ravel(), 0.35 * size, every, **look, **colours)
+        axes.scatter(x.ravel(), y.ravel(), 0.35 * size, every, **look, **run.colours)
     mx, my = np.median(x, 1), np.median(y, 1)
     # I(T;X) from 0, so that falling to nothing and falling a little look different.
     axes.update_datalim([(0.0, my[0])])
     axes.plot(mx, my, color="#8C8C8C", linewidth=0.9, zorder=3)
-    axes.scatter(mx, my, size, epochs, linewidths=0, zorder=4, **colours)
+    axes.scatter(mx, my, size, epochs, linewidths=0, zorder=4, **run.colours)
     # Start and end are marked apart: with colour alone a return to the start cannot be seen.
     axes.scatter(mx[0], my[0], 2.6 * size, "none", edgecolors="#333333", linewidths=0.9, zorder=5)
     look = {"marker": "s", "edgecolors": "white", "linewidths": 0.7, "zorder": 6}
-    axes.scatter(mx[-1:], my[-1:], 2.2 * size, epochs[-1:], **look, **colours)
+    axes.scatter(mx[-1:], my[-1:], 2.2 * size, epochs[-1:], **look, **run.colours)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     return {"seeds": (x, y), "median": (mx, my), "limits": limits}
@@ -213,7 +216,7 @@ def _plane_legend(run: Run, figure: Figure, grid: Any) -> None:
     for axes in grid[-1]:
         axes.set_xlabel("I(T;X) (bits)")
     look: dict[str, Any] = {"location": "bottom", "shrink": 0.5, "aspect": 45, "pad": 0.02}
-    colours = ScalarMappable(_norm(run.last), _EPOCHS)
+    colours = ScalarMappable(**run.colours)
     bar = figure.colorbar(colours, ax=list(grid.flat), label="epoch", **look)
     ticks = run.ticks + ([run.last] if run.last >= 2 * run.ticks[-1] else [])
     bar.set_ticks(ticks, labels=[str(tick) for tick in ticks])
@@ -227,11 +230,6 @@ def _plane_legend(run: Run, figure: Figure, grid: Any) -> None:
         "limits: of the estimator (x), H(Y) (y)": Line2D([], [], **_LIMIT),
     }
     figure.legend([*entries.values()], [*entries], loc="outside lower center", ncols=3)
-
-
-def _norm(last: int) -> SymLogNorm:
-    """The scale of `_epoch_axes` for colours."""
-    return SymLogNorm(linthresh=1.0, linscale=0.4, vmin=0.0, vmax=max(last, 1), base=10)
 
 
 # Curves

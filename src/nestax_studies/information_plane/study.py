@@ -14,6 +14,7 @@ import numpy as np
 from nestax.runs import Details, RunError, RunFolder, Section, Table, Text
 
 from .. import data, lab
+from ..images import Data
 from ..lab import names, option
 from . import claims, figures
 from .arms import ARMS
@@ -28,10 +29,6 @@ SWEEP_SEEDS = 2
 class Settings(lab.Options):
     """Do nested optimizers compress representations?
 
-    Trains one small network per seed and optimizer, measures the information plane of its hidden
-    layers with several estimators beside the controls that expose artefacts, and gives a verdict
-    on every claim.
-
     Attributes:
         data: Data set; digits needs no download.
         arms: Optimizers, separated by commas, of sgd, gdm, adamw, dmgd, dmgd-l2, dmgd-normalized,
@@ -40,13 +37,11 @@ class Settings(lab.Options):
         activation: Of the hidden layers. The fixed bins lie on [-1, 1] for both.
         epochs: Passes over the training images.
         batch_size: Images per step; the incomplete last batch of an epoch is left out.
-        seeds: Networks per arm, trained side by side. Seeds differ in their initial weights; the
-            order of the data, drawn anew every epoch, is shared by all networks of all arms.
+        seeds: Networks per arm, trained side by side, which differ in their initial weights.
         learning_rate: Of every arm, unless --tune or --match-step chooses it. The default is the
             published setting.
-        tune: Choose each arm's learning rate by its loss on a held-out tenth of the training
-            images. All arms get the same nine rates, two seeds and epochs; only the arm published
-            keeps its rate.
+        tune: Choose each arm's learning rate, but that of published, by its loss on a held-out
+            tenth of the training images. All arms get the same nine rates, two seeds and epochs.
         tune_epochs: Epochs of the sweep; a tenth of --epochs if not given.
         match_step: Choose each arm's learning rate so that its steps over the first epoch, taken
             at the initial weights, have this root mean square per coordinate. The steps of
@@ -56,7 +51,7 @@ class Settings(lab.Options):
         kde_points: Images used by the kernel-density bounds, whose cost is quadratic in them.
     """
 
-    data: Literal["digits", "mnist", "fashion-mnist"] = "digits"
+    data: Data = "digits"
     arms: tuple[str, ...] = names(ARMS, ("sgd", "gdm", "adamw", "dmgd", "published"))
     widths: tuple[int, ...] = (12, 10, 8, 6, 4)
     activation: Literal["tanh", "relu"] = "tanh"

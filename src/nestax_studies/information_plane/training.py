@@ -97,15 +97,9 @@ class Training:
         return Networks(*end, state.rate, losses.mean(0), state.epoch + 1)
 
     def _order(self, epoch: Array, images: Images) -> Int[Array, "batches size"]:
-        count = images.labels.shape[0]
-        batches = count // self.batch_size
-        if batches == 0:
-            raise ValueError(
-                f"a batch of {self.batch_size} does not fit into {count} training images; "
-                f"use a batch size of at most {count}"
-            )
+        count, size = images.labels.shape[0], self.batch_size
         words = jax.random.bits(jax.random.fold_in(jax.random.key(0), epoch), (count,))
-        return shuffled(words)[: batches * self.batch_size].reshape(batches, -1)
+        return shuffled(words)[: count // size * size].reshape(-1, size)
 
     def _loss(self, parameters: Any, x: Array, y: Array) -> Array:
         logits = mlp(parameters, x, self.activation)

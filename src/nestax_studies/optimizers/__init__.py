@@ -40,9 +40,6 @@ _TUNING_SEEDS = {"toy": 10, "forgetting": 5, "network": 3, "language": 2}
 class Settings(lab.Options):
     """Are optimizers that are memories better ones?
 
-    Every optimizer has its learning rate tuned under the same budget, on seeds of their own, and is
-    judged on fresh ones after the same number of steps and after the same time.
-
     Attributes:
         tasks: Of toy, forgetting, network and language, separated by commas; or all.
         optimizers: Of those compared, separated by commas; or all.

@@ -7,7 +7,7 @@ Toy: Behrouz et al., "Nested Learning" (2025), eq. (53), of which the constants 
 Orthogonal tasks: section 4.3.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from .. import data, models
+from ..images import MOST, pools
 from ..models import Linear
 
 Curves = dict[str, np.ndarray]
@@ -163,20 +164,14 @@ def forgotten(error: np.ndarray, scales: np.ndarray) -> Curves:
 
 
 def network(
-    name: str, hidden: tuple[int, ...], batch_size: int, steps: int, points: int, together: int
+    name: str, hidden: Sequence[int], batch_size: int, steps: int, points: int, together: int
 ) -> Task:
     """A tanh MLP that classifies images."""
-    split = data.load(name)
-    order = np.random.default_rng(0).permutation(len(split.train))
-    test = np.random.default_rng(1).permutation(len(split.test))[:_SEEN]
-
-    def part(of: Any, index: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        images = of.images[index].reshape(len(index), -1)
-        return jnp.asarray(images), jnp.asarray(of.labels[index])
-
-    arrays = {"all": part(split.train, order), "train": part(split.train, order[:_SEEN])}
-    arrays["test"] = part(split.test, test)
-    sizes = (arrays["train"][0].shape[1], *hidden, split.classes)
+    train, test = pools(name, MOST[name])
+    some = np.random.default_rng(1).permutation(len(test.labels))[:_SEEN]
+    found = {"all": train[:2], "train": [a[:_SEEN] for a in train[:2]]}
+    arrays = jax.tree.map(jnp.asarray, found | {"test": [a[some] for a in test[:2]]})
+    sizes = (train.images.shape[1], *hidden, 10)
 
     def batch(arrays: Any, step: Any, steps: Any, key: jax.Array) -> Any:
         images, labels = arrays["all"]
@@ -184,7 +179,7 @@ def network(
         return images[index], labels[index]
 
     def scores(weights: Any, images: jax.Array, linear: Linear) -> jax.Array:
-        x = images.astype(float) / split.scale
+        x = images.astype(float) / train.scale
         for number, layer in enumerate(weights):
             x = linear(layer.weight, jnp.tanh(x) if number else x)
             x = x + jnp.broadcast_to(layer.bias[None], x.shape)
@@ -208,12 +203,7 @@ def network(
 
 
 def language(
-    sizes: tuple[int, int, int],
-    length: int,
-    batch_size: int,
-    steps: int,
-    points: int,
-    together: int,
+    sizes: Sequence[int], length: int, batch_size: int, steps: int, points: int, together: int
 ) -> Task:
     """A transformer, of width, depth and heads, that predicts the next character."""
     text, (width, depth, heads) = data.tiny_shakespeare(), sizes

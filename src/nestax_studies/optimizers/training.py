@@ -1,9 +1,4 @@
-"""How any optimizer is tuned and judged on any task: runs side by side in one program.
-
-Every optimizer gets the same number of trials: a grid of half decades around a centre, then two
-more rates, beyond the best one where that lies at the edge of the grid, else on both sides of it.
-Tuning and judging use different seeds.
-"""
+"""How any optimizer is tuned and judged on any task: runs side by side in one program."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -89,8 +84,7 @@ def runner(task: Task, arm: Arm) -> Callable[[Sequence[float], Sequence[int], in
 
 
 def _last(values: np.ndarray) -> np.ndarray:
-    """(runs,): the end of a curve, or the number that there is."""
-    return values[:, -1] if values.ndim > 1 else values
+    return values[:, -1] if values.ndim > 1 else values  # of a curve; or the number that there is
 
 
 def grid(task: Task, arm: Arm, trials: int) -> list[float]:
@@ -152,9 +146,7 @@ def compare(
 
 def pace(task: Task, arm: Arm, repeats: int = 5, least: float = 0.1) -> tuple[float, float]:
     """Seconds for a step of the program that trains, of an optimizer and of AdamW: one run alone,
-    its measurements left out.
-
-    The two take turns, so that what else the machine does meets both.
+    its measurements left out. The two take turns, so that what else the machine does meets both.
 
     Args:
         task: of both.
