@@ -291,11 +291,10 @@ def few_terms(model: str, place: str, record: lab.Record) -> lab.Verdict:
         for name in ("neumann", "cg") if 2 <= k <= 10 else ():
             values[f"{SOLVERS[name]}, {k} products"] = record[place][name][number]
 
-    def closer(*cosines: np.ndarray) -> bool | None:
+    def closer(*medians: float) -> bool | None:
         """Neumann's and CG's in turns."""
-        median = [float(np.median(some)) for some in cosines]
-        pairs = zip(median[::2], median[1::2], strict=True)
-        return all(neumann >= cg for neumann, cg in pairs) if median else None
+        pairs = zip(medians[::2], medians[1::2], strict=True)
+        return all(neumann >= cg for neumann, cg in pairs) if medians else None
 
     return lab.judge(
         "A few Neumann terms point closer to the exact hypergradient than as many steps of CG, "
@@ -303,7 +302,7 @@ def few_terms(model: str, place: str, record: lab.Record) -> lab.Verdict:
         "median cosine, at Neumann's best rate, at least CG's at every number of products from 2 "
         "to 10",
         values if record else {f"the solvers of {model}": None},
-        closer,
+        lab.medians(closer),
         of=model,
         shown=partial(lab.spread, digits=3, scale=1),
         unit="",

@@ -96,7 +96,7 @@ def judge(
     return Verdict(claim, criterion, text, None if held is None else bool(held), of, arrays)
 
 
-def medians(holds: Callable[..., bool]) -> Callable[..., bool]:
+def medians(holds: Callable[..., bool | None]) -> Callable[..., bool | None]:
     """A rule about the arms' medians over seeds, for `judge`."""
     return lambda *arrays: holds(*(float(np.median(a)) for a in arrays))
 
