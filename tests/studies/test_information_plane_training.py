@@ -92,12 +92,6 @@ def test_arms_start_from_the_same_weights_and_seeds_from_different_ones():
     assert not np.array_equal(a[0].weight[0], a[0].weight[1])
 
 
-def test_every_epoch_visits_every_image_at_most_once_in_a_new_order():
-    orders = [np.asarray(training()._order(jnp.int32(e), IMAGES)) for e in range(3)]
-    assert all(order.shape == (4, 10) and len(np.unique(order)) == 40 for order in orders)
-    assert not np.array_equal(orders[0], orders[1])
-
-
 def test_training_stops_at_a_loss_that_is_not_finite_only_if_asked():
     t = training("sgd")
     for stop, epochs in ((True, 1), (False, 9)):

@@ -113,7 +113,7 @@ def test_images_are_classified_as_by_the_shared_network():
     images, labels = task.data["test"]
     scores = models.mlp(weights, images / 16)
     expected = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
-    seen = task.measure(weights, task.data)
+    seen = jax.jit(task.measure)(weights, task.data)
     assert seen["test"] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert seen["wrong"] == pytest.approx(float(np.mean(scores.argmax(1) != labels)), abs=1e-6)
     assert len(task.data["all"][1]) == 1437
@@ -153,16 +153,17 @@ def test_runs_equal_a_loop_in_python(name):
     # The slow layer's one update would come after sixteen ticks.
     moving = slice(1, None) if name == "multi_timescale" else slice(None)
     optimizer = (optax.adam if name == "multi_timescale" else optax.sgd)(rate_at)
+    slope = jax.jit(lambda w, batch, rate: jax.grad(task.loss)(w, batch, arm.linear(rate)))
     key = jax.random.key(seeds[1])
     weights = task.init(jax.random.fold_in(key, 0))
     state = optimizer.init(weights[moving])
     for step in range(steps):
         drawn = jax.random.fold_in(jax.random.fold_in(key, 1), step)
         batch = task.batch(task.data, step, steps, drawn)
-        slope = jax.grad(task.loss)(weights, batch, arm.linear(rate_at(step)))
-        updates, state = optimizer.update(slope[moving], state)
+        slopes = slope(weights, batch, rate_at(step))
+        updates, state = optimizer.update(slopes[moving], state)
         weights[moving] = optax.apply_updates(weights[moving], updates)
-    for key, value in task.measure(weights, task.data).items():
+    for key, value in jax.jit(task.measure)(weights, task.data).items():
         assert found[key].shape == (3, 4)
         assert found[key][1, -1] == pytest.approx(float(value), rel=1e-3)
 
