@@ -154,19 +154,23 @@ class Bench:
                         raise self._diverged(name, networks, choice["rate"]) from error
                     folder.checkpoint(target, networks, {})
                     saved = time.monotonic()
-        is_leaf = lambda x: isinstance(x, list)  # noqa: E731
-        columns = jax.tree.map(lambda *values: list(values), *measured, is_leaf=is_leaf)
+        listed = lambda *values: list(values)  # noqa: E731
+        columns = jax.tree.map(listed, *measured, is_leaf=lambda x: isinstance(x, list))
         images, ceilings = len(self.measurement.train.labels), self.measurement.ceilings
         return choice | {"images": images, "ceilings": ceilings(settings.widths)} | columns
 
     def _pieces(
         self, training: Training, networks: Networks, until: int, images: Images, stop: bool = True
     ) -> Iterator[Networks]:
-        """Trains up to epoch `until` in hundredths of the run, so that somebody can watch."""
-        piece = max(1, self.settings.epochs // 100)
+        """Trains up to epoch `until` in pieces of a second at most, as far as epochs allow, so that
+        somebody can watch and interrupt."""
+        piece = 1
         while (epoch := int(networks.epoch)) < until:
+            began = time.monotonic()
             networks = training.advance(networks, min(epoch + piece, until), images, stop)
-            yield jax.block_until_ready(networks)
+            jax.block_until_ready(networks)
+            piece *= 2 if time.monotonic() - began < 0.5 else 1
+            yield networks
 
     def _diverged(self, name: str, networks: Networks, rate: float) -> RunError:
         finite = np.isfinite(np.asarray(networks.loss))
