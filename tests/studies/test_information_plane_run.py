@@ -208,7 +208,11 @@ def test_interrupted_anywhere_it_ends_as_if_nothing_had_happened(
     """A checkpoint after every piece of training; interrupted before the first, after others."""
     often = copy.copy(bench)
     often.keep = 0.0
-    steps, save, swept = [], RunFolder.checkpoint, []
+    steps, save, swept, begun = [], RunFolder.checkpoint, [], []
+
+    def pieces(training, networks, *given):
+        begun.append(int(networks.epoch))
+        return bench._pieces(training, networks, *given)
 
     def interrupted(self, step, state, meta):
         if steps:
@@ -217,15 +221,17 @@ def test_interrupted_anywhere_it_ends_as_if_nothing_had_happened(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "checkpoint", interrupted)
+    monkeypatch.setattr(often, "_pieces", pieces)
     monkeypatch.setattr(often, "_sweep", lambda *a: swept.append(a) or bench._sweep(*a))
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
             often.arm("sgd", desk(tmp_path))
         assert (tmp_path / "metrics.jsonl").read_text().count("\n") == (1 if len(steps) < 3 else 2)
     monkeypatch.setattr(RunFolder, "checkpoint", save)
+    begun.clear()
     record = often.arm("sgd", desk(tmp_path))
     assert steps == [0, 0, 1, 2]  # 2 lies between measurements
-    assert len(swept) == 1 and record == records["sgd"]
+    assert begun[0] == 2 and len(swept) == 1 and record == records["sgd"]
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_place(bench, tmp_path):
