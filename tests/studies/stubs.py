@@ -8,7 +8,7 @@ from nestax_studies import lab
 from nestax_studies.lab import names, option
 from nestax_studies.lab.figures import Line, Panel, curves
 
-ARMS = {"slow": 1.0, "fast": 3.0}
+ARMS = {"slow": 1.0, "fast": 3.0, "still": 0.0, "late": 2.0}
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,14 @@ class Settings(lab.Options):
     """Which stub is larger?
 
     Attributes:
-        arms: Of slow and fast, separated by commas; or all.
+        arms: Of slow, fast, still and late, separated by commas; or all.
         preset: small or full.
         seeds: Runs to judge by.
         steps: Of every run.
         tune: Whether anything is tuned.
     """
 
-    arms: tuple[str, ...] = names(ARMS)
+    arms: tuple[str, ...] = names(ARMS, ("slow", "fast"))
     preset: lab.Preset = "small"
     seeds: int = option(3, least=1)
     steps: int | None = option(small=10, full=100, least=1)
@@ -31,25 +31,21 @@ class Settings(lab.Options):
 
 
 def stages(settings):
-    def stage(arm):
-        def does(desk):
-            scores = [ARMS[arm] * settings.steps + seed for seed in range(settings.seeds)]
-            return {"score": scores, "rate": 0.1, "curve": [[1.0, 2.0, 3.0]]}
+    def does(arm):
+        scores = [ARMS[arm] * settings.steps + seed for seed in range(settings.seeds)]
+        return {"score": scores, "rate": 0.1, "curve": [[1.0, 2.0, 3.0]]}
 
-        return does
-
-    return {arm: stage(arm) for arm in settings.arms}
+    return {arm: lambda desk, arm=arm: does(arm) for arm in settings.arms}
 
 
 def find(settings, records):
     measures = [lab.number("score", lambda record: record["score"], "points")]
     cases = {(arm,): record for arm, record in records.items()}
     table = lab.numbers(("arm",), cases, measures, "Scores.", lambda r: {"rate": r["rate"]})
-    scores = {arm: records[arm]["score"] if arm in records else None for arm in ARMS}
     verdict = lab.judge(
         "The fast one scores more (Stubs, 2020)",
         "10 points more, in the median",
-        scores,
+        {arm: records.get(arm, {}).get("score") for arm in ("slow", "fast")},
         lab.medians(lambda slow, fast: fast >= slow + 10),
         shown=lab.significant,
         unit=" points",
@@ -58,9 +54,7 @@ def find(settings, records):
 
 
 def draw(settings, records):
-    lines = [
-        Line([1, 2], np.outer([1, 2], record["score"]), arm) for arm, record in records.items()
-    ]
+    lines = [Line([1, 2], np.outer([1, 2], r["score"]), arm) for arm, r in records.items()]
     return [curves("scores", [Panel("scores", "time", "score", lines)], "Scores", "As they were.")]
 
 

@@ -1,7 +1,7 @@
 """Runs side by side: what differs, what is measured, what is refused."""
 
+import copy
 import dataclasses
-import json
 
 import pytest
 from references.browser import BROWSER, measured
@@ -12,8 +12,8 @@ from nestax_studies import cli
 from nestax_studies.lab import compared
 
 
-@pytest.fixture
-def runs(tmp_path):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
     """Three runs of the stub, the last one of another study with an arm and a claim of its own."""
 
     def find(settings, records):
@@ -21,14 +21,12 @@ def runs(tmp_path):
         other = dataclasses.replace(found.verdicts[0], claim="Another claim", of="all", holds=None)
         return dataclasses.replace(found, verdicts=[*found.verdicts, other])
 
-    made = {
-        "small": (stubs.STUDY, stubs.Settings()),
-        "longer": (stubs.STUDY, stubs.Settings(steps=3, seeds=1, arms=("slow", "fast"))),
-        "other": (dataclasses.replace(stubs.STUDY, find=find), stubs.Settings(arms=("fast",))),
-    }
-    for name, (study, settings) in made.items():
-        study.perform(tmp_path / name, settings)
-    return [tmp_path / name for name in made]
+    folder = tmp_path_factory.mktemp("runs")
+    other, longer = dataclasses.replace(stubs.STUDY, find=find), {"steps": 3, "seeds": 1}
+    stubs.STUDY.perform(folder / "small", stubs.Settings())
+    stubs.STUDY.perform(folder / "longer", stubs.Settings(**longer))
+    other.perform(folder / "other", stubs.Settings(arms=("fast",)))
+    return [folder / name for name in ("small", "longer", "other")]
 
 
 def test_settings_measures_and_claims_are_compared(runs):
@@ -43,64 +41,47 @@ def test_settings_measures_and_claims_are_compared(runs):
         ("slow", "score (points)"): ["11 (10 to 12)", "3", ""],
         ("fast", "score (points)"): ["31 (30 to 32)", "9", "31 (30 to 32)"],
     }
-    assert compared.claims(found) == {
-        ("The fast one scores more (Stubs, 2020)", ""): [
-            "supported", "not supported", "not measured"
-        ],
-        ("Another claim", "all"): ["", "", "not measured"],
-    }  # fmt: skip
+    words, other = ["supported", "not supported", "not measured"], ["", "", "not measured"]
+    claim = "The fast one scores more (Stubs, 2020)", ""
+    assert compared.claims(found) == {claim: words, ("Another claim", "all"): other}
+    same = compared.lines(compared.read([runs[0], runs[0] / "summary.json"]))
+    assert "All settings are the same." in same
+    with pytest.raises(RunError, match="needs 2 to 26 runs, got 1"):
+        compared.read(runs[:1])
 
 
-def test_the_same_run_twice_differs_in_nothing(runs):
-    lines = compared.lines(compared.read([runs[0], runs[0] / "summary.json"]))
-    assert "All settings are the same." in lines
-
-
-@pytest.mark.parametrize("columns", [80, 100])
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_the_table_fits_the_terminal(runs, columns, count):
-    lines = compared.lines(compared.read([*runs, *runs][:count]), columns)
-    assert all(len(line) <= columns for line in lines)
-    text = "\n".join(lines)
-    assert ("11 (10 to 12)" in text) == (count <= 3)
-    assert any(line.split() == ["steps", "10", "3", "10", "10", "3"][: 1 + count] for line in lines)
-    (claim,) = [line for line in lines if line.startswith("The fast one scores more")]
-    assert claim.split()[5:] == ["✓", "✗", "\u2013", "✓", "✗"][:count]
+def test_the_table_fits_the_terminal(runs):
+    for count, columns in ((2, 80), (3, 80), (5, 80), (5, 100)):
+        lines = compared.lines(compared.read([*runs, *runs][:count]), columns)
+        assert all(len(line) <= columns for line in lines)
+        assert ("11 (10 to 12)" in "\n".join(lines)) == (count <= 3)
+        steps = ["steps", "10", "3", "10", "10", "3"]
+        assert steps[: 1 + count] in [line.split() for line in lines]
+        (claim,) = [line for line in lines if line.startswith("The fast one scores more")]
+        assert claim.split()[5:] == ["✓", "✗", "\u2013", "✓", "✗"][:count]
 
 
 def test_many_measures_and_claims_are_cut_and_counted(runs):
-    path = runs[0] / "summary.json"
-    known = json.loads(path.read_text())
-    measure = known["arms"]["slow"]["measures"]["score"]
-    known["arms"]["slow"]["measures"] = {f"score {i}": measure for i in range(70)}
-    known["claims"] = [known["claims"][0] | {"claim": f"Claim {i}"} for i in range(30)]
-    path.write_text(json.dumps(known))
-    changed = runs[1] / "summary.json"
-    known["claims"][7]["verdict"] = "artefact"
-    changed.write_text(json.dumps(known))
-    lines = compared.lines(compared.read(runs[:2]))
+    one, other = (copy.deepcopy(run) for run in compared.read(runs[:2]))
+    measure = one.summary["arms"]["slow"]["measures"]["score"]
+    for run in (one, other):
+        run.summary["arms"]["slow"]["measures"] = {f"score {i}": measure for i in range(70)}
+        first = one.summary["claims"][0]
+        run.summary["claims"] = [first | {"claim": f"Claim {i}"} for i in range(30)]
+    other.summary["claims"][7]["verdict"] = "artefact"
+    lines = compared.lines([one, other])
     assert "… and 31 more; all of them: --out compare.html" in lines  # 71 with that of "fast"
     at = lines.index("Claims: 30, of which 1 differ:")
     assert lines[at + 2].split() == ["Claim", "7", "✓", "~"] and len(lines) < 80
 
 
-def test_what_cannot_be_compared_is_refused(runs):
-    with pytest.raises(RunError, match="needs 2 to 26 runs, got 1"):
-        compared.read(runs[:1])
-    path = runs[1] / "summary.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 7}))
-    with pytest.raises(RunError, match="has layout 7"):
-        compared.read(runs)
-
-
 def test_the_command_prints_and_writes_a_page(runs, tmp_path, capsys, monkeypatch):
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda address: not opened.append(address))
-    names = [str(run) for run in runs]
+    names, page = [str(run) for run in runs], tmp_path / "compare.html"
     cli.main(["compare", *names])
     out = capsys.readouterr().out
-    assert "A: " in out and "page: " not in out and not list(tmp_path.glob("*/compare.html"))
-    page = tmp_path / "compare.html"
+    assert "A: " in out and "page: " not in out
     cli.main(["compare", *names, "--out", str(page)])
     text = page.read_text()
     for word in ("Which stub is larger?", "31 (30\u00a0to\u00a032)", "Another claim", ">steps<"):

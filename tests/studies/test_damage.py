@@ -9,51 +9,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from studies import stubs
 
 from nestax.runs import RunError, RunFolder
-from nestax_studies import commands, lab
+from nestax_studies import commands
 from nestax_studies.registry import EXPERIMENTS, Experiment
 
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """A study of nothing.
-
-    Attributes:
-        seeds: how many stages.
-    """
-
-    seeds: int = 4
-
-
-def _stages(settings):
-    return {
-        f"seed {seed}": lambda desk, seed=seed: {"seed": seed, "losses": [seed / 3, 1 / (seed + 1)]}
-        for seed in range(settings.seeds)
-    }
-
-
-def _find(settings, records):
-    losses = {(name,): record for name, record in records.items()}
-    numbers = lab.numbers(("stage",), losses, [lab.number("loss", lambda r: r["losses"])])
-    held = len(losses) == settings.seeds
-    return lab.Findings(numbers, [lab.Verdict("It works.", "all is here", str(len(losses)), held)])
-
-
-STUDY = lab.Study("Nothing", "Nothing.", Settings, _stages, _find, lambda settings, records: [])
 STATE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int16(7)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """A count: a checkpoint after the third of five steps."""
+
+    steps: int = 5
+
+
 def _count(settings, folder, log=None):
-    """A run with a state: five steps, a checkpoint after each but the last."""
     saved, state = folder.saved(), STATE
     if saved is not None:
         state = folder.restore(STATE)
     folder.rewind()
-    for step in range(saved["step"] if saved else 0, 5):
+    for step in range(saved["step"] if saved else 0, settings.steps):
         state = {"w": state["w"] * np.float32(1.5), "n": np.int16(state["n"] + 1)}
         folder.append({"step": step + 1, "sum": float(state["w"].sum()), "n": int(state["n"])})
-        if step in settings.kept:
+        if step == 2:
             folder.checkpoint(step + 1, state, {"step": step + 1})
 
 
@@ -62,21 +42,11 @@ def _tell(settings, folder):
     return {"question": "", "complete": True, "answer": "", "claims": []}
 
 
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """A count.
-
-    Attributes:
-        kept: steps after which a checkpoint is written.
-    """
-
-    kept: tuple[int, ...] = (2,)
-
-
 @pytest.fixture(autouse=True)
 def experiments(monkeypatch):
-    study = Experiment("Nothing.", Settings, STUDY.run, STUDY.report)
-    monkeypatch.setitem(EXPERIMENTS, "study", study)
+    study = dataclasses.replace(stubs.STUDY, draw=lambda settings, records: [])
+    stub = Experiment("Stubs.", stubs.Settings, study.run, study.report)
+    monkeypatch.setitem(EXPERIMENTS, "stub", stub)
     monkeypatch.setitem(EXPERIMENTS, "count", Experiment("A count.", Steps, _count, _tell))
 
 
@@ -122,11 +92,13 @@ DAMAGE = {
     "is missing": None,
     "is a directory": Path.mkdir,
 }
+FEW = ("is ''", "is half", "has another digit", "is missing", "is a directory")
+OUTPUTS = ("summary.json", "report.html")  # written anew by every report
+CHECKED = ("metrics.jsonl", "settings.json", "facts.json")
 
 
 def _damage(path, how):
-    raw = path.read_bytes()
-    change = DAMAGE[how]
+    raw, change = path.read_bytes(), DAMAGE[how]
     if change is None or change is Path.mkdir:
         path.unlink()
         if change is not None:
@@ -137,10 +109,8 @@ def _damage(path, how):
 
 
 def _content(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+    every = folder.rglob("*")
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in every}
 
 
 def _results(folder):
@@ -149,25 +119,25 @@ def _results(folder):
     return (folder / "metrics.jsonl").read_bytes(), summary
 
 
-def made(name, folder, until=None):
+def made(settings, folder, until=None):
     """A finished folder of an experiment, or what is left if it is interrupted."""
-    settings = EXPERIMENTS[name].settings()
+    name = "count" if isinstance(settings, Steps) else "stub"
     asked = json.loads(json.dumps(dataclasses.asdict(settings)))
     with RunFolder.create(folder, name, asked) as opened:
-        if until is None:
-            EXPERIMENTS[name].run(settings, opened)
-            EXPERIMENTS[name].report(settings, opened)
-            return
         append = opened.append
 
-        def interrupted(*records):
+        def appended(*records):
             if len(opened.metrics()) == until:
                 raise KeyboardInterrupt
             append(*records)
 
-        opened.append = interrupted
-        with pytest.raises(KeyboardInterrupt):
+        opened.append = appended
+        try:
             EXPERIMENTS[name].run(settings, opened)
+            EXPERIMENTS[name].report(settings, opened)
+        except KeyboardInterrupt:
+            assert until is not None
+    return folder
 
 
 def _holds(command, folder, file, how, whole):
@@ -177,50 +147,37 @@ def _holds(command, folder, file, how, whole):
         command(folder)
     except RunError as error:
         text = str(error)
-        named = folder / file.split("/")[0]
-        assert str(named) in text, f"{file} {how}: {text}"
+        assert str(folder / file.split("/")[0]) in text, f"{file} {how}: {text}"
         assert len(text) < 700 and "\n" not in text, text
         if file in CHECKED and "digit" in how:
             assert re.search(r", line \d+: not what the run wrote", text), text
-        after = _content(folder)
-        assert after == before, f"{file} {how}: {[k for k in after if after[k] != before.get(k)]}"
+        assert _content(folder) == before, f"{file} {how}"
         return "refused"
     assert _results(folder) == whole, f"{file} {how}"
     return "right"
 
 
-OUTPUTS = ("summary.json", "report.html", "figures/losses.txt")  # written anew by every report
-CHECKED = ("metrics.jsonl", "settings.json", "facts.json")
-FEW = ("is ''", "is half", "has another digit", "is missing", "is a directory")
-
-
-def _every(base, run, command, files, ways, whole):
+def _every(base, command, ways, whole):
     """What becomes of each damage of each file: "right" or "refused"."""
-    seen = {}
-    for file, how in [(one, way) for one in files for way in ways(one)]:
-        shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(base, run)
-        if _damage(run / file, how):
-            seen[file, how] = _holds(command, run, file, how, whole)
+    seen, run = {}, base.parent / "run"
+    for file, how in [(one, way) for one in _content(base) for way in ways(one)]:
+        if (base / file).is_file():
+            shutil.rmtree(run, ignore_errors=True)
+            shutil.copytree(base, run)
+            if _damage(run / file, how):
+                seen[file, how] = _holds(command, run, file, how, whole)
     return seen
-
-
-def _files(folder):
-    return [file for file, raw in _content(folder).items() if raw is not None]
 
 
 @pytest.mark.parametrize("until", [None, 2])
 def test_a_damaged_study_is_right_or_refused(tmp_path, until, capsys):
-    base, command = tmp_path / "whole", commands.report
-    made("study", base)
+    settings, command = stubs.Settings(arms=("all",)), commands.report
+    base = made(settings, tmp_path / "whole")
     whole = _results(base)
     if until is not None:
-        base, command = tmp_path / "base", commands.resume
-        made("study", base, until)
-    files = _files(base)
-    assert {".lock", "settings.json", "facts.json", "metrics.jsonl"} <= set(files)
-    ways = lambda file: FEW if file in OUTPUTS else DAMAGE  # noqa: E731
-    seen = _every(base, tmp_path / "run", command, files, ways, whole)
+        base, command = made(settings, tmp_path / "base", until), commands.resume
+    seen = _every(base, command, lambda file: FEW if file in OUTPUTS else DAMAGE, whole)
+    assert (".lock", "is half") in seen
     # What is measured and asked for is never repaired by guessing.
     for file in CHECKED:
         for how in ("has line ends CRLF", "has another digit", "lacks its second line", *FEW):
@@ -231,15 +188,16 @@ def test_a_damaged_study_is_right_or_refused(tmp_path, until, capsys):
 
 
 def test_a_damaged_checkpoint_is_right_or_refused(tmp_path, capsys):
-    made("count", tmp_path / "whole")
-    base = tmp_path / "base"
-    made("count", base, until=4)
-    files = [f for f in _files(base) if f.startswith("checkpoints") and "process_0" not in f]
-    assert len(files) > 4
-    whole = _results(tmp_path / "whole")
-    seen = _every(base, tmp_path / "run", commands.resume, files, lambda file: FEW[:4], whole)
-    kinds = {Path(file).name: what for (file, how), what in seen.items() if how == "is half"}
-    assert kinds["metadata"] == kinds["manifest.ocdbt"] == "refused"
+    whole = _results(made(Steps(), tmp_path / "whole"))
+    base = made(Steps(), tmp_path / "base", until=4)
+
+    def ways(file):
+        return FEW[:4] if file.startswith("checkpoints") and "process_0" not in file else ()
+
+    seen = _every(base, commands.resume, ways, whole)
+    kinds = {Path(file): what for (file, how), what in seen.items() if how == "is half"}
+    assert {what for file, what in kinds.items() if file.name == "metadata"} == {"refused"}
+    assert {what for file, what in kinds.items() if file.name == "manifest.ocdbt"} == {"refused"}
     data = [what for (file, _), what in seen.items() if Path(file).parent.name == "d"]
     assert data and set(data) == {"refused"}
 
@@ -250,9 +208,7 @@ class Killed(BaseException):
 
 def test_a_run_killed_at_any_moment_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch, capsys):
     """Killed before each of the calls that have something on disk."""
-    monkeypatch.setattr(Settings.__init__, "__defaults__", (2,))
-    made("study", tmp_path / "whole")
-    whole, run = _results(tmp_path / "whole"), tmp_path / "run"
+    whole, run = _results(made(stubs.Settings(), tmp_path / "whole")), tmp_path / "run"
     calls = []
 
     def dying(really):
@@ -271,61 +227,59 @@ def test_a_run_killed_at_any_moment_is_not_taken_for_a_damaged_one(tmp_path, mon
             for name in ("fsync", "replace", "truncate"):
                 patched.setattr(f"os.{name}", dying(getattr(os, name)))
             try:
-                made("study", run)
+                made(stubs.Settings(), run)
                 break
             except Killed:
                 pass
         if not (run / "settings.json").exists():
-            made("study", run)
+            made(stubs.Settings(), run)
         commands.resume(run)
         assert _results(run) == whole, (moment, calls[-1])
     assert 20 < moment < 99
 
 
-def test_without_a_journal_files_are_taken_as_they_are_if_they_can_be_read(tmp_path):
+def test_without_a_journal_files_are_taken_as_they_are_if_they_can_be_read(tmp_path, capsys):
     """Folders of earlier versions, and changes that are meant."""
-    made("study", tmp_path / "run", until=2)
-    path = tmp_path / "run" / "metrics.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
+    run = made(stubs.Settings(arms=("all",)), tmp_path / "run", until=2)
+    path, journal = run / "metrics.jsonl", run / ".lock"
+    first, second = path.read_bytes().splitlines(keepends=True)
     for text, line, why in (
-        (lines[0] + b"garbage\n" + lines[1], 2, "is not a measurement: Expecting value"),
-        (lines[0] + b"[]\n", 2, "is not a measurement: expected an object in braces, found list"),
-        (lines[0] + b'{"loss": NaN}\n', 2, "NaN is not JSON"),
-        (lines[0] + b'{"loss": "\xff"}\n', 2, "it is not UTF-8"),
-        (lines[0].replace(b"\n", b"\r\n"), 1, "CRLF"),
-        (lines[0] + b'{"seed": 1}\n', 2, "lacks stage"),
+        (first + b"garbage\n" + second, 2, "is not a measurement: Expecting value"),
+        (first + b"[]\n", 2, "is not a measurement: expected an object in braces, found list"),
+        (first + b'{"loss": NaN}\n', 2, "NaN is not JSON"),
+        (first + b'{"loss": "\xff"}\n', 2, "it is not UTF-8"),
+        (first.replace(b"\n", b"\r\n"), 1, "CRLF"),
+        (first + b'{"seed": 1}\n', 2, "lacks stage"),
     ):
-        (tmp_path / "run" / ".lock").write_bytes(b"")
+        journal.write_bytes(b"")
         path.write_bytes(text)
         with pytest.raises(RunError, match=why) as caught:
-            commands.resume(tmp_path / "run")
+            commands.resume(run)
         assert f"{path}, line {line}" in str(caught.value)
         assert path.read_bytes() == text
-    (tmp_path / "run" / ".lock").unlink()
-    path.write_bytes(lines[1])
-    commands.resume(tmp_path / "run")
-    with RunFolder(tmp_path / "run") as folder:
-        assert [one["seed"] for one in folder.metrics()] == [1, 0, 2, 3]
-    # Killed while it was made, a journal is none.
-    journal = tmp_path / "run" / ".lock"
     journal.unlink()
-    RunFolder(tmp_path / "run").close()
+    path.write_bytes(second)
+    commands.resume(run)
+    with RunFolder(run) as folder:
+        assert [one["stage"] for one in folder.metrics()] == ["fast", "slow", "still", "late"]
+    # Killed while it was made, a journal is none.
+    journal.unlink()
+    RunFolder(run).close()
     raw = journal.read_bytes()
     for length in range(0, len(raw), 40):
         journal.write_bytes(raw[:length])
-        RunFolder(tmp_path / "run").close()
+        RunFolder(run).close()
         assert journal.read_bytes() == raw
 
 
 def test_a_checkpoint_counts_these_measurements_and_no_others(tmp_path):
     """Without a journal the checkpoint knows what it counts: nothing is cut within a line."""
-    made("count", tmp_path / "run", until=4)
-    path = tmp_path / "run" / "metrics.jsonl"
+    run = made(Steps(), tmp_path / "run", until=4)
+    path = run / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     for kept in (lines[1:], lines[:2] + lines[3:], lines[:2]):
-        (tmp_path / "run" / ".lock").unlink()
+        (run / ".lock").unlink()
         path.write_bytes(b"".join(kept))
-        with pytest.raises(RunError, match="its checkpoint counts") as caught:
-            commands.resume(tmp_path / "run")
-        assert str(path) in str(caught.value)
+        with pytest.raises(RunError, match=f"{re.escape(str(path))}.*its checkpoint counts"):
+            commands.resume(run)
         assert path.read_bytes() == b"".join(kept)

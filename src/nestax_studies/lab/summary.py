@@ -55,19 +55,24 @@ def summarized(
         "machine": facts.get("machine", {}),
         "seconds": facts.get("seconds", {}),
         "arms": numbers.summary(),
-        "claims": [
-            {
-                "claim": v.claim,
-                "of": v.of,
-                "criterion": v.criterion,
-                "measured": v.measured,
-                "spread": {label: _spread(values) for label, values in v.values.items()},
-                "verdict": v.word,
-            }
-            for v in verdicts
-        ],
+        "claims": claims(verdicts),
         "more": dict(more),
     }
+
+
+def claims(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Verdicts as they stand in summary.json."""
+    return [
+        {
+            "claim": v.claim,
+            "of": v.of,
+            "criterion": v.criterion,
+            "measured": v.measured,
+            "spread": {label: _spread(values) for label, values in v.values.items()},
+            "verdict": v.word,
+        }
+        for v in verdicts
+    ]
 
 
 def _spread(values: Any) -> dict[str, Any]:
