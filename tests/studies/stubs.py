@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
+from nestax.flows import Unroll
+from nestax.levels import Level, Nest
 from nestax_studies import lab
 from nestax_studies.lab import names, option
 from nestax_studies.lab.figures import Line, Panel, curves
@@ -58,4 +63,13 @@ def draw(settings, records):
     return [curves("scores", [Panel("scores", "time", "score", lines)], "Scores", "As they were.")]
 
 
-STUDY = lab.Study("Stubs", "Two stubs, of which one is faster.", Settings, stages, find, draw)
+def example(settings):
+    inner = Level("inner", lambda v, _: (v["inner"] - v["outer"]) ** 2 / 2, optax.sgd(0.1))
+    outer = Level("outer", lambda v, _: v["inner"] ** 2, optax.sgd(0.1), every=2, flow=Unroll())
+    nest = Nest([inner, outer])
+    state = nest.init({"inner": jnp.ones(()), "outer": jnp.zeros(())}, jax.random.key(0))
+    return lab.Example(nest, state, "outer", {"both": Unroll(), "last": Unroll(last=1)})
+
+
+LEAD = "Two stubs, of which one is faster."
+STUDY = lab.Study("Stubs", LEAD, Settings, stages, find, draw, example)

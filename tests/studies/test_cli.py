@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import types
-import webbrowser
 
 import pytest
 from studies import stubs
@@ -18,45 +17,57 @@ from nestax_studies.registry import EXPERIMENTS, STUDIES, Experiment
 from nestax_studies.spelling import options
 
 
-def run(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
-    out, err = capsys.readouterr()
-    return stopped.value.code, out, err
+@pytest.fixture
+def nestax(capsys):
+    """The command line: words -> exit code, output, errors."""
+
+    def run(words):
+        code = 0
+        try:
+            cli.main(words.split())
+        except SystemExit as stopped:
+            code = stopped.code
+        return (code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture
 def stub(monkeypatch, tmp_path):
     """The study of stubs, known to the command line, whose runs lie in this folder."""
     study = stubs.STUDY
-    monkeypatch.setitem(
-        EXPERIMENTS,
-        "stub",
-        Experiment("Stubs.", stubs.Settings, study.run, study.report),
-    )
+    known = Experiment("Stubs.", stubs.Settings, study.run, study.report, study.example)
+    monkeypatch.setitem(EXPERIMENTS, "stub", known)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def completed():
+    """What may follow which words, which takes half a second to find."""
+    return completion.words()
+
+
 # What it costs
 
-
-@pytest.mark.parametrize("words", [["--version"], ["list"], ["--help"], ["completion", "bash"]])
-def test_quick_commands_import_no_package(words):
-    program = f"""
+COST = """
 import sys, time
-sys.argv = ["nestax", *{words!r}]
 before = set(sys.modules)
 from nestax_studies import cli
 try:
     cli.main()
 except SystemExit:
     pass
-brought = {{name.partition(".")[0] for name in set(sys.modules) - before}}
-heavy = brought - set(sys.stdlib_module_names) - {{"nestax_studies"}}
+brought = {name.partition(".")[0] for name in set(sys.modules) - before}
+heavy = brought - set(sys.stdlib_module_names) - {"nestax_studies"}
 print(sorted(heavy), time.process_time(), file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("words", ["--version", "list", "--help", "completion bash"])
+def test_quick_commands_import_no_package(words):
+    command = [sys.executable, "-c", COST, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
     heavy, seconds = done.stderr.rsplit(" ", 1)
     assert heavy == "[]" and done.stdout
     assert float(seconds) < 0.5  # of the processor: other processes may share it
@@ -66,18 +77,15 @@ print(sorted(heavy), time.process_time(), file=sys.stderr)
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_table_of_studies_says_what_their_modules_say(name):
+def test_the_table_of_studies_says_what_their_modules_say(name, completed):
     entry, study = STUDIES[name], EXPERIMENTS[name]
     asked = study.settings.__doc__.strip().partition("\n")[0]
-    question = entry.question.partition("?")[0]
-    assert asked.partition("?")[0] == question and entry.minutes > 0
+    assert asked.partition("?")[0] == entry.question.partition("?")[0] and entry.minutes > 0
     assert set(entry.data) | set(entry.needs.values()) <= set(data.names())
-    module = registry.imported(entry.module)
-    if hasattr(module, "STUDY"):
-        assert module.STUDY.title and study.run and study.report
+    assert registry.imported(entry.module).STUDY.title and study.run and study.report
     known = options(study.settings, **cli.COMMANDS["run"].options)
     flags = {f"--{'no-' * (v is True)}{n.replace('_', '-')}" for n, v in known.items()}
-    assert {*flags, "--help"} == set(completion.words()[f"run {name}"])
+    assert {*flags, "--help"} == set(completed[f"run {name}"])
     values = {f.name: getattr(study.settings(), f.name) for f in dataclasses.fields(study.settings)}
     assert set(running._data(entry, values)) <= {*entry.data} or not entry.data
     assert bool(running._data(entry, values)) == bool(entry.data)
@@ -85,9 +93,8 @@ def test_the_table_of_studies_says_what_their_modules_say(name):
 
 def test_names_that_are_written_twice_agree():
     assert data.names() == cli.DATA
-    assert set(registry.SHIPPED) == {
-        s.name for s in data.status() if s.source and s.name == "digits"
-    }
+    shipped = {s.name for s in data.status() if s.source and s.name == "digits"}
+    assert set(registry.SHIPPED) == shipped
     for name in ("resume", "report", "compare", "doctor"):
         parameters = list(inspect.signature(getattr(commands, name)).parameters.values())
         options_ = {p.name.rstrip("_"): p.default for p in parameters if p.default is not p.empty}
@@ -96,9 +103,8 @@ def test_names_that_are_written_twice_agree():
     assert [name.rstrip("_") for name in made][1:] == list(cli.COMMANDS["run"].options)
 
 
-def test_list_has_offline_studies_first_and_says_what_they_need(capsys):
-    cli.main(["list"])
-    ready, others = capsys.readouterr().out.split("Studies that download")
+def test_list_has_offline_studies_first_and_says_what_they_need(nestax):
+    ready, others = nestax("list")[1].split("Studies that download")
     rows = {line.split()[0]: line for line in others.splitlines() if " min " in line}
     assert "mnist" in rows["cleaning"] and "min" in rows["cleaning"]
     assert set(rows) == {n for n, e in STUDIES.items() if set(e.data) - {"digits"}}
@@ -107,116 +113,84 @@ def test_list_has_offline_studies_first_and_says_what_they_need(capsys):
     assert all(len(line) <= 100 for line in (ready + others).splitlines())
 
 
-# Help
+# Help and what is not understood
+
+HELP = {
+    "--help": list(cli.COMMANDS),
+    "": ["usage: nestax"],
+    "run --help": list(STUDIES),
+    "run information-plane --help": ["--arms", "--widths", "--tune", "--out", "log-spaced"],
+    "run stub --help": ["(small 10, full 100)", "--steps INT", "--dry-run", "--from RUN"],
+    "resume --help": ["interrupted"],
+    "report --help": ["no training", "--verbose"],
+    "compare --help": ["side by side", "--out"],
+    "data": ["list", "path", "fetch"],
+    "data fetch --help": ["fashion-mnist"],
+    "doctor --help": ["devices"],
+    "completion --help": ["~/.bashrc", "compinit", "fish"],
+}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--help"], list(cli.COMMANDS)),
-        ([], ["usage: nestax"]),
-        (["run", "--help"], list(STUDIES)),
-        (
-            ["run", "information-plane", "--help"],
-            ["--arms", "--widths", "--tune", "--seeds", "--out", "--overwrite", "log-spaced"],
-        ),
-        (["run", "needle", "--help"], ["(small 48, full 256)", "--dry-run", "--from RUN"]),
-        (["resume", "--help"], ["interrupted"]),
-        (["report", "--help"], ["no training", "--verbose"]),
-        (["compare", "--help"], ["side by side", "--out"]),
-        (["data"], ["list", "path", "fetch"]),
-        (["data", "fetch", "--help"], ["fashion-mnist"]),
-        (["doctor", "--help"], ["devices"]),
-        (["completion", "--help"], ["~/.bashrc", "compinit", "fish"]),
-    ],
-)
-def test_help_names_what_there_is(arguments, words, capsys):
-    code, out, _ = run(arguments, capsys)
-    assert code == 0
-    for word in words:
-        assert word in out
+@pytest.mark.parametrize("words", HELP)
+def test_help_names_what_there_is(words, nestax, stub):
+    code, out, _ = nestax(words)
+    assert code == 0 and all(word in out for word in HELP[words])
+    assert words != "run stub --help" or "default: None" not in out
 
 
-def test_presets_are_shown_for_every_option_that_has_them(stub, capsys):
-    code, out, _ = run(["run", "stub", "--help"], capsys)
-    assert code == 0 and "(small 10, full 100)" in out and "--steps INT" in out
-    assert "default: None" not in out
+MEANT = {
+    # Switches and lists
+    "run information-plane --tune True": "--tune takes no value; write --tune instead of",
+    "run information-plane --tune=true": "write --tune instead of --tune true",
+    "run information-plane --tune False": "tune is off by default; leave out --tune",
+    "run information-plane --no-tune": "tune is off by default; leave out --no-tune",
+    "run maml --tune False": "write --no-tune instead of --tune False",
+    "run maml --tune": "tune is on by default; leave out --tune",
+    "run maml --no-tune maybe": "--no-tune takes no value, and got maybe",
+    "run maml --overwrite yes": "write --overwrite instead of",
+    "run maml --arms joint implicit": "write --arms joint,implicit instead of --arms joint impl",
+    "run maml --arms joint, implicit": "write --arms joint,implicit instead of --arms joint, impl",
+    "run maml --arms=joint, implicit --seeds 3": "write --arms joint,implicit instead of",
+    "run information-plane --widths [12,10]": "write --widths 12,10 instead of",
+    # Names
+    "run information-plane --seed 3": "has no option --seed; did you mean --seeds?",
+    "run maml --learning-rate 3": "has no option --learning-rate. All options: nestax run maml",
+    "rn": "nestax rn: nothing has that name; did you mean: nestax run?",
+    "fly": "nestax fly: nothing has that name; there are: run",
+    "maml --seeds 3": "maml is a study; did you mean: nestax run maml --seeds 3?",
+    "--seeds 3 run maml": "a command comes first",
+    "run": "needs the name of a study",
+    "run implicit-bais": "did you mean: nestax run implicit-bias?",
+    "run Implicit_Bias": "did you mean: nestax run implicit-bias?",
+    "run perpetual-motion": "nothing has that name",
+    "run --seeds 3 maml": "the study first: nestax run maml --seeds 3",
+    "data lst": "did you mean: nestax data list?",
+    "data fetch mnst": "did you mean: nestax data fetch mnist?",
+    "data fetch mnist --forse": "nestax data fetch has no option --forse",
+    "flows zzz": "nestax flows zzz: nothing has that name; there are: ",
+    "levels information-plane": "this study has no nest",
+    "compare a b --ouut c": "did you mean --out? All options: nestax compare --help",
+    "report a --resume": "it is an option of: nestax run STUDY. All options: nestax report",
+    "resume a --tune": "nestax resume has no option --tune",
+    "list --all": "nestax list has no option --all",
+    "completion": "one of bash, zsh, fish",
+    "completion bsh": "did you mean: nestax completion bash?",
+    # Values
+    "run maml --arms=adamax": "arms must be named once each, of all, unrolled",
+}
 
 
-# What is not understood
+@pytest.mark.parametrize("words", MEANT)
+def test_what_is_misspelt_is_answered_with_what_was_meant(words, nestax):
+    code, out, err = nestax(words)
+    assert (code, out) == (2, "") and MEANT[words] in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["fly"],
-        ["run", "perpetual-motion"],
-        ["run", "information-plane", "--arms=adamax"],
-        ["run", "information-plane", "--epochs=many"],
-        ["run", "information-plane", "--widths=12,x"],
-        ["resume"],
-        ["doctor", "much"],
-    ],
-)
-def test_what_is_not_understood_is_refused_without_a_traceback(arguments, capsys):
-    code, out, err = run(arguments, capsys)
-    assert code == 2
-    assert "Traceback" not in out + err
-    assert out + err
-
-
-@pytest.mark.parametrize(
-    ("words", "right"),
-    [
-        ("information-plane --tune True", "--tune takes no value; write --tune instead of"),
-        ("information-plane --tune=true", "write --tune instead of --tune true"),
-        ("information-plane --tune False", "tune is off by default; leave out --tune"),
-        ("information-plane --no-tune", "tune is off by default; leave out --no-tune"),
-        ("maml --tune False", "write --no-tune instead of --tune False"),
-        ("maml --tune", "tune is on by default; leave out --tune"),
-        ("maml --no-tune maybe", "--no-tune takes no value, and got maybe"),
-        ("maml --overwrite yes", "write --overwrite instead of"),
-        ("information-plane --arms sgd gdm", "write --arms sgd,gdm instead of --arms sgd gdm"),
-        ("information-plane --arms sgd, gdm", "write --arms sgd,gdm instead of --arms sgd, gdm"),
-        ("information-plane --arms=sgd, gdm --tune", "write --arms sgd,gdm instead of"),
-        ("information-plane --widths [12,10]", "write --widths 12,10 instead of"),
-        ("information-plane --seed 3", "has no option --seed; did you mean --seeds?"),
-        ("maml --learning-rate 3", "has no option --learning-rate. All options: nestax run maml"),
-    ],
-)
-def test_a_misspelled_option_is_answered_with_the_right_one(words, right, capsys):
-    code, out, err = run(["run", *words.split()], capsys)
-    assert code == 2 and not out
-    assert right in err and err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("rn", "nestax rn: nothing has that name; did you mean: nestax run?"),
-        ("maml --seeds 3", "maml is a study; did you mean: nestax run maml --seeds 3?"),
-        ("--seeds 3 run maml", "a command comes first"),
-        ("run", "needs the name of a study"),
-        ("run implicit-bais", "did you mean: nestax run implicit-bias?"),
-        ("run Implicit_Bias", "did you mean: nestax run implicit-bias?"),
-        ("run --seeds 3 maml", "the study first: nestax run maml --seeds 3"),
-        ("data lst", "did you mean: nestax data list?"),
-        ("data fetch mnst", "did you mean: nestax data fetch mnist?"),
-        ("data fetch mnist --forse", "nestax data fetch has no option --forse"),
-        ("flows zzz", "nestax flows zzz: nothing has that name; there are: "),
-        ("levels information-plane", "this study has no nest"),
-        ("compare a b --ouut c", "did you mean --out? All options: nestax compare --help"),
-        ("report a --resume", "it is an option of: nestax run STUDY. All options: nestax report"),
-        ("resume a --tune", "nestax resume has no option --tune"),
-        ("list --all", "nestax list has no option --all"),
-        ("completion", "one of bash, zsh, fish"),
-        ("completion bsh", "did you mean: nestax completion bash?"),
-    ],
-)
-def test_what_was_meant(given, said, capsys):
-    code, out, err = run(given.split(), capsys)
-    assert (code, out) == (2, "")
-    assert said in err and err.count("\n") == 1
+def test_what_the_parser_does_not_understand_is_refused_without_a_traceback(nestax):
+    for words in ("run maml --seeds=many", "run information-plane --widths=12,x", "resume"):
+        code, out, err = nestax(words)
+        assert code == 2 and out + err and "Traceback" not in out + err
+    assert nestax("doctor much")[0] == 2
 
 
 def test_right_spellings_are_let_pass(monkeypatch):
@@ -233,204 +207,143 @@ def test_right_spellings_are_let_pass(monkeypatch):
         assert parsed.pop() == words[1:]
 
 
-def test_a_missing_package_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(registry, "import_module", _missing("tyro"))
-    code, _, err = run(["doctor"], capsys)
-    assert (
-        code == 1
-        and 'needs the package tyro; install it with: pip install "nestax[studies]"' in err
-    )
-
-
-def _missing(name):
+def test_a_missing_package_is_named(monkeypatch, nestax):
     def load(*_):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        raise ModuleNotFoundError("No module named 'tyro'", name="tyro")
 
-    return load
+    monkeypatch.setattr(registry, "import_module", load)
+    code, _, err = nestax("doctor")
+    assert code == 1
+    assert 'needs the package tyro; install it with: pip install "nestax[studies]"' in err
 
 
 # Runs
 
 
-def test_a_dry_run_shows_settings_data_and_time_and_writes_nothing(stub, capsys, monkeypatch):
+def test_a_dry_run_shows_settings_data_and_time_and_writes_nothing(stub, nestax, monkeypatch):
     monkeypatch.setenv("NESTAX_DATA", str(stub))
-    cli.main(["run", "stub", "--dry-run", "--preset", "full"])
-    out = capsys.readouterr().out
-    assert "steps   100" in out and "data: none needed" in out and "Nothing was run" in out
-    cli.main(["run", "weight-decay", "--dry-run", "--seeds", "3"])
-    out = capsys.readouterr().out
-    assert "data: mnist, " in out and "about 8 minutes" in out and "here differ: seeds" in out
-    cli.main(["run", "optimizers", "--dry-run", "--tasks", "toy,language"])
-    assert "data: tinyshakespeare, " in capsys.readouterr().out
+    for words, *said in (
+        ("stub --preset full", "steps   100", "data: none needed", "Nothing was run"),
+        ("weight-decay --seeds 3", "data: mnist, ", "about 8 minutes", "here differ: seeds"),
+        ("optimizers --tasks toy,language", "data: tinyshakespeare, "),
+    ):
+        _, out, _ = nestax(f"run {words} --dry-run")
+        assert all(one in out for one in said)
     assert list(stub.iterdir()) == []
 
 
-def test_a_run_prints_a_screen_and_more_only_if_asked_for(stub, capsys, monkeypatch):
+def test_a_run_prints_a_screen_and_more_only_if_asked_for(stub, nestax, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    cli.main(["run", "stub"])
-    out = capsys.readouterr().out
-    assert "Which stub is larger?" in out and "10 points more" not in out
-    assert out.splitlines()[-1] == f"report: {running.Path('runs/stub/report.html')}"
-    assert len(out.splitlines()) <= 24 and all(len(line) <= 80 for line in out.splitlines())
-    cli.main(["report", "runs/stub", "--verbose"])
-    out = capsys.readouterr().out
+    lines = nestax("run stub")[1].splitlines()
+    assert "Which stub is larger?" in lines and "10 points more" not in "\n".join(lines)
+    assert lines[-1] == f"report: {running.Path('runs/stub/report.html')}"
+    assert len(lines) <= 24 and all(len(line) <= 80 for line in lines)
+    _, out, _ = nestax("report runs/stub --verbose")
     assert "criterion: 10 points more, in the median" in out
     assert "measured:  slow 11 (10 to 12) points; fast 31 (30 to 32) points" in out
-    code, _, err = run(["run", "stub", "--seeds", "2", "--resume"], capsys)
+    code, _, err = nestax("run stub --seeds 2 --resume")
     assert code == 1 and "has other settings (seeds)" in err
 
 
-def test_settings_are_taken_from_a_run(stub, capsys):
-    cli.main(["run", "stub", "--steps", "7", "--seeds", "2", "--no-tune", "--arms", "fast"])
-    capsys.readouterr()
+def test_settings_are_taken_from_a_run(stub, nestax):
+    nestax("run stub --steps 7 --seeds 2 --no-tune --arms fast")
 
-    def asked(*words):
-        cli.main(["run", "stub", "--dry-run", *words])
-        lines = capsys.readouterr().out.splitlines()
+    def asked(words):
+        lines = nestax(f"run stub --dry-run --from {words}")[1].splitlines()
         return dict(line.split(maxsplit=1) for line in lines if line.startswith("  "))
 
     same = {"arms": "fast", "preset": "small", "seeds": "2", "steps": "7", "tune": "False"}
-    assert asked("--from", "runs/stub") == same
-    assert asked("--from=runs/stub/settings.json") == same
-    assert asked("--from", "runs/stub", "--seeds", "5") == same | {"seeds": "5"}
+    assert asked("runs/stub") == asked("runs/stub/settings.json") == same
+    assert asked("runs/stub --seeds 5") == same | {"seeds": "5"}
     # Another preset decides what the run's preset has decided, and nothing else.
-    assert asked("--from", "runs/stub", "--preset", "full") == same | {"preset": "full"}
-    cli.main(["run", "stub", "--out", "plain"])
-    capsys.readouterr()
-    assert asked("--from", "plain", "--preset", "full")["steps"] == "100"
-    cli.main(["run", "stub", "--from", "runs/stub", "--seeds", "1", "--out", "again"])
+    assert asked("runs/stub --preset full") == same | {"preset": "full"}
+    nestax("run stub --out plain")
+    assert asked("plain --preset full")["steps"] == "100"
+    nestax("run stub --from=runs/stub --seeds 1 --out again")
     with RunFolder(stub / "again") as folder:
-        assert folder.settings == {
-            "arms": ["fast"], "preset": "small", "seeds": 1, "steps": 7, "tune": False
-        }  # fmt: skip
+        stored = {"arms": ["fast"], "preset": "small", "seeds": 1, "steps": 7, "tune": False}
+        assert folder.settings == stored
 
 
-def test_settings_that_cannot_be_taken_are_refused(stub, capsys):
-    (stub / "other.json").write_text('{"experiment": "recall", "settings": {}}')
-    (stub / "text.json").write_text("[]")
-    (stub / "new.json").write_text('{"experiment": "stub", "settings": {"speed": 3}}')
-    for name, said in (
-        ("none", "there is no such file"),
-        ("other.json", "write: nestax run recall --from other.json"),
-        ("text.json", "these are not a run's settings"),
-        ("new.json", "made by another version: unknown speed"),
+def test_settings_and_folders_that_cannot_be_taken_are_refused(stub, nestax):
+    for name, experiment, settings in (
+        ("other", "recall", {}),
+        ("new", "stub", {"speed": 3}),
+        ("bad", "stub", {"seeds": 0}),
+        ("unknown", "alchemy", {}),
     ):
-        code, _, err = run(["run", "stub", "--from", name], capsys)
+        (stub / name).mkdir()
+        header = {"experiment": experiment, "settings": settings}
+        (stub / name / "settings.json").write_text(json.dumps(header))
+    (stub / "text.json").write_text("[]")
+    for words, said in (
+        ("run stub --from none", "there is no such file"),
+        ("run stub --from other", "write: nestax run recall --from other"),
+        ("run stub --from text.json", "these are not a run's settings"),
+        ("run stub --from new", "made by another version: unknown speed"),
+        ("resume bad", "seeds must be at least 1, got 0; put back what the run wrote"),
+        ("resume .", "holds no run"),
+        ("report unknown", "a run of 'alchemy', which this version does not have"),
+    ):
+        code, _, err = nestax(words)
         assert code == 1 and said in err
 
 
-class _Writer:
-    """As TensorBoard's."""
-
-    def __init__(self, folder):
-        self.folder, self.told, self.closed = folder, [], False
-        _Writer.last = self
-
-    def add_scalar(self, name, number, step):
-        self.told.append((name, number, step))
-
-    def close(self):
-        self.closed = True
-
-
-def test_a_run_is_handed_to_tensorboard(stub, monkeypatch):
-    module = types.ModuleType("tensorboardX")
-    module.SummaryWriter = _Writer
+def test_a_run_is_handed_to_tensorboard(stub, monkeypatch, nestax):
+    told = []
+    writer = types.SimpleNamespace(
+        add_scalar=lambda *one: told.append(one), close=lambda: told.append("closed")
+    )
+    opened = types.SimpleNamespace(SummaryWriter=lambda folder: told.append(folder) or writer)
     for name in ("torch", "torch.utils", "torch.utils.tensorboard"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setitem(sys.modules, "tensorboardX", module)
-    cli.main(["run", "stub", "--log", "tensorboard", "--seeds", "2"])
-    assert _Writer.last.closed and _Writer.last.folder.endswith("tensorboard")
-    assert _Writer.last.told == [
-        ("slow/score", 10.5, 0),
-        ("slow/rate", 0.1, 0),
-        ("fast/score", 30.5, 1),
-        ("fast/rate", 0.1, 1),
-    ]
+    monkeypatch.setitem(sys.modules, "tensorboardX", opened)
+    nestax("run stub --log tensorboard --seeds 2")
+    folder, *numbers, last = told
+    assert folder.endswith("tensorboard") and last == "closed"
+    slow, fast = (("slow/score", 10.5, 0), ("slow/rate", 0.1, 0)), (("fast/score", 30.5, 1),)
+    assert numbers == [*slow, *fast, ("fast/rate", 0.1, 1)]
 
 
-def test_a_run_is_handed_to_loggers_whose_steps_never_fall(stub, monkeypatch):
-    told, finished = [], []
-    logged = types.SimpleNamespace(
-        log=lambda numbers: told.append(numbers), finish=lambda: finished.append(1)
-    )
-    begun = {}
+def test_a_run_is_handed_to_loggers_whose_steps_never_fall(stub, monkeypatch, nestax):
+    told, begun = [], {}
+    logged = types.SimpleNamespace(log=told.append, finish=lambda: told.append("finished"))
     fake = types.SimpleNamespace(init=lambda **options: begun.update(options) or logged)
     monkeypatch.setitem(sys.modules, "trackio", fake)
-    cli.main(["run", "stub", "--log", "trackio", "--seeds", "1", "--arms", "fast"])
-    assert told == [{"fast/score": 30.0, "fast/rate": 0.1, "fast/step": 0}] and finished == [1]
+    nestax("run stub --log trackio --seeds 1 --arms fast")
+    assert told == [{"fast/score": 30.0, "fast/rate": 0.1, "fast/step": 0}, "finished"]
     assert begun["project"] == "nestax" and begun["config"]["seeds"] == 1
 
 
-def test_a_logger_that_is_not_installed_is_refused_before_anything_runs(stub, monkeypatch, capsys):
+def test_a_logger_that_is_not_installed_is_refused_before_anything_runs(stub, monkeypatch, nestax):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    code, _, err = run(["run", "stub", "--log", "wandb"], capsys)
+    code, _, err = nestax("run stub --log wandb")
     assert code == 1 and "--log wandb needs the package wandb" in err
     assert list(stub.iterdir()) == []
-
-
-def test_the_report_is_opened_if_asked_for(stub, monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr(webbrowser, "open", lambda address: not seen.append(address))
-    cli.main(["run", "stub", "--open"])
-    assert seen == [(stub / "runs" / "stub" / "report.html").as_uri()]
-    monkeypatch.setattr(webbrowser, "open", lambda address: False)
-    cli.main(["report", "runs/stub", "--open"])
-    assert "no browser was found" in capsys.readouterr().out
-
-
-def test_a_folder_without_a_run_is_named(tmp_path, capsys):
-    code, _, err = run(["resume", str(tmp_path)], capsys)
-    assert code == 1
-    assert f"{tmp_path} holds no run" in err
-
-
-def test_a_run_of_an_unknown_study_is_refused(tmp_path, capsys):
-    (tmp_path / "settings.json").write_text('{"experiment": "alchemy", "settings": {}}')
-    code, _, err = run(["report", str(tmp_path)], capsys)
-    assert code == 1
-    assert "a run of 'alchemy', which this version does not have" in err
-
-
-def test_settings_that_were_tampered_with_are_refused(stub, capsys):
-    cli.main(["run", "stub"])
-    path = stub / "runs" / "stub" / "settings.json"
-    (stub / "bad").mkdir()
-    header = json.loads(path.read_text())
-    header["settings"]["seeds"] = 0
-    (stub / "bad" / "settings.json").write_text(json.dumps(header))
-    code, _, err = run(["resume", "bad"], capsys)
-    assert code == 1 and "seeds must be at least 1, got 0; put back what the run wrote" in err
 
 
 # The other commands
 
 
-def test_doctor_version_and_data(capsys, monkeypatch, tmp_path):
+def test_doctor_version_and_data(nestax, monkeypatch, tmp_path):
     monkeypatch.setenv("NESTAX_DATA", str(tmp_path))
-    cli.main(["--version"])
-    assert capsys.readouterr().out.strip() == __version__
-    cli.main(["doctor"])
-    out = capsys.readouterr().out
-    for word in ("python", "jax", "cpu", "digits", str(tmp_path)):
-        assert word in out
-    cli.main(["data", "list"])
-    out = capsys.readouterr().out
-    assert "60000 + 10000 images of 28x28" in out
-    cli.main(["data", "path", "digits"])
-    assert capsys.readouterr().out.strip()
+    assert nestax("--version")[1].strip() == __version__
+    out = nestax("doctor")[1]
+    assert all(word in out for word in ("python", "jax", "cpu", "digits", str(tmp_path)))
+    assert "60000 + 10000 images of 28x28" in nestax("data list")[1]
+    assert nestax("data path digits")[1].strip()
 
 
-def test_levels_and_flows_of_a_study_are_printed_and_drawn(tmp_path, capsys):
-    cli.main(["levels", "maml", "--width", "3", "--out", str(tmp_path)])
-    out = capsys.readouterr().out
-    assert "init" in out and "shift" in out
-    assert (tmp_path / "levels.png").stat().st_size > 5_000
-    cli.main(["flows", "maml", "--width", "3", "--out", str(tmp_path)])
-    out = capsys.readouterr().out
-    for word in ("MAML", "first order", "iMAML, 5 products", "cosine"):
-        assert word in out
-    assert (tmp_path / "flows.png").stat().st_size > 5_000
+def test_levels_flows_and_reports_are_printed_drawn_and_opened(stub, nestax, monkeypatch):
+    for look, words in {"levels": ("inner", "outer"), "flows": ("both", "last", "cosine")}.items():
+        out = nestax(f"{look} stub --out x")[1]
+        assert all(word in out for word in words) and (stub / "x" / f"{look}.png").is_file()
+    seen = []
+    monkeypatch.setattr("webbrowser.open", lambda address: not seen.append(address))
+    nestax("run stub --open")
+    assert seen == [(stub / "runs" / "stub" / "report.html").as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    assert "no browser was found" in nestax("report runs/stub --open")[1]
 
 
 # Completion
@@ -447,18 +360,15 @@ done
 """
 
 
-def test_bash_completes_commands_studies_options_and_names():
-    program = BASH.format(script=completion.script("bash"))
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+def test_shells_complete_commands_studies_options_and_names(completed, monkeypatch):
+    monkeypatch.setattr(completion, "words", lambda: completed)
+    script, fish = completion.script("bash"), completion.script("fish")
+    program = ["bash", "-c", BASH.format(script=script)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
     first, *rest = done.stdout.splitlines()
     assert first.split() == [*cli.COMMANDS, "--help", "--version"]
-    assert rest == [
-        "run resume report", "needle", "--tuning-seeds --trials --times", "mnist", "wandb", "zsh"
-    ]  # fmt: skip
-
-
-def test_other_shells_are_given_the_same_words():
-    assert completion.script("bash") in completion.script("zsh")
-    fish = completion.script("fish")
-    for words in completion.words().values():
+    options_ = "--tuning-seeds --trials --times"
+    assert rest == ["run resume report", "needle", options_, "mnist", "wandb", "zsh"]
+    assert script in completion.script("zsh")
+    for words in completed.values():
         assert f"-a '{' '.join(words)}'" in fish

@@ -10,9 +10,11 @@ import pytest
 
 from nestax_studies import interrupts
 
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and pipes")
+ENDED = (130, "", "nestax: interrupted\n")
 PROGRAM = """
 import gc, hashlib, os, signal, sys, threading, time, types
-from nestax_studies import __main__, interrupts
+from nestax_studies import __main__, interrupts, registry
 
 def collecting():
     def _xla_gc_callback(*args):  # Python drops what it raises
@@ -31,27 +33,52 @@ def deaf():
     interrupts.PATIENCE = 0.3
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as the compiler: no Python runs meanwhile
 
+def importing():  # a study, when the command is running already
+    with open(sys.argv[2] + "/slow.py", "w") as file:
+        file.write("import os, signal, time\\ntry:\\n    os.kill(os.getpid(), signal.SIGINT)\\n"
+                   "    time.sleep(60)\\nexcept BaseException:\\n    pass\\n")
+    registry.__package__ = "lazily"
+    package = types.ModuleType("lazily")
+    package.__path__ = [sys.argv[2]]
+    sys.modules["lazily"] = package
+    try:
+        time.sleep(0)
+        registry.imported("slow")
+    except BaseException:
+        pass
+    print("went on")
+
+def imported():
+    with interrupts.at_once():
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+def print_much():
+    for _ in range(100000): print("a line")
+
 sys.modules["nestax_studies.cli"] = types.SimpleNamespace(main=locals()[sys.argv[1]])
 __main__.main()
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_is_neither_lost_nor_waits_for_what_does_not_listen():
-    lines = {
-        "collecting": "nestax: interrupted\n",
-        "deaf": "nestax: interrupted, go on with: nestax resume runs/mine\n",
-    }
-    begun = [
-        subprocess.Popen([sys.executable, "-c", PROGRAM, what], stderr=subprocess.PIPE, text=True)
-        for what in lines
-    ]
-    for process, line in zip(begun, lines.values(), strict=True):
-        _, said = process.communicate(timeout=120)
-        assert (process.returncode, said) == (130, line)
+def begun(*words, **more):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *words], text=True, **pipes, **more)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
+@posix
+def test_ctrl_c_is_neither_lost_nor_waits_for_what_does_not_listen(tmp_path):
+    """While a study is imported it ends the process; afterwards it raises again."""
+    cases = ("collecting", "deaf", "importing", "imported")
+    processes = [begun("-c", PROGRAM, case, str(tmp_path)) for case in cases]
+    for case, process in zip(cases, processes, strict=True):
+        out, err = process.communicate(timeout=120)
+        line = "nestax: interrupted, go on with: nestax resume runs/mine\n"
+        assert (process.returncode, out, err) == (ENDED if case != "deaf" else (130, "", line))
+
+
+@posix
 def test_ctrl_c_while_packages_are_imported(tmp_path):
     """Those may drop an exception; a library has no signals of its own."""
     (tmp_path / "jax.py").write_text(
@@ -65,73 +92,23 @@ def test_ctrl_c_while_packages_are_imported(tmp_path):
     )
     paths = [str(tmp_path), str(Path(interrupts.__file__).parents[1])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    ended = (130, "", "nestax: interrupted\n")
     for words, wanted in (
-        (["-m", "nestax_studies", "doctor"], ended),
-        (["-m", "nestax_studies", "run", "recall", "--seeds", "3"], ended),
+        (["-m", "nestax_studies", "doctor"], ENDED),
+        (["-m", "nestax_studies", "run", "recall", "--seeds", "3"], ENDED),
         (["-c", "import nestax"], (7, "KeyboardInterrupt()\n", "")),
     ):
-        command = [sys.executable, *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert (done.returncode, done.stdout, done.stderr) == wanted
+        with begun(*words, env=environment) as process:
+            out, err = process.communicate(timeout=120)
+        assert (process.returncode, out, err) == wanted
 
 
-LAZY = """
-import os, signal, sys, time, types
-from nestax_studies import __main__, interrupts, registry
-
-def begin():
-    # As of a study that is imported when the command is running already.
-    with open(sys.argv[1] + "/slow.py", "w") as file:
-        file.write("import os, signal, time\\ntry:\\n    os.kill(os.getpid(), signal.SIGINT)\\n"
-                   "    time.sleep(60)\\nexcept BaseException:\\n    pass\\n")
-    registry.__package__ = "lazily"
-    package = types.ModuleType("lazily")
-    package.__path__ = [sys.argv[1]]
-    sys.modules["lazily"] = package
-    try:
-        time.sleep(0)
-        registry.imported("slow")
-    except BaseException:
-        pass
-    print("went on")
-
-def after():
-    with interrupts.at_once():
-        pass
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
-
-sys.modules["nestax_studies.cli"] = types.SimpleNamespace(main=locals()[sys.argv[2]])
-__main__.main()
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("what", ["begin", "after"])
-def test_ctrl_c_while_a_study_is_imported(tmp_path, what):
-    """It ends the process, whatever the import would make of it; afterwards it raises again."""
-    command = [sys.executable, "-c", LAZY, str(tmp_path), what]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "nestax: interrupted\n")
-
-
-@pytest.mark.skipif(os.name != "posix", reason="pipes")
+@posix
 def test_a_reader_that_stops_reading_is_no_error():
-    program = (
-        "import sys, types\n"
-        "from nestax_studies import __main__\n"
-        "def print_much():\n"
-        "    for _ in range(100000): print('a line')\n"
-        "sys.modules['nestax_studies.cli'] = types.SimpleNamespace(main=print_much)\n"
-        "__main__.main()\n"
-    )
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with begun("-c", PROGRAM, "print_much") as process:
         process.stdout.readline()
         process.stdout.close()
         said = process.stderr.read()
-    assert (process.returncode, said) == (1, b"")
+    assert (process.returncode, said) == (1, "")
 
 
 def test_a_thread_that_still_compiles_does_not_outlive_the_command(monkeypatch):
