@@ -34,9 +34,9 @@ from .records import rate_tuned as rate_tuned
 from .records import share as share
 from .study import Desk as Desk
 from .study import Example as Example
-from .study import Findings as Findings
 from .study import Stage as Stage
 from .study import Study as Study
+from .summary import Findings as Findings
 from .sweep import beyond as beyond
 from .sweep import rates as rates
 from .sweep import side_by_side as side_by_side

@@ -12,17 +12,21 @@ SUPPORTED, NOT_SUPPORTED, NOT_MEASURED = "supported", "not supported", "not meas
 
 def spread(values: Any, digits: int = 1, scale: int | float = 100) -> str:
     """Median (least to most) over seeds, of fractions in percent unless scaled otherwise."""
-    low, middle, high = scale * np.quantile(np.asarray(values, float), (0, 0.5, 1))
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return _spread(scale * np.asarray(values, float), f".{digits}f")
 
 
 def significant(values: Any, digits: int = 3) -> str:
-    """Median (least to most) over seeds, with so many significant digits; - is not finite."""
+    """Median (least to most) over seeds, with so many significant digits."""
+    return _spread(values, f".{digits}g")
+
+
+def _spread(values: Any, form: str) -> str:
+    """What is not finite is "-"."""
     values = np.asarray(values, float)
     # Between infinities there is nothing to interpolate.
     how = "linear" if np.isfinite(values).all() else "nearest"
     told = np.quantile(values, (0, 0.5, 1), method=how)
-    low, middle, high = (f"{v:.{digits}g}" if np.isfinite(v) else "-" for v in told)
+    low, middle, high = (f"{v:{form}}" if np.isfinite(v) else "-" for v in told)
     return f"{middle} ({low} to {high})"
 
 
@@ -110,21 +114,17 @@ def answer(verdicts: Sequence[Verdict], most: int = 3) -> str:
     """
     told = [v for v in verdicts if v.word != NOT_MEASURED]
     lacking = len(verdicts) - len(told)
-    if not verdicts:
-        return "This study judges no claim."
     if not told:
-        return "No claim could be judged yet."
-    sentences = []
+        return "No claim could be judged yet." if verdicts else "This study judges no claim."
     if len(told) == 1:
         (one,) = told
-        sentences.append(f"The claim {_is(1, one.word)}: {short(one.claim)}{_among([one.of], 1)}.")
+        sentences = [f"The claim {_is(1, one.word)}: {short(one.claim)}{_among([one.of], 1)}."]
     else:
-        sentences.append(_counts(told))
+        sentences = [_counts(told)]
         # A claim that is told by its number alone is one that a reader of many can do without.
         words = (SUPPORTED, NOT_SUPPORTED, *(v.word for v in told if len(told) <= 3 * most))
         for word in dict.fromkeys(words):
-            named = _named(told, word)
-            if named:
+            if named := _named(told, word):
                 more = f"; and {len(named) - most} more" if len(named) > most else ""
                 sentences.append(f"{word.capitalize()}: {'; '.join(named[:most])}{more}.")
     if lacking:
@@ -137,28 +137,27 @@ def _counts(told: Sequence[Verdict]) -> str:
     """How many claims there are of each verdict, of at least two."""
     counts = Counter(v.word for v in told)
     claims, cases = len({v.claim for v in told}), len(told)
-    others = [word for word in counts if word not in (SUPPORTED, NOT_SUPPORTED)]
-    order = [word for word in (SUPPORTED, NOT_SUPPORTED, *others) if counts[word]]
+    order = [w for w in dict.fromkeys((SUPPORTED, NOT_SUPPORTED, *counts)) if counts[w]]
+    parts = {word: _is(counts[word], word, counted=True) for word in order}
     if claims < cases:
         some = "One claim was" if claims == 1 else f"{claims} claims were"
-        if len(order) == 1:
-            every = {SUPPORTED: "supported in all", NOT_SUPPORTED: "supported in none"}
-            return (
-                f"{some} judged in {cases} cases, and {every.get(order[0], f'{order[0]} in all')}."
-            )
-        return f"{some} judged in {cases} cases: {_and([_is(counts[w], w, True) for w in order])}."
+        if len(order) > 1:
+            return f"{some} judged in {cases} cases: {_and(list(parts.values()))}."
+        every = {SUPPORTED: "supported in all", NOT_SUPPORTED: "supported in none"}
+        return f"{some} judged in {cases} cases, and {every.get(order[0], f'{order[0]} in all')}."
     if order == [SUPPORTED]:
         return f"All {claims} claims are supported."
-    if counts[SUPPORTED]:
-        some = f"{counts[SUPPORTED]} of {claims} claims {_is(counts[SUPPORTED], SUPPORTED)}"
-        return f"{_and([some, *(_is(counts[w], w, True) for w in order[1:])])}."
-    none = f"None of {claims} claims is supported"
-    return f"{_and([none, *(_is(counts[w], w, True) for w in others)])}."
+    first = f"None of {claims} claims is supported"
+    if SUPPORTED in parts:
+        first = f"{counts[SUPPORTED]} of {claims} claims {_is(counts[SUPPORTED], SUPPORTED)}"
+    else:
+        parts.pop(NOT_SUPPORTED, None)
+    return f"{_and([first, *(part for word, part in parts.items() if word != SUPPORTED)])}."
 
 
 def _is(count: int, word: str, counted: bool = False) -> str:
     """As in "is supported", "are not supported", "are artefacts", "2 are not"."""
-    what = {NOT_SUPPORTED: "not"}.get(word, word) if counted else word
+    what = "not" if counted and word == NOT_SUPPORTED else word
     what = ("an artefact" if count == 1 else "artefacts") if word == "artefact" else what
     return f"{count} " * counted + f"{'is' if count == 1 else 'are'} {what}"
 
@@ -173,11 +172,8 @@ def _named(told: Sequence[Verdict], word: str) -> list[str]:
     cases: dict[str, list[Verdict]] = {}
     for v in told:
         cases.setdefault(v.claim, []).append(v)
-    return [
-        short(claim) + _among([v.of for v in some if v.word == word], len(some))
-        for claim, some in cases.items()
-        if any(v.word == word for v in some)
-    ]
+    having = {claim: [v.of for v in some if v.word == word] for claim, some in cases.items()}
+    return [short(c) + _among(those, len(cases[c])) for c, those in having.items() if those]
 
 
 def _among(those: Sequence[str], cases: int) -> str:

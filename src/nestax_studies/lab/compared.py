@@ -1,6 +1,5 @@
 """Runs side by side: the settings that differ, the measures of every arm, the claims."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from nestax.runs import Cell, RunError, Section, Table, Text, write_report
+from nestax.runs import RunError, Section, Table, Text, write_report
 
 from . import summary as summaries
-from .claims import short
-from .page import UNFINISHED, aligned, badge, legend, mark, shown
+from .page import UNFINISHED, aligned, badge, cut, hung, labelled, legend, mark, shown
 
 _ABSENT = ""  # of a run that has no such setting, measure or claim
 _ROWS = 40  # measures that the terminal shows
+_FEW = 3  # runs beside one another for which there is room for ranges and words
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,9 @@ def read(paths: Sequence[Path]) -> list[Run]:
 
 def settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Setting -> its value in each run, of those that are not the same in all."""
-    names = dict.fromkeys(name for run in runs for name in run.summary["settings"])
-    found = {
-        name: [
-            shown(values[name]) if name in values else _ABSENT
-            for values in (run.summary["settings"] for run in runs)
-        ]
-        for name in names
-    }
+    every = [run.summary["settings"] for run in runs]
+    names = dict.fromkeys(name for values in every for name in values)
+    found = {n: [shown(values[n]) if n in values else _ABSENT for values in every] for n in names}
     return {name: values for name, values in found.items() if len(set(values)) > 1}
 
 
@@ -107,23 +101,18 @@ def _spread(values: Sequence[int | float | None], ranges: bool) -> str:
 
 def lines(runs: Sequence[Run], columns: int = 80) -> list[str]:
     """The comparison for a terminal of so many columns."""
-    heads = [run.name for run in runs]
-    told = []
+    heads, told, few = [run.name for run in runs], [], len(runs) <= _FEW
     for run in runs:
-        told += textwrap.wrap(f"{run.name}: {_says(run)}", columns, subsequent_indent="   ")
-    different = settings(runs)
+        told += hung(f"{run.name}: ", _says(run), columns)
+    different, measured, judged = settings(runs), measures(runs, few), claims(runs)
     told += ["", "Settings that differ" if different else "All settings are the same."]
     if different:
-        rows = [
-            (name, [_cut(v, _room(runs, columns)) for v in row]) for name, row in different.items()
-        ]
+        room = max(12, (columns - 20) // len(runs) - 2)
+        rows = [(name, [cut(value, room) for value in row]) for name, row in different.items()]
         told += aligned(heads, rows, columns)
-    measured = measures(runs, ranges=len(runs) <= 3)
     if measured:
-        told += ["", f"Measures: median{' (least to most)' * (len(runs) <= 3)} over seeds"]
-        arm = ""
-        some = list(measured.items())[:_ROWS]
-        rows = []
+        told += ["", f"Measures: median{' (least to most)' * few} over seeds"]
+        some, rows, arm = list(measured.items())[:_ROWS], [], ""
         for (own, name), row in some:
             rows += [(own, [""] * len(runs))] if own != arm else []
             rows.append((f"  {name}", row))
@@ -131,31 +120,22 @@ def lines(runs: Sequence[Run], columns: int = 80) -> list[str]:
         told += aligned(heads, rows, columns)
         if len(measured) > len(some):
             told.append(f"… and {len(measured) - len(some)} more; all of them: --out compare.html")
-    judged = claims(runs)
     if judged:
+        title = "Claims"
+        if len(judged) > _ROWS // 2:
+            moved = {key: words for key, words in judged.items() if len(set(words)) > 1}
+            title += f": {len(judged)}, of which {len(moved)} differ" + ":" * bool(moved)
+            judged = dict(list(moved.items())[:_ROWS])
         rows = [
-            (short(claim) + (f" [{of}]" if of else ""), [mark(w) if w else "" for w in row])
-            for (claim, of), row in judged.items()
+            (labelled(*key), [mark(w) if w else "" for w in row]) for key, row in judged.items()
         ]
-        moved = [
-            row for row, words in zip(rows, judged.values(), strict=True) if len(set(words)) > 1
-        ]
-        words = [word for row in judged.values() for word in row if word]
-        if len(rows) > _ROWS // 2:
-            told += ["", f"Claims: {len(rows)}, of which {len(moved)} differ" + ":" * bool(moved)]
-            rows = moved[:_ROWS]
-        else:
-            told += ["", "Claims"]
-        told += [*aligned(heads, rows, columns), legend(words)] if rows else []
+        told += ["", title]
+        told += [*aligned(heads, rows, columns), legend(_words(judged))] if rows else []
     return told
 
 
-def _room(runs: Sequence[Run], columns: int) -> int:
-    return max(12, (columns - 20) // len(runs) - 2)
-
-
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else f"{text[: room - 1]}…"
+def _words(judged: Mapping[Any, Sequence[str]]) -> list[str]:
+    return [word for row in judged.values() for word in row if word]
 
 
 def _says(run: Run) -> str:
@@ -170,50 +150,27 @@ def _says(run: Run) -> str:
 
 def write(path: Path, runs: Sequence[Run]) -> None:
     """The comparison as a page (HTML)."""
-    heads = [run.name for run in runs]
-    listed = Table(
-        ["run", "folder", "study", "nestax", "answer"],
-        [
-            [r.name, str(r.path.parent), r.summary["study"], r.summary["nestax"], _answer(r)]
-            for r in runs
-        ],
-    )
+    heads, listed = [run.name for run in runs], []
+    for run in runs:
+        known = run.summary
+        answer = known["answer"] + ("" if known["complete"] else f" {UNFINISHED}")
+        listed.append([run.name, str(run.path.parent), known["study"], known["nestax"], answer])
     different = [[name, *row] for name, row in settings(runs).items()]
-    judged: list[list[Cell]] = [
-        [claim, of or None, *(badge(word, len(runs) <= 3) if word else "" for word in row)]
-        for (claim, of), row in claims(runs).items()
-    ]
-    words = [word for row in claims(runs).values() for word in row if word]
     measured = [[*key, *row] for key, row in measures(runs).items()]
-    parts = [
-        Section("Runs", [listed]),
-        Section(
-            "Settings that differ",
-            [Table(["setting", *heads], different) if different else Text("All are the same.")],
-        ),
-        Section(
-            "Measures",
-            [
-                Table(
-                    ["arm", "measure", *heads],
-                    measured,
-                    "Median (least to most) over seeds.",
-                    labels=2,
-                )
-            ]
-            if measured
-            else [],
-        ),
-        Section(
-            "Claims",
-            [Table(["claim", "judged for", *heads], judged, f"{legend(words)}.", labels=1)]
-            if judged
-            else [],
-        ),
+    judged = claims(runs)
+    badges = [
+        [claim, of or None, *(badge(w, len(runs) <= _FEW) if w else "" for w in row)]
+        for (claim, of), row in judged.items()
+    ]
+    over, marks = "Median (least to most) over seeds.", f"{legend(_words(judged))}."
+    tables = {
+        "Runs": Table(["run", "folder", "study", "nestax", "answer"], listed),
+        "Settings that differ": Table(["setting", *heads], different),
+        "Measures": Table(["arm", "measure", *heads], measured, over, labels=2),
+        "Claims": Table(["claim", "judged for", *heads], badges, marks),
+    }
+    sections = [
+        Section(title, [table if table.rows else Text("None.")]) for title, table in tables.items()
     ]
     questions = " ".join(dict.fromkeys(run.summary["question"] for run in runs))
-    write_report(path, "Runs compared", "", [part for part in parts if part.body], questions)
-
-
-def _answer(run: Run) -> str:
-    return run.summary["answer"] + ("" if run.summary["complete"] else f" {UNFINISHED}")
+    write_report(path, "Runs compared", "", sections, questions)

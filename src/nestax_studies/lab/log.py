@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,11 @@ _PACKAGES = {
     "wandb": ("wandb",),
     "trackio": ("trackio",),
 }
+_VALUES = {int, float, bool, type(None)}
 
 
 def check(kind: str) -> Any:
-    """The module that logs.
-
-    Args:
-        kind: tensorboard, wandb or trackio.
+    """The module that logs to tensorboard, wandb or trackio.
 
     Raises:
         RunError: its package is not installed.
@@ -47,13 +46,9 @@ def opened(kind: str, folder: RunFolder) -> Iterator["Log"]:
         writer, close = make(str(folder.path / "tensorboard")), "close"
     else:
         more = {"dir": str(folder.path)} if kind == "wandb" else {}
-        writer = module.init(
-            project="nestax",
-            name=f"{folder.experiment} {folder.path.name}",
-            config={"study": folder.experiment, **folder.settings},
-            **more,
-        )
-        close = "finish"
+        name = f"{folder.experiment} {folder.path.name}"
+        config = {"study": folder.experiment, **folder.settings}
+        writer, close = module.init(project="nestax", name=name, config=config, **more), "finish"
     try:
         yield Log(writer)
     finally:
@@ -73,7 +68,7 @@ class Log:
     def of(self, stage: str) -> Any:
         """What `Nest.run(..., watch=...)` is given beside a `Watch`: hands on a stage's numbers,
         under the stage's name."""
-        return to_writer(_Stage(self.writer, stage))
+        return to_writer(_of_stage(self.writer, stage))
 
     def record(self, stage: str, number: int, record: Mapping[str, Any]) -> None:
         """Hands on what a finished stage has measured: its numbers, and medians of those that it
@@ -84,33 +79,26 @@ class Log:
             number: of the stage, from 0.
             record: what it left.
         """
-        told = _Stage(self.writer, stage)
-        flat = dict(_numbers(record))
-        for name, value in flat.items():
-            if told.scalars:
-                told.add_scalar(name, value, number)
-        if flat and not told.scalars:
-            told.log(flat, step=number)
+        numbers = dict(_numbers(record))
+        if numbers:
+            _of_stage(self.writer, stage).log(numbers, number)
 
 
-class _Stage:
-    """A writer for one stage, whose steps begin at 0 as those of every other."""
+def _of_stage(writer: Any, stage: str) -> Any:
+    """A logger for one stage, whose steps begin at 0 as those of every other."""
+    stage = stage.replace(" ", "/")
+    if hasattr(writer, "define_metric"):
+        writer.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 
-    def __init__(self, writer: Any, stage: str):
-        self.scalars = callable(getattr(writer, "add_scalar", None))
-        self._writer, self._stage = writer, stage.replace(" ", "/")
-        if hasattr(writer, "define_metric"):
-            writer.define_metric(f"{self._stage}/*", step_metric=f"{self._stage}/step")
-        if self.scalars:
-            self.add_scalar = self._add_scalar
+    def log(numbers: Mapping[str, float], step: int) -> None:
+        told = {f"{stage}/{name}": number for name, number in numbers.items()}
+        if hasattr(writer, "add_scalar"):
+            for name, number in told.items():
+                writer.add_scalar(name, number, step)
+        else:  # such loggers want steps that never fall, so it is one of the numbers
+            writer.log({**told, f"{stage}/step": step})
 
-    def _add_scalar(self, name: str, number: float, step: int) -> None:
-        self._writer.add_scalar(f"{self._stage}/{name}", number, step)
-
-    def log(self, numbers: Mapping[str, float], step: int) -> None:
-        # Such loggers want steps that never fall, so it is one of the numbers.
-        told = {f"{self._stage}/{name}": number for name, number in numbers.items()}
-        self._writer.log({**told, f"{self._stage}/step": step})
+    return SimpleNamespace(log=log)
 
 
 def _numbers(record: Any, name: str = "") -> Iterator[tuple[str, float]]:
@@ -119,9 +107,5 @@ def _numbers(record: Any, name: str = "") -> Iterator[tuple[str, float]]:
             yield from _numbers(value, f"{name}/{key}" if name else str(key))
     elif isinstance(record, (int, float)):
         yield name, float(record)
-    elif isinstance(record, (list, tuple)) and record and all(map(_is_value, record)):
-        yield name, float(np.median([np.nan if v is None else v for v in record]))
-
-
-def _is_value(thing: Any) -> bool:
-    return thing is None or isinstance(thing, (int, float))
+    elif isinstance(record, (list, tuple)) and record and set(map(type, record)) <= _VALUES:
+        yield name, float(np.median(np.asarray(record, float)))

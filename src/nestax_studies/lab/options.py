@@ -12,12 +12,20 @@ preset that `preset` names.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from nestax.runs import SettingsError
 
 Preset = Literal["small", "full"]
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "least": ("at least", operator.ge),
+    "most": ("at most", operator.le),
+    "multiple": ("a multiple of", lambda value, limit: value % limit == 0),
+    "above": ("above", operator.gt),
+    "below": ("below", operator.lt),
+}
 
 
 def option(
@@ -121,19 +129,9 @@ def _chosen(field: Any, given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _within(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
-    if value is None:
-        return
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{name} must be finite, got {value}")
-    least, most = bounds.get("least"), bounds.get("most")
-    above, below, multiple = bounds.get("above"), bounds.get("below"), bounds.get("multiple")
-    wrong = (
-        (least is not None and not value >= least, f"at least {least}"),
-        (most is not None and not value <= most, f"at most {most}"),
-        (above is not None and not value > (above or 0), f"above {above}"),
-        (below is not None and not value < (below or 0), f"below {below}"),
-        (multiple is not None and value % (multiple or 1), f"a multiple of {multiple}"),
-    )
-    for is_wrong, words in wrong:
-        if is_wrong:
-            raise SettingsError(f"{name} must be {words}, got {value}")
+    for bound, limit in bounds.items():
+        words, holds = _BOUNDS[bound]
+        if value is not None and not holds(value, limit):
+            raise SettingsError(f"{name} must be {words} {limit}, got {value}")

@@ -10,26 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nestax.runs import (
-    Badge,
-    Cell,
-    Details,
-    Folded,
-    Picture,
-    Section,
-    Table,
-    Text,
-    write_report,
-)
+from nestax.runs import Badge, Details, Folded, Picture, Section, Table, Text, write_report
 
 from .claims import NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, short
+from .summary import Findings
 
 Claim = Mapping[str, Any]
 """A claim of summary.json."""
 
-_TONES = {SUPPORTED: "good", NOT_SUPPORTED: "bad", NOT_MEASURED: "muted"}
-_MARKS = {SUPPORTED: "✓", NOT_SUPPORTED: "✗", NOT_MEASURED: "\u2013"}
-_OTHER = "~"
+_LOOKS = {SUPPORTED: ("good", "✓"), NOT_SUPPORTED: ("bad", "✗"), NOT_MEASURED: ("muted", "\u2013")}
+_OTHER = ("warn", "~")
 PLAIN = {"✓": "y", "✗": "n", "\u2013": "-", "…": "..."}
 """What is printed where a terminal cannot show a character."""
 UNFINISHED = "The run is not finished; only finished stages are judged."
@@ -40,25 +30,30 @@ _NARROW = 6  # columns that are shown however many cells are empty
 
 def mark(word: str) -> str:
     """A verdict as one character."""
-    return _MARKS.get(word, _OTHER)
+    return _LOOKS.get(word, _OTHER)[1]
 
 
 def badge(word: str, worded: bool = True) -> Badge:
     """A verdict as a badge of a report."""
-    tone = _TONES.get(word, "warn")
-    return Badge(word, tone) if worded else Badge(mark(word), tone, word)
+    tone, sign = _LOOKS.get(word, _OTHER)
+    return Badge(word, tone) if worded else Badge(sign, tone, word)
 
 
 def legend(words: Iterable[str]) -> str:
     """What the marks of these verdicts mean."""
-    order = [SUPPORTED, NOT_SUPPORTED, NOT_MEASURED]
-    found = sorted(set(words), key=lambda w: order.index(w) if w in order else len(order))
-    return "  ".join(f"{mark(word)} {word}" for word in found)
+    given = set(words)
+    order = [word for word in _LOOKS if word in given] + sorted(given - set(_LOOKS))
+    return "  ".join(f"{mark(word)} {word}" for word in order)
 
 
 def shown(value: Any) -> str:
     """A setting as text."""
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def labelled(claim: str, of: str) -> str:
+    """A claim without its source, and what it was judged for."""
+    return short(claim) + f" [{of}]" * bool(of)
 
 
 # report.html
@@ -69,73 +64,29 @@ def write(
     title: str,
     lead: str,
     summary: Mapping[str, Any],
-    numbers: Table,
+    found: Findings,
     pictures: Sequence[Picture],
-    sections: Sequence[Section],
 ) -> None:
     """Writes the report of a summary, with its pictures and what else the study tells."""
-    claims = summary["claims"]
+    claims, numbers = summary["claims"], found.numbers.table()
     machine = "\n".join(f"- {key}: {_listed(value)}" for key, value in summary["machine"].items())
     seconds = sum(_seconds(value) for value in summary["seconds"].values())
+    time = f"{seconds / 60:.1f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
     settings = [[key, shown(value)] for key, value in summary["settings"].items()]
     made = [
         Details("Settings", [Table(["setting", "value"], settings)]),
-        Details("Machine and time", [Text(f"{_time(seconds)} on:\n\n{machine}")]),
+        Details("Machine and time", [Text(f"{time} on:\n\n{machine}")]),
     ]
     parts = [
         Section("Answer", [Text(summary["answer"]), *pictures[:1]]),
         Section("Claims", [claims_table(claims)] if claims else []),
         Section("Figures", pictures[1:]),
         Section("Numbers", [numbers] if numbers.rows else []),
-        *sections,
+        *found.sections,
         Section("How it was made", made),
     ]
     told = lead if summary["complete"] else f"{UNFINISHED}\n\n{lead}"
     write_report(path, title, told, [part for part in parts if part.body], summary["question"])
-
-
-def claims_table(claims: Sequence[Claim]) -> Table:
-    """The verdicts: a row for each claim, whose criterion and measurements fold out. A column for
-    each thing that claims were judged for, where most claims were judged for most of them."""
-    cases, columns = _cases(claims)
-    caption = "A click on a claim shows its criterion and what was measured."
-    if _sparse(claims, cases, columns):
-        rows = [[_claim([c]), c["of"] or None, badge(c["verdict"])] for c in claims]
-        return Table(["claim", "judged for", "verdict"], rows, caption)
-    worded = len(columns) <= _WORDED
-    if not worded:
-        caption += f" {legend(c['verdict'] for c in claims)}."
-    cells: list[list[Cell]] = []
-    for some in cases.values():
-        by = {c["of"]: badge(c["verdict"], worded) for c in some}
-        cells.append([_claim(some), *(by.get(of, "") for of in columns)])
-    return Table(["claim", *(of or "verdict" for of in columns)], cells, caption)
-
-
-def _cases(claims: Sequence[Claim]) -> tuple[dict[str, list[Claim]], list[str]]:
-    """Claim -> what became of it, and all that claims were judged for."""
-    cases: dict[str, list[Claim]] = {}
-    for claim in claims:
-        cases.setdefault(claim["claim"], []).append(claim)
-    return cases, list(dict.fromkeys(claim["of"] for claim in claims))
-
-
-def _sparse(claims: Sequence[Claim], cases: Mapping[str, Any], columns: Sequence[str]) -> bool:
-    """Whether a table of claims and what they were judged for would be wide and mostly empty."""
-    return len(columns) > _NARROW and 2 * len(claims) < len(cases) * len(columns)
-
-
-def _claim(cases: Sequence[Claim]) -> Folded:
-    """A claim, under which lie its criteria and what was measured."""
-    parts = []
-    for criterion in dict.fromkeys(c["criterion"] for c in cases):
-        parts.append(f"Criterion: {criterion}.".replace("..", "."))
-        same = [c for c in cases if c["criterion"] == criterion]
-        if len(same) == 1 and len(cases) == 1:
-            parts.append(f"Measured: {same[0]['measured']}")
-        else:
-            parts.append("\n".join(f"- {c['of'] or 'measured'}: {c['measured']}" for c in same))
-    return Folded(cases[0]["claim"], "\n\n".join(parts))
 
 
 def _listed(value: Any) -> str:
@@ -148,8 +99,46 @@ def _seconds(value: Any) -> float:
     return sum(map(_seconds, value.values())) if isinstance(value, Mapping) else float(value)
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds / 60:.1f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+def claims_table(claims: Sequence[Claim]) -> Table:
+    """The verdicts: a row for each claim, whose criterion and measurements fold out. A column for
+    each thing that claims were judged for, where most claims were judged for most of them."""
+    cases, columns = _cases(claims)
+    caption = "A click on a claim shows its criterion and what was measured."
+    if columns is None:
+        rows = [[_claim([c]), c["of"] or None, badge(c["verdict"])] for c in claims]
+        return Table(["claim", "judged for", "verdict"], rows, caption)
+    worded = len(columns) <= _WORDED
+    if not worded:
+        caption += f" {legend(c['verdict'] for c in claims)}."
+    rows = []
+    for some in cases:
+        by = {c["of"]: badge(c["verdict"], worded) for c in some}
+        rows.append([_claim(some), *(by.get(of, "") for of in columns)])
+    return Table(["claim", *(of or "verdict" for of in columns)], rows, caption)
+
+
+def _cases(claims: Sequence[Claim]) -> tuple[list[list[Claim]], list[str] | None]:
+    """The cases of each claim, and all that claims were judged for: the rows and columns of a
+    table. No columns if that would be wide and mostly empty."""
+    cases: dict[str, list[Claim]] = {}
+    for claim in claims:
+        cases.setdefault(claim["claim"], []).append(claim)
+    columns = list(dict.fromkeys(claim["of"] for claim in claims))
+    sparse = len(columns) > _NARROW and 2 * len(claims) < len(cases) * len(columns)
+    return list(cases.values()), None if sparse else columns
+
+
+def _claim(cases: Sequence[Claim]) -> Folded:
+    """A claim, under which lie its criteria and what was measured."""
+    parts = []
+    for criterion in dict.fromkeys(c["criterion"] for c in cases):
+        parts.append(f"Criterion: {criterion}.".replace("..", "."))
+        same = [c for c in cases if c["criterion"] == criterion]
+        if len(cases) == 1:
+            parts.append(f"Measured: {same[0]['measured']}")
+        else:
+            parts.append("\n".join(f"- {c['of'] or 'measured'}: {c['measured']}" for c in same))
+    return Folded(cases[0]["claim"], "\n\n".join(parts))
 
 
 # The terminal
@@ -164,14 +153,11 @@ def lines(summary: Mapping[str, Any], verbose: bool = False, columns: int = 80) 
         verbose: whether every claim is shown with its criterion and measurements.
         columns: of the terminal.
     """
-    told = textwrap.wrap(summary["question"], columns)
-    if not summary["complete"]:
-        told += textwrap.wrap(UNFINISHED, columns)
-    told += [*textwrap.wrap(summary["answer"], columns), ""]
-    claims = summary["claims"]
-    if not claims:
+    texts = [summary["question"], *([] if summary["complete"] else [UNFINISHED]), summary["answer"]]
+    told = [*(line for text in texts for line in textwrap.wrap(text, columns)), ""]
+    if not summary["claims"]:
         return told
-    return told + (_at_length(claims, columns) if verbose else _grid(claims, columns))
+    return told + (_at_length if verbose else _grid)(summary["claims"], columns)
 
 
 def _at_length(claims: Sequence[Claim], columns: int) -> list[str]:
@@ -193,28 +179,20 @@ def hung(head: str, text: str, columns: int) -> list[str]:
 def _grid(claims: Sequence[Claim], columns: int) -> list[str]:
     """Claims down, across what they were judged for; counts where that is more than a screen."""
     cases, heads = _cases(claims)
-    words = [c["verdict"] for c in claims]
-    sparse = _sparse(claims, cases, heads)
-    if len(cases) > _ROWS or (sparse and len(claims) > _ROWS):
+    if len(cases if heads is not None else claims) > _ROWS:
         return _counted(claims, columns)
-    if sparse:
-        rows = [
-            (short(c["claim"]) + (f" [{c['of']}]" if c["of"] else ""), [mark(c["verdict"])])
-            for c in claims
-        ]
-        return [*aligned([""], rows, columns), legend(words)]
-    rows = []
-    for claim, some in cases.items():
-        by = {c["of"]: mark(c["verdict"]) for c in some}
-        rows.append((short(claim), [by.get(of, "") for of in heads]))
-    return [*aligned(heads, rows, columns), legend(words)]
+    rows = [(labelled(c["claim"], c["of"]), [mark(c["verdict"])]) for c in claims]
+    if heads is not None:
+        marks = [{c["of"]: mark(c["verdict"]) for c in some} for some in cases]
+        named = zip((short(some[0]["claim"]) for some in cases), marks, strict=True)
+        rows = [(name, [by.get(of, "") for of in heads]) for name, by in named]
+    return [*aligned(heads or [""], rows, columns), legend(c["verdict"] for c in claims)]
 
 
 def _counted(claims: Sequence[Claim], columns: int) -> list[str]:
     """How many claims of each verdict there are, for each thing that they were judged for; and the
     supported ones by name."""
     words = list(dict.fromkeys((SUPPORTED, NOT_SUPPORTED, *(c["verdict"] for c in claims))))
-    heads = [mark(word) for word in words]
     groups: dict[str, Counter[str]] = {}
     for claim in claims:
         groups.setdefault(claim["of"], Counter())[claim["verdict"]] += 1
@@ -222,15 +200,11 @@ def _counted(claims: Sequence[Claim], columns: int) -> list[str]:
     if len(rows) > _ROWS:
         rows = [*rows[: _ROWS - 1], (f"… and {len(rows) - _ROWS + 1} more", [""] * len(words))]
     held = [c for c in claims if c["verdict"] == SUPPORTED] if len(rows) == 1 else []
-    named = [
-        _cut(
-            f"{mark(SUPPORTED)} {short(c['claim'])}" + (f" [{c['of']}]" if c["of"] else ""), columns
-        )
-        for c in held[: _ROWS - 3]
-    ]
+    texts = [f"{mark(SUPPORTED)} {labelled(c['claim'], c['of'])}" for c in held[: _ROWS - 3]]
+    named = [cut(text, columns) for text in texts]
     named += [f"… and {len(held) - len(named)} more"] if len(held) > len(named) else []
     last = f"{legend(words)}; claim by claim: --verbose"
-    return [*aligned(heads, rows, columns), *named, last]
+    return [*aligned([mark(word) for word in words], rows, columns), *named, last]
 
 
 def aligned(
@@ -238,22 +212,28 @@ def aligned(
 ) -> list[str]:
     """A label and short cells in each row, below their heads. Heads that would take more than a
     third of the columns are numbered and listed."""
-    wide = [max(len(h), *(len(cells[i]) for _, cells in rows)) for i, h in enumerate(heads)]
-    listed = []
+    wide, listed = _widths(heads, rows), []
     if len(heads) > 1 and sum(wide) + 2 * len(wide) > columns // 3:
         told = [f"{i}: {head or 'all'}" for i, head in enumerate(heads, 1)]
         whole = "  ".join(text.replace(" ", "\u00a0") for text in told)  # are not broken
         listed = [line.replace("\u00a0", " ") for line in textwrap.wrap(whole, columns)]
         heads = [str(i) for i in range(1, len(heads) + 1)]
-        wide = [max(len(h), *(len(cells[i]) for _, cells in rows)) for i, h in enumerate(heads)]
+        wide = _widths(heads, rows)
     room = columns - sum(w + 2 for w in wide)
     room = min(room, max(len(label) for label, _ in rows))
-    made = ["".join([" " * room, *(f"  {h:>{w}}" for h, w in zip(heads, wide, strict=True))])]
-    for label, cells in rows:
+    made = []
+    for label, cells in [("", heads), *rows]:
         text = "".join(f"  {cell:>{w}}" for cell, w in zip(cells, wide, strict=True))
-        made.append(f"{_cut(label, room):{room}}{text}".rstrip())
-    return [*listed, *(line for line in made if line.strip())]
+        made.append(f"{cut(label, room):{room}}{text}".rstrip())
+    return [*listed, *filter(None, made)]
 
 
-def _cut(text: str, room: int) -> str:
+def _widths(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> list[int]:
+    return [
+        max(map(len, column)) for column in zip(heads, *(cells for _, cells in rows), strict=True)
+    ]
+
+
+def cut(text: str, room: int) -> str:
+    """Text that fits, with a sign where something is left out."""
     return text if len(text) <= room else f"{text[: room - 1].rstrip()}…"

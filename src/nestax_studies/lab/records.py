@@ -51,10 +51,6 @@ class Measure:
         found = self.of(record)
         return None if found is None else self.scale * np.atleast_1d(np.asarray(found, float))
 
-    @property
-    def head(self) -> str:
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
 
 def share(name: str, of: Callable[[Record], Any], digits: int = 1) -> Measure:
     """A fraction, reported in percent."""
@@ -100,17 +96,12 @@ class Numbers:
     def table(self) -> Table:
         """As it is shown: medians, least and most over seeds."""
         facts = list(dict.fromkeys(name for row in self.rows for name in row.facts))
-        names = list(dict.fromkeys(name for row in self.rows for name in row.measures))
         units = {n: m["unit"] for row in self.rows for n, m in row.measures.items()}
-        heads = [f"{name} ({units[name]})" if units[name] else name for name in names]
-        rows = [
-            [
-                *row.labels,
-                *(_fact(row.facts.get(name)) for name in facts),
-                *(_cell(row.measures.get(name)) for name in names),
-            ]
-            for row in self.rows
-        ]
+        heads = [f"{name} ({unit})" if unit else name for name, unit in units.items()]
+        rows = []
+        for row in self.rows:
+            told = [_fact(row.facts.get(name)) for name in facts]
+            rows.append([*row.labels, *told, *(_cell(row.measures.get(name)) for name in units)])
         return Table([*self.heads, *facts, *heads], rows, self.caption, labels=len(self.heads))
 
     def summary(self) -> dict[str, Any]:
@@ -149,21 +140,19 @@ def numbers(
     """
     rows = []
     for labels, record in cases.items():
-        found = {m.name: (m, m.values(record)) for m in measures}
-        kept = {
-            name: {"unit": m.unit, "digits": m.digits, "values": values}
-            for name, (m, values) in found.items()
-            if values is not None
+        found = {
+            m.name: {"unit": m.unit, "digits": m.digits, "values": m.values(record)}
+            for m in measures
         }
-        rows.append(Row(labels, facts(record), kept))
+        measured = {name: one for name, one in found.items() if one["values"] is not None}
+        rows.append(Row(labels, facts(record), measured))
     if best:
         name, sign = best.lstrip("-"), 1 if best.startswith("-") else -1
         groups = list(dict.fromkeys(row.labels[:-1] for row in rows))
 
         def order(row: Row) -> tuple[int, float]:
-            measured = row.measures.get(name)
-            middle = np.inf if measured is None else sign * float(np.median(measured["values"]))
-            return groups.index(row.labels[:-1]), middle
+            values = row.measures.get(name, {"values": sign * np.inf})["values"]
+            return groups.index(row.labels[:-1]), sign * float(np.median(values))
 
         rows.sort(key=order)
     return Numbers(heads, rows, caption)

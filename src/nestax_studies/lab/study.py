@@ -14,16 +14,15 @@ from typing import Any
 
 from nestax.levels import Nest, State
 from nestax.plots import save
-from nestax.runs import Picture, Progress, RunError, RunFolder, Section, Watch, refusals
+from nestax.runs import Picture, Progress, RunError, RunFolder, Watch, refusals
 from nestax.runs.machine import machine
 
 from . import page
-from .claims import Verdict
 from .figures import Sheet
 from .log import Log
 from .options import question
-from .records import Numbers, Record, Records
-from .summary import summarized
+from .records import Record, Records
+from .summary import Findings, summarized
 
 
 @dataclass(frozen=True)
@@ -56,23 +55,6 @@ class Desk:
 
 
 Stage = Callable[[Desk], Record]
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a study makes of its records.
-
-    Attributes:
-        numbers: the measures of every arm.
-        verdicts: the claims judged.
-        more: numbers that belong to no arm, JSON-able.
-        sections: of the report, after the numbers.
-    """
-
-    numbers: Numbers
-    verdicts: Sequence[Verdict] = ()
-    more: Mapping[str, Any] = field(default_factory=dict)
-    sections: Sequence[Section] = ()
 
 
 @dataclass(frozen=True)
@@ -183,38 +165,20 @@ class Study:
         """
         records = _records(folder)
         if not records:
-            raise RunError(
-                f"{folder.path} holds no measurement yet; go on with: nestax resume {folder.path}"
-            )
+            hint = f"go on with: nestax resume {folder.path}"
+            raise RunError(f"{folder.path} holds no measurement yet; {hint}")
         found, facts = self.find(settings, records), _facts(folder)
         complete = set(self.stages(settings)) <= set(records)
-        summary = summarized(
-            folder,
-            question(self.settings),
-            complete,
-            found.numbers,
-            found.verdicts,
-            found.more,
-            facts,
-        )
+        summary = summarized(folder, question(self.settings), complete, found, facts)
         folder.write_json("summary.json", summary)
         with refusals(folder.path):
-            directory = folder.path / "figures"
+            directory, pictures = folder.path / "figures", []
             directory.mkdir(exist_ok=True)
-            pictures = []
             for sheet in self.draw(settings, records):
                 path = directory / f"{sheet.name}.png"
                 save(sheet.figure, path)
                 pictures.append(Picture(path, sheet.caption, sheet.title))
-            page.write(
-                folder.path / "report.html",
-                self.title,
-                self.lead,
-                summary,
-                found.numbers.table(),
-                pictures,
-                found.sections,
-            )
+            page.write(folder.path / "report.html", self.title, self.lead, summary, found, pictures)
         return summary
 
 

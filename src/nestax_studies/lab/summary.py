@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nestax import __version__
-from nestax.runs import RunError, RunFolder
+from nestax.runs import RunError, RunFolder, Section
 
 from .claims import Verdict, answer
 from .records import Numbers, listed
@@ -34,13 +35,28 @@ KEYS = {
 """Keys of the layout, and what they hold."""
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What a study makes of its records.
+
+    Attributes:
+        numbers: the measures of every arm.
+        verdicts: the claims judged.
+        more: numbers that belong to no arm, JSON-able.
+        sections: of the report, after the numbers.
+    """
+
+    numbers: Numbers
+    verdicts: Sequence[Verdict] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    sections: Sequence[Section] = ()
+
+
 def summarized(
     folder: RunFolder,
     question: str,
     complete: bool,
-    numbers: Numbers,
-    verdicts: Sequence[Verdict],
-    more: Mapping[str, Any],
+    found: Findings,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Every number that the report prints, JSON-able."""
@@ -50,13 +66,13 @@ def summarized(
         "question": question,
         "nestax": __version__,
         "complete": complete,
-        "answer": answer(verdicts),
+        "answer": answer(found.verdicts),
         "settings": folder.settings,
         "machine": facts.get("machine", {}),
         "seconds": facts.get("seconds", {}),
-        "arms": numbers.summary(),
-        "claims": claims(verdicts),
-        "more": dict(more),
+        "arms": found.numbers.summary(),
+        "claims": claims(found.verdicts),
+        "more": dict(found.more),
     }
 
 
