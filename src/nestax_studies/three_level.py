@@ -1,9 +1,7 @@
 """Three levels: a learning rate for each weight, over a decay for each weight, over the weights.
 
-The weights are trained for a hundred updates; every ten the decays move, so that the loss on images
-A after ten updates falls; at the end the rates move, so that the loss on images B falls, and the
-next run begins anew. The problem is this project's own; for gradients of learning rates: Maclaurin,
-Duvenaud and Adams, "Gradient-based hyperparameter optimization through reversible learning" (2015).
+The problem is this project's own; for gradients of learning rates: Maclaurin, Duvenaud and Adams,
+"Gradient-based hyperparameter optimization through reversible learning" (2015).
 """
 
 import dataclasses
@@ -20,7 +18,6 @@ from nestax.levels import Level, Nest, check_gradient
 
 from . import images, lab, models
 from .images import accuracy, cross_entropy
-from .lab import option
 from .lab.figures import Line, Map, Panel, Sheet, curves, maps
 
 LABELS = {
@@ -45,16 +42,13 @@ class Settings(lab.Options):
         validation: Images on which the decays are learned, and as many others for the rates.
         runs: Runs of a hundred updates of the weights: updates of the rates, or rates tried.
         seeds: Drawn images and initial weights, side by side.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     data: images.Data = "digits"
-    images: int = option(200, least=1)
-    validation: int = option(400, least=1)
-    runs: int = option(100, least=2)
-    seeds: int = option(5, least=1)
+    images: int = lab.option(200, least=1)
+    validation: int = lab.option(400, least=1)
+    runs: int = lab.option(100, least=2)
+    seeds: int = lab.option(5, least=1)
     inner: ClassVar[int] = 10  # updates of the weights for one of the decays
     middle: ClassVar[int] = 10  # updates of the decays for one of the rates
 
@@ -67,12 +61,6 @@ def descent(rates: Any) -> optax.GradientTransformation:
     """Gradient descent, with a rate (its logarithm) for each weight or one for all."""
     step = partial(jax.tree.map, lambda g, rate: -jnp.exp(rate) * g)
     return optax.stateless(lambda g, params: step(g, jax.tree.broadcast(rates, g)))
-
-
-def strides(length: float, frozen: bool) -> optax.GradientTransformation:
-    """Steps of constant length, smooth where Adam's are not; frozen: constants to any gradient."""
-    cut = optax.stateless(lambda g, params: jax.lax.stop_gradient(g) if frozen else g)
-    return optax.chain(optax.normalize_by_update_norm(-length), cut)
 
 
 def grid_search(tried: jax.Array) -> optax.GradientTransformation:
@@ -92,6 +80,9 @@ def system(settings: Settings, arm: str) -> Nest:
     like = models.mlp_init(jax.random.key(0), sizes)
     stride = STRIDE * sum(a.size for a in jax.tree.leaves(like)) ** 0.5
     tried, tuned = jnp.log(jnp.geomspace(*TRIED, settings.runs)), arm == "tuned"
+    # Steps of constant length, smooth where Adam's are not; frozen: constants to any gradient.
+    cut = optax.stateless(lambda g, _: jax.lax.stop_gradient(g) if arm == "frozen" else g)
+    strides = optax.chain(optax.normalize_by_update_norm(-stride), cut)
     common = {"tuned": tried[0], "common": jnp.log(RATE)}
     rates = common.get(arm, optax.tree.full_like(like, jnp.log(RATE)))
 
@@ -111,7 +102,7 @@ def system(settings: Settings, arm: str) -> Nest:
         images.network_level(train, lambda values: descent(values["rates"]), sizes, run),
         Level(
             "decays", lambda values, task: cross_entropy(values["weights"], task["A"]),
-            strides(stride, arm == "frozen"), every=settings.inner, flow=Unroll(),
+            strides, every=settings.inner, flow=Unroll(),
             start=lambda values, task, key: optax.tree.full_like(like, DECAY),
         ),
         Level(
@@ -134,13 +125,13 @@ def learn(settings: Settings, arm: str, desk: lab.Desk) -> lab.Record:
     valid = np.where(finite, info["rates"].loss, np.inf)
     better = valid == np.minimum.accumulate(valid)
     best = np.maximum.accumulate(np.where(better, np.arange(settings.runs)[:, None], 0))
-    rates = jax.tree.map(lambda a: np.exp(a[best[-1], seeds]), seen["rates"])
-    each = [a.reshape(len(seeds), -1) for a in jax.tree.leaves(rates)]
+    leaves = [np.exp(a[best[-1], seeds]) for a in jax.tree.leaves(seen["rates"])]
+    each = np.concatenate([a.reshape(len(seeds), -1) for a in leaves], axis=1)
     return lab.listed(
         {name: seen[name][best, seeds] for name in ("test", "accuracy")}
         | {"valid": valid[best, seeds], "finite": np.sum(finite, axis=0)}
-        | {"rate": np.median(np.concatenate(each, axis=1), axis=1)}
-        | ({"rates": np.median(rates[0].weight, axis=0)} if arm == "each" else {})
+        | {"rate": np.median(each, axis=1)}
+        | ({"rates": np.median(leaves[0], axis=0)} if arm == "each" else {})
     )
 
 
@@ -156,8 +147,7 @@ def check(settings: Settings, desk: lab.Desk) -> lab.Record:
 
 
 def stages(settings: Settings) -> dict[str, lab.Stage]:
-    arms = {arm: partial(learn, settings, arm) for arm in LABELS}
-    return {"check": partial(check, settings), **arms}
+    return {"check": partial(check, settings)} | {a: partial(learn, settings, a) for a in LABELS}
 
 
 PAYS = {
@@ -170,28 +160,21 @@ PAYS = {
 def find(settings: Settings, records: lab.Records) -> lab.Findings:
     done = {arm: records[arm] for arm in LABELS if arm in records}
     test = {arm: record["test"][-1] for arm, record in done.items()}
-    errors = records.get("check", {})
-    verdicts = [
-        lab.judge(
-            "The gradient through all three levels is right, and without the middle one is not",
-            "relative error to central differences in float64 below 1e-6, above 1e-3 where the "
-            "decays are taken as constants",
-            {"all levels": errors.get("each"), "decays constant": errors.get("frozen")},
-            lab.medians(lambda own, frozen: own < 1e-6 and frozen > 1e-3),
-            shown=lambda values: f"{values[0]:.1e}", unit="",
-        ),
-        *(
-            lab.judge(
-                claim,
-                f"after as many updates of the weights, lower test loss than {LABELS[other]} with "
-                "every seed, and by 2 % in the median",
-                {LABELS["each"]: test.get("each"), LABELS[other]: test.get(other)},
-                lambda a, b: np.all(a < b) and np.median(a) <= 0.98 * np.median(b),
-                shown=partial(lab.spread, digits=3, scale=1), unit=" nats",
-            )
-            for other, claim in PAYS.items()
-        ),
-    ]  # fmt: skip
+    errors, nats = records.get("check", {}), partial(lab.spread, digits=3, scale=1)
+    pays = lambda a, b: np.all(a < b) and np.median(a) <= 0.98 * np.median(b)  # noqa: E731
+    verdicts = [lab.judge(
+        "The gradient through all three levels is right, and without the middle one is not",
+        "relative error to central differences in float64 below 1e-6, above 1e-3 where the "
+        "decays are taken as constants",
+        {"all levels": errors.get("each"), "decays constant": errors.get("frozen")},
+        lab.medians(lambda own, frozen: own < 1e-6 and frozen > 1e-3),
+        shown=lambda values: f"{values[0]:.1e}", unit="",
+    )]  # fmt: skip
+    for other, claim in PAYS.items():
+        criterion = f"after as many updates of the weights, lower test loss than {LABELS[other]} "
+        criterion += "with every seed, and by 2 % in the median"
+        values = {LABELS[arm]: test.get(arm) for arm in ("each", other)}
+        verdicts.append(lab.judge(claim, criterion, values, pays, shown=nats, unit=" nats"))
     measures = [
         lab.number("test loss", lambda record: record["test"][-1], "nats", 3),
         lab.share("test accuracy", lambda record: record["accuracy"][-1]),
@@ -206,18 +189,16 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
 
 
 def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
-    done, panels = {LABELS[arm]: records[arm] for arm in LABELS if arm in records}, []
+    runs, panels = np.arange(1, settings.runs + 1), []
+    done = {LABELS[arm]: records[arm] for arm in LABELS if arm in records}
     for name, title in {"test": "Test images", "valid": "Validation images B"}.items():
-        runs = np.arange(1, settings.runs + 1)
         lines = [Line(runs, record[name], label) for label, record in done.items()]
         panels.append(Panel(title, "runs", "loss (nats)", lines, log="y"))
-    caption = "Best run so far by images B; rates are tried from the lowest to the highest. Bands: "
-    caption += "the range over seeds."
-    sheets = [curves("losses", panels, "What the third level brings", caption)] if done else []
+    caption = "The best run so far by images B; tried rates rise. Bands: the range over seeds."
+    sheets = [curves("losses", panels, "What the third level brings", caption)]
     if "each" in records:
-        rates = np.asarray(records["each"]["rates"])
-        squares = rates.reshape(len(rates), round(rates.shape[1] ** 0.5), -1)
-        shown = [Map(str(n), square) for n, square in enumerate(squares)]
+        rates = enumerate(records["each"]["rates"])
+        shown = [Map(str(n), np.reshape(rate, (round(len(rate) ** 0.5), -1))) for n, rate in rates]
         caption = "From each pixel to each class, in the best run; medians over seeds."
         look = {"label": "learning rate", "log": True, "columns": 10, "square": True}
         sheets.append(maps("rates", shown, "The learned rates", caption, **look))

@@ -69,9 +69,11 @@ class Panel:
 
 
 def curves(name: str, panels: Sequence[Panel], title: str, caption: str) -> Sheet:
-    """Panels side by side, with one legend for all of them. `drawn`: panel -> label -> (x, median,
-    least, most), the last two None for a line without a band."""
-    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    """Panels side by side, with one legend for all of them; those without lines are left out.
+    `drawn`: panel -> label -> (x, median, least, most), the last two None for a line without a
+    band."""
+    panels = [panel for panel in panels if panel.lines]
+    columns = 2 if len(panels) == 4 else max(1, min(len(panels), 3))
     size = (max(3.3 * columns, 5.0), 2.7 * -(-len(panels) // columns) + 0.7)
     drawn: dict[str, Any] = {}
     with mpl.rc_context(STYLE):
@@ -109,18 +111,14 @@ def if_any(name: str, panels: Sequence[Panel], title: str, caption: str) -> list
 
 def _line(axes: Any, line: Line, place: int) -> tuple[Any, Any]:
     x, y = np.asarray(line.x), np.asarray(line.y, float)
-    look: dict[str, Any] = {
-        "color": COLOURS[place % len(COLOURS)],
-        "linestyle": STYLES[place % len(STYLES)],
-        "linewidth": 1.5,
-    }
-    if len(x) < 12:
-        look |= {"marker": "o", "markersize": 3.5}
+    colour, style = COLOURS[place % len(COLOURS)], STYLES[place % len(STYLES)]
+    look: Any = {"marker": "o", "markersize": 3.5} if len(x) < 12 else {}
     low = high = None
     if y.ndim == 2:
         low, y, high = np.quantile(y, (0, 0.5, 1), axis=1)
-        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    return axes.plot(x, y, **look)[0], (x, y, low, high)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    (handle,) = axes.plot(x, y, color=colour, linestyle=style, linewidth=1.5, **look)
+    return handle, (x, y, low, high)
 
 
 @dataclass(frozen=True)
@@ -247,9 +245,8 @@ def maps(
         image: Any = None
         for axes, panel in zip(cells, panels, strict=True):
             drawn[panel.title] = values = np.asarray(panel.values, float)
-            image = axes.imshow(
-                values, cmap=colours, norm=scale, aspect="equal" if square else "auto"
-            )
+            aspect = "equal" if square else "auto"
+            image = axes.imshow(values, cmap=colours, norm=scale, aspect=aspect)
             axes.set_title(panel.title, loc="center" if square else "left", fontsize=8)
             axes.grid(False)
             axes.set_xticks(range(len(x)), x, rotation=45, fontsize=6.5)
@@ -285,8 +282,7 @@ def images(
             for axes in line:
                 axes.set(xticks=[], yticks=[])
                 axes.grid(False)
-                for spine in axes.spines.values():
-                    spine.set_visible(False)
+                axes.spines[:].set_visible(False)
             words = label.replace(", ", ",\n")
             line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=8)
     return Sheet(name, title, caption, figure, drawn)
@@ -314,7 +310,7 @@ def free(
 def _grid(count: int, columns: int, size: tuple[Any, Any], **shared: Any) -> Any:
     """A figure, and the axes of so many cells of its grid."""
     figure = Figure(figsize=size, layout="constrained")
-    rows = -(-count // columns)
+    rows = max(1, -(-count // columns))
     grid: Any = figure.subplots(rows, columns, squeeze=False, **shared)
     for axes in grid.flat[count:]:
         axes.set_axis_off()

@@ -85,7 +85,8 @@ class Study:
         stages: settings -> name -> stage. A stage is given its desk and returns its record,
             JSON-able.
         find: (settings, records) -> Findings; records hold the finished stages, by name.
-        draw: (settings, records) -> figures, the most important one first.
+        draw: (settings, records) -> figures, the most important one first; those with nothing drawn
+            are left out.
         example: settings -> the nest it is about, with a state and flows to compare; None if there
             is no nest.
     """
@@ -174,7 +175,7 @@ class Study:
         with refusals(folder.path):
             directory, pictures = folder.path / "figures", []
             directory.mkdir(exist_ok=True)
-            for sheet in self.draw(settings, records):
+            for sheet in (sheet for sheet in self.draw(settings, records) if sheet.drawn):
                 path = directory / f"{sheet.name}.png"
                 save(sheet.figure, path)
                 pictures.append(Picture(path, sheet.caption, sheet.title))
