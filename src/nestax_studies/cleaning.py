@@ -1,10 +1,5 @@
 """Data hyper-cleaning: one trust for each training image, learned on a few clean ones.
 
-Half of the training labels are wrong. Does validating on clean images find out which, and how much
-of what the wrong labels cost comes back?
-
-    nestax run cleaning --out runs/cleaning
-
 Source: Franceschi, Donini, Frasconi and Pontil, "Forward and reverse gradient-based hyperparameter
 optimization" (2017), section 5.1.
 """
@@ -21,23 +16,8 @@ import optax
 from nestax.flows import CG, Direct, Identity, Implicit, Neumann, Unroll, best_response
 from nestax.levels import Level, Nest, State
 
-from . import lab, models
-from .images import (
-    Batch,
-    Data,
-    Pool,
-    accuracy,
-    cross_entropy,
-    decayed,
-    followed,
-    losses,
-    network_level,
-    parts,
-    pools,
-    require,
-    whole,
-)
-from .lab import names, option
+from . import images, lab, models
+from .images import Pool, accuracy, cross_entropy, decayed, losses, parts, whole
 from .lab.figures import Line, Panel, Sheet, curves
 
 ANY = 1e6  # what a short solve leaves is recorded, not warned of
@@ -78,26 +58,23 @@ class Settings(lab.Options):
         corrupted: Fraction of the training labels that are replaced by another class.
         steps: Updates of the trusts; the weights make ten in each.
         seeds: Drawn images, wrong labels and initial weights, side by side.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
-    data: Data = "mnist"
-    arms: tuple[str, ...] = names(FLOWS)
-    images: int = option(1000, least=1)
-    validation: int = option(200, least=1)
-    corrupted: float = option(0.5, above=0, below=1)
-    steps: int = option(150, least=POINTS, multiple=POINTS)
-    seeds: int = option(3, least=1)
+    data: images.Data = "mnist"
+    arms: tuple[str, ...] = lab.names(FLOWS)
+    images: int = lab.option(1000, least=1)
+    validation: int = lab.option(200, least=1)
+    corrupted: float = lab.option(0.5, above=0, below=1)
+    steps: int = lab.option(150, least=POINTS, multiple=POINTS)
+    seeds: int = lab.option(3, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, self.images + self.validation)
+        images.require(self, self.images + self.validation)
 
     def pools(self) -> tuple[Pool, Pool]:
         """Images to train and validate on, and test images."""
-        return pools(self.data, self.images + self.validation)
+        return images.pools(self.data, self.images + self.validation)
 
 
 def draw_task(settings: Settings, pool: Pool, key: jax.Array) -> dict[str, Any]:
@@ -122,7 +99,7 @@ def system(settings: Settings, pool: Pool, arm: str, decay: float = DECAY) -> Ne
         trust = jax.nn.sigmoid(values["trust"]) if trust is None else trust
         return jnp.mean(trust * losses(weights, task["train"])) + decayed(weights, decay)
 
-    weights = network_level(train_loss, optax.sgd(0.1, momentum=0.9), sizes, ticks)
+    weights = images.network_level(train_loss, optax.sgd(0.1, momentum=0.9), sizes, ticks)
     trust = Level(
         "trust",
         lambda values, task: cross_entropy(values["weights"], task["valid"]),
@@ -158,7 +135,7 @@ def retrained(settings: Settings, task: Any, trusted: jax.Array, decay: float) -
 
 @jax.jit
 @partial(jax.vmap, in_axes=(0, 0, None))
-def _look(values: dict[str, Any], task: dict[str, Any], test: Batch) -> dict[str, Any]:
+def _look(values: dict[str, Any], task: dict[str, Any], test: images.Batch) -> dict[str, Any]:
     weights = values["weights"]
     seen = {"test": accuracy(weights, test), "valid_loss": cross_entropy(weights, task["valid"])}
     if "trust" in values:
@@ -173,7 +150,7 @@ def train(
     """Accuracies and losses along a run, in the order (point, seed), and where it ends."""
     pool, test = settings.pools()
     nest, held_out = system(settings, pool, arm, decay), whole(test)
-    state, _, seen = followed(
+    state, _, seen = images.followed(
         nest, settings.steps * INNER, POINTS,
         lambda state: _look(state.values, state.task, held_out),
         lambda text: desk.say(f"decay {decay:g}, {text}"),
@@ -216,32 +193,30 @@ def verdicts(settings: Settings, records: lab.Records) -> list[lab.Verdict]:
         record, way = records.get(arm, {}), None
         if own is not None and none is not None and oracle is not None:
             way = (own - none) / np.median(oracle - none)
-        judged += [
-            lab.judge(
+        claims = (
+            (
                 "The wrong labels are found (Franceschi et al. 2017, section 5.1)",
-                "median F1 at least half way from calling all labels wrong, "
-                f"{100 * guess:.1f} %, to perfect",
+                f"median F1 at least half way from calling all labels wrong, {100 * guess:.1f} %, "
+                "to perfect",
                 {"F1": record.get("f1", [None])[-1]},
                 lab.medians(lambda f1: f1 >= (1 + guess) / 2),
-                of=LABELS[arm],
             ),
-            lab.judge(
+            (
                 "Most of what the wrong labels cost comes back",
                 "more than half of the way in test accuracy from all labels trusted to the oracle, "
                 "better than the former with every seed",
                 {"test accuracy": own, LABELS["none"]: none, "of the way to the oracle": way},
                 lambda own, none, way: np.median(way) > 0.5 and np.all(own > none),
-                of=LABELS[arm],
             ),
-            lab.judge(
+            (
                 "Cleaned images are worth having beside the clean ones",
                 "retrained on both, higher test accuracy with every seed than trained on the "
                 "clean validation images alone",
                 {"retrained": record.get("retrained"), LABELS["validation"]: alone},
                 lambda both, alone: np.all(both > alone),
-                of=LABELS[arm],
             ),
-        ]
+        )
+        judged += [lab.judge(*claim, of=LABELS[arm]) for claim in claims]
     return judged
 
 
@@ -262,31 +237,25 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
 
 
 def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
-    panels = []
+    middles, kinds, panels, trusts = (np.arange(BINS) + 0.5) / BINS, ("right", "wrong"), [], []
+    done = {LABELS[arm]: records[arm] for arm in LABELS if arm in records}
     for name, *words in (("test", "Test images", "accuracy (%)"), ("f1", "Labels found", "F1 (%)")):
-        lines = [
-            Line(records[arm]["step"], 100 * np.asarray(records[arm][name]), LABELS[arm])
-            for arm in LABELS
-            if name in records.get(arm, {})
-        ]
-        panels += [Panel(words[0], "updates of the trusts", words[1], lines)] if lines else []
+        some = {label: 100 * np.asarray(r[name]) for label, r in done.items() if name in r}
+        lines = [Line(done[label]["step"], values, label) for label, values in some.items()]
+        panels.append(Panel(words[0], "updates of the trusts", words[1], lines))
+    for label, record in done.items():
+        if "trust_right" in record:
+            lines = [Line(middles, record[f"trust_{kind}"], f"{kind} label") for kind in kinds]
+            trusts.append(Panel(label, "trust", "fraction of the labels", lines))
     caption = (
         f"{settings.images} training images, {100 * settings.corrupted:.0f} % of them with a wrong "
         f"label, {settings.validation} clean ones; ten updates of the weights for one of the "
         "trusts in every arm. Bands: the range over seeds."
     )
-    middles, kinds = (np.arange(BINS) + 0.5) / BINS, ("right", "wrong")
-    trusts = [
-        Panel(
-            LABELS[arm], "trust", "fraction of the labels",
-            [Line(middles, records[arm][f"trust_{kind}"], f"{kind} label") for kind in kinds],
-        )
-        for arm in settings.arms
-        if arm in records
-    ]  # fmt: skip
-    title, all_seeds = "Trusts of right and wrong labels", "All seeds together."
-    sheets = [curves("cleaning", panels, "Accuracy and found labels", caption)] if panels else []
-    return sheets + ([curves("trusts", trusts, title, all_seeds)] if trusts else [])
+    return [
+        curves("cleaning", panels, "Accuracy and found labels", caption),
+        curves("trusts", trusts, "Trusts of right and wrong labels", "All seeds together."),
+    ]
 
 
 def example(settings: Settings) -> lab.Example:

@@ -1,9 +1,5 @@
 """Dataset distillation: one image for each class, from which a network learns all of them.
 
-Do ten learned images teach a fresh network more than ten real ones, or than the classes' means?
-
-    nestax run distillation --out runs/distillation
-
 Sources: Lorraine, Vicol and Duvenaud, "Optimizing millions of hyperparameters by implicit
 differentiation" (2020), section 5.3, for one image a class through the implicit function theorem
 and logistic regression; Wang, Zhu, Torralba and Efros, "Dataset distillation" (2018), for unrolling
@@ -26,7 +22,6 @@ from nestax.levels import Level, Nest
 
 from . import lab, models
 from .images import MOST, Batch, Pool, accuracy, cross_entropy, decayed, network_level, pools, whole
-from .lab import names, option
 from .lab.figures import Line, Panel, Sheet, curves, images
 from .lab.train import stretches
 
@@ -64,16 +59,13 @@ class Settings(lab.Options):
         batch_size: Real images to judge by at each update.
         images: Real images in all, a sixth of which choose the rates of fresh networks.
         seeds: Runs of each way of distilling.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
-    data: tuple[str, ...] = names(MOST, ("mnist",))
-    steps: int = option(2000, least=POINTS, multiple=POINTS)
-    batch_size: int = option(500, least=1)
+    data: tuple[str, ...] = lab.names(MOST, ("mnist",))
+    steps: int = lab.option(2000, least=POINTS, multiple=POINTS)
+    batch_size: int = lab.option(500, least=1)
     images: int = 12000
-    seeds: int = option(3, least=1)
+    seeds: int = lab.option(3, least=1)
     draws: ClassVar[int] = 20  # sets of real images
     fresh: ClassVar[int] = 3  # initial weights for each set of images
     fit: ClassVar[int] = 300  # updates of a fresh network
@@ -218,36 +210,33 @@ def tested(records: lab.Records, data: str) -> dict[str, dict[str, np.ndarray]]:
 
 def find(settings: Settings, records: lab.Records) -> lab.Findings:
     cases, verdicts = {}, []
-    for data in settings.data:
+    criterion = (
+        "all fresh networks above the median of the class means, the median 10 points above the "
+        "best of 20 random draws"
+    )
+    fresh = {"linear": "the network they were made for", "mlp": "a fresh MLP"}
+    for data, (network, words) in itertools.product(settings.data, fresh.items()):
         ends = tested(records, data)
         cases |= {(data, LABELS[arm]): end for arm, end in ends.items()}
-        for network, words in (
-            ("linear", "the network they were made for"),
-            ("mlp", "a fresh MLP"),
-        ):
-            verdicts += [
-                lab.judge(
-                    f"Ten learned images teach {words} more than ten real ones or the means "
-                    "(Lorraine et al. 2020, section 5.3)",
-                    "all fresh networks above the median of the class means, the median 10 points "
-                    "above the best of 20 random draws",
-                    {LABELS[a]: ends.get(a, {}).get(network) for a in (arm, "means", "best")},
-                    lambda own, means, best: (
-                        own.min() > np.median(means) and np.median(own) >= np.median(best) + 0.1
-                    ),
-                    of=f"{data}, {arm}",
-                )
-                for arm in ARMS
-            ]
+        verdicts += [
+            lab.judge(
+                f"Ten learned images teach {words} more than ten real ones or the means (Lorraine "
+                "et al. 2020, section 5.3)",
+                criterion,
+                {LABELS[a]: ends.get(a, {}).get(network) for a in (arm, "means", "best")},
+                lambda own, means, best: (
+                    own.min() > np.median(means) and np.median(own) >= np.median(best) + 0.1
+                ),
+                of=f"{data}, {arm}",
+            )
+            for arm in ARMS
+        ]
     caption = (
         "Test accuracy of fresh networks trained on the ten images alone: median (least to most) "
         "over sets and initial weights. Rate and decay were chosen for every set by accuracy on "
         "real images."
     )
-    measures = [
-        lab.share("linear", lambda end: end["linear"]),
-        lab.share("MLP", lambda end: end["mlp"]),
-    ]
+    measures = [lab.share(name, lambda end, n=name: end[n.lower()]) for name in ("linear", "MLP")]
     return lab.Findings(lab.numbers(("data", "ten images"), cases, measures, caption), verdicts)
 
 
@@ -262,13 +251,12 @@ def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
         rows = {LABELS[arm]: record["images"] for arm, record in done.items()}
         sheets += [images(data, rows, f"The ten images: {data}", caption)] if rows else []
         lines = [Line(done[a]["step"], done[a]["loss"], LABELS[a]) for a in ARMS if a in done]
-        words = data, "updates of the images", "loss on real images (nats)"
-        panels += [Panel(*words, lines)] if lines else []
+        panels.append(Panel(data, "updates of the images", "loss on real images (nats)", lines))
     caption = (
         "Cross entropy, on batches of real images, of the network that is trained on the ten "
         "images inside the nest; means over a twentieth of the run, bands: the range over seeds."
     )
-    return [*sheets, *([curves("losses", panels, "Distillation", caption)] if panels else [])]
+    return [*sheets, curves("losses", panels, "Distillation", caption)]
 
 
 def example(settings: Settings) -> lab.Example:

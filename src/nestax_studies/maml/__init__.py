@@ -1,8 +1,5 @@
 """Learning to learn from few examples: MAML and two approximations of it, on the same nest.
 
-    nestax run maml --out runs/maml
-    nestax run maml --task omniglot --out runs/omniglot
-
 Sources: Finn, Abbeel and Levine, "Model-agnostic meta-learning" (2017), sections 5.1 and 5.2, for
 MAML and its first-order form; Rajeswaran, Finn, Kakade and Levine, "Meta-learning with implicit
 gradients" (2019), for iMAML.
@@ -23,7 +20,7 @@ from nestax.flows import CG, Direct, Implicit, Unroll
 from nestax.levels import DivergenceError, Held, Level, Nest
 
 from .. import lab
-from ..lab import names, option, train
+from ..lab import train
 from ..lab.figures import Line, Panel, Sheet, curves
 from ..lab.options import Preset, presets
 from .tasks import Episode, Family, omniglot, sinusoids
@@ -52,15 +49,12 @@ _TRIED = {
 def _sized(small: int, full: int, omniglot_small: int, omniglot_full: int) -> Any:
     """A number of at least 1 with presets of its own on Omniglot."""
     more = {"omniglot small": omniglot_small, "omniglot full": omniglot_full}
-    return option(least=1, small=small, full=full, **more)
+    return lab.option(least=1, small=small, full=full, **more)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(lab.Options):
     """Does it pay to differentiate through the learning of a task?
-
-    Learns an initialization from which few examples suffice, with the gradient through the
-    adaptation to them taken in several ways, and judges all on fresh tasks.
 
     Attributes:
         task: Sine waves from a few points, or Omniglot characters of five classes, pictures turned
@@ -80,14 +74,11 @@ class Settings(lab.Options):
         inner_steps: Steps of adaptation while learning.
         test_steps: Steps of adaptation when judged.
         implicit_steps: Both for implicit, whose gradient holds where adaptation converges.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     task: Literal["sinusoid", "omniglot"] = "sinusoid"
     preset: Preset = "small"
-    arms: tuple[str, ...] = names(ARMS)
+    arms: tuple[str, ...] = lab.names(ARMS)
     tune: bool = True
     seeds: int | None = _sized(3, 5, 2, 3)
     steps: int | None = _sized(3000, 60000, 3000, 30000)
@@ -150,9 +141,8 @@ def _adam(v: dict[str, Any]) -> optax.GradientTransformation:
 
 
 def family_of(settings: Any) -> Family:
-    if settings.task == "omniglot":
-        return omniglot(5, settings.shots, settings.width)
-    return sinusoids(settings.shots, settings.width)
+    make = functools.partial(omniglot, 5) if settings.task == "omniglot" else sinusoids
+    return make(settings.shots, settings.width)
 
 
 def values_of(init: Any, rates: dict[str, Any]) -> dict[str, Any]:
@@ -233,15 +223,15 @@ def learn(
 
 def _curve(infos: Any, rows: Any) -> dict[str, Any]:
     """A seed's learning curve, averaged; and how exact an implicit gradient was at its end."""
-    parts = np.array_split(np.arange(len(rows)), min(_POINTS, len(rows)))
-    found = {
-        "step": [float(np.mean([rows[i]["step"] for i in part])) for part in parts],
-        "loss": [float(np.mean([rows[i]["loss"]["init"] for i in part])) for part in parts],
-    }
+    parts = np.array_split(
+        [(row["step"], row["loss"]["init"]) for row in rows], min(_POINTS, len(rows))
+    )
+    step, loss = np.transpose([part.mean(0) for part in parts]).tolist()
+    found = {"step": step, "loss": loss}
     info = infos["init"]
     if info.residual is not None and len(info.residual):
-        tail = slice(-max(1, len(info.residual) // 10), None)
-        found |= {name: float(np.median(info[name][tail])) for name in _EXACTNESS}
+        tail = max(1, len(info.residual) // 10)
+        found |= {name: float(np.median(info[name][-tail:])) for name in _EXACTNESS}
     return found
 
 
@@ -302,9 +292,8 @@ def find(settings: Any, records: lab.Records) -> lab.Findings:
         "seeds; the mean over tasks and seeds has its 95 % interval over tasks. Rates are of the "
         "adaptation (inner) and of the initialization (outer)."
     )
-    table = lab.numbers(
-        ("arm",), {(ARMS[a],): r for a, r in records.items()}, measures, caption, facts
-    )
+    cases = {(ARMS[arm],): record for arm, record in records.items()}
+    table = lab.numbers(("arm",), cases, measures, caption, facts)
     more = {
         arm: {"sweep": r["sweep"], "by_step": scores_of(r).mean((0, 1)).tolist()}
         for arm, r in records.items()
@@ -372,6 +361,5 @@ def example(settings: Any) -> lab.Example:
 LEAD = """An initialization is learned from which few examples of a new task suffice. The gradient
 through the adaptation is taken in full (MAML), at the adapted weights only (first order), or by the
 implicit function theorem (iMAML)."""
-STUDY = lab.Study(
-    "Learning to learn from few examples", LEAD, Settings, stages, find, draw, example
-)
+TITLE = "Learning to learn from few examples"
+STUDY = lab.Study(TITLE, LEAD, Settings, stages, find, draw, example)
