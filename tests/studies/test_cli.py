@@ -117,16 +117,13 @@ def test_list_has_offline_studies_first_and_says_what_they_need(nestax):
 
 HELP = {
     "--help": list(cli.COMMANDS),
-    "": ["usage: nestax"],
     "run --help": list(STUDIES),
     "run information-plane --help": ["--arms", "--widths", "--tune", "--out", "log-spaced"],
     "run stub --help": ["(small 10, full 100)", "--steps INT", "--dry-run", "--from RUN"],
-    "resume --help": ["interrupted"],
     "report --help": ["no training", "--verbose"],
     "compare --help": ["side by side", "--out"],
     "data": ["list", "path", "fetch"],
     "data fetch --help": ["fashion-mnist"],
-    "doctor --help": ["devices"],
     "completion --help": ["~/.bashrc", "compinit", "fish"],
 }
 
@@ -141,7 +138,6 @@ def test_help_names_what_there_is(words, nestax, stub):
 MEANT = {
     # Switches and lists
     "run information-plane --tune True": "--tune takes no value; write --tune instead of",
-    "run information-plane --tune=true": "write --tune instead of --tune true",
     "run information-plane --tune False": "tune is off by default; leave out --tune",
     "run information-plane --no-tune": "tune is off by default; leave out --no-tune",
     "run maml --tune False": "write --no-tune instead of --tune False",
@@ -162,7 +158,6 @@ MEANT = {
     "run": "needs the name of a study",
     "run implicit-bais": "did you mean: nestax run implicit-bias?",
     "run Implicit_Bias": "did you mean: nestax run implicit-bias?",
-    "run perpetual-motion": "nothing has that name",
     "run --seeds 3 maml": "the study first: nestax run maml --seeds 3",
     "data lst": "did you mean: nestax data list?",
     "data fetch mnst": "did you mean: nestax data fetch mnist?",

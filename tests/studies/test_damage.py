@@ -1,6 +1,7 @@
 """Every file of a run's folder damaged in every way: what is read is right, or refused by name."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -16,38 +17,41 @@ from nestax_studies import commands
 from nestax_studies.registry import EXPERIMENTS, Experiment
 
 STATE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int16(7)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """A count: a checkpoint after the third of five steps."""
-
-    steps: int = 5
-
-
-def _count(settings, folder, log=None):
-    saved, state = folder.saved(), STATE
-    if saved is not None:
-        state = folder.restore(STATE)
-    folder.rewind()
-    for step in range(saved["step"] if saved else 0, settings.steps):
-        state = {"w": state["w"] * np.float32(1.5), "n": np.int16(state["n"] + 1)}
-        folder.append({"step": step + 1, "sum": float(state["w"].sum()), "n": int(state["n"])})
-        if step == 2:
-            folder.checkpoint(step + 1, state, {"step": step + 1})
-
-
-def _tell(settings, folder):
-    folder.write_json("summary.json", {"rows": folder.metrics("step", "sum")})
-    return {"question": "", "complete": True, "answer": "", "claims": []}
+STUDY = dataclasses.replace(stubs.STUDY, draw=lambda settings, records: [])
+SETTINGS = stubs.Settings(arms=("all",))
 
 
 @pytest.fixture(autouse=True)
-def experiments(monkeypatch):
-    study = dataclasses.replace(stubs.STUDY, draw=lambda settings, records: [])
-    stub = Experiment("Stubs.", stubs.Settings, study.run, study.report)
-    monkeypatch.setitem(EXPERIMENTS, "stub", stub)
-    monkeypatch.setitem(EXPERIMENTS, "count", Experiment("A count.", Steps, _count, _tell))
+def study(monkeypatch):
+    known = Experiment("Stubs.", stubs.Settings, STUDY.run, STUDY.report)
+    monkeypatch.setitem(EXPERIMENTS, "stub", known)
+
+
+def made(settings, path, until=None):
+    """The folder of a finished run of the stubs, or of one interrupted after so many stages."""
+    first = lambda settings: dict(itertools.islice(stubs.stages(settings).items(), until))  # noqa: E731
+    asked = json.loads(json.dumps(dataclasses.asdict(settings)))
+    with RunFolder.create(path, "stub", asked) as folder:
+        dataclasses.replace(STUDY, stages=first).run(settings, folder)
+        if until is None:
+            STUDY.report(settings, folder)
+    return path
+
+
+def counted(path, until=5):
+    """Steps counted in a folder, from its checkpoint, which is written after the third."""
+    fresh = not path.exists()
+    with RunFolder.create(path, "count", {}) if fresh else RunFolder(path) as folder:
+        saved, state = folder.saved(), STATE
+        if saved is not None:
+            state = folder.restore(STATE)
+        folder.rewind()
+        for step in range(saved["step"] if saved else 0, until):
+            state = {"w": state["w"] * np.float32(1.5), "n": np.int16(state["n"] + 1)}
+            folder.append({"step": step + 1, "sum": float(state["w"].sum()), "n": int(state["n"])})
+            if step == 2:
+                folder.checkpoint(step + 1, state, {"step": step + 1})
+    return path
 
 
 def _lines(change):
@@ -114,30 +118,10 @@ def _content(folder):
 
 
 def _results(folder):
-    summary = json.loads((folder / "summary.json").read_text())
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text()) if path.exists() else {}
     summary.pop("seconds", None)
     return (folder / "metrics.jsonl").read_bytes(), summary
-
-
-def made(settings, folder, until=None):
-    """A finished folder of an experiment, or what is left if it is interrupted."""
-    name = "count" if isinstance(settings, Steps) else "stub"
-    asked = json.loads(json.dumps(dataclasses.asdict(settings)))
-    with RunFolder.create(folder, name, asked) as opened:
-        append = opened.append
-
-        def appended(*records):
-            if len(opened.metrics()) == until:
-                raise KeyboardInterrupt
-            append(*records)
-
-        opened.append = appended
-        try:
-            EXPERIMENTS[name].run(settings, opened)
-            EXPERIMENTS[name].report(settings, opened)
-        except KeyboardInterrupt:
-            assert until is not None
-    return folder
 
 
 def _holds(command, folder, file, how, whole):
@@ -160,22 +144,21 @@ def _holds(command, folder, file, how, whole):
 def _every(base, command, ways, whole):
     """What becomes of each damage of each file: "right" or "refused"."""
     seen, run = {}, base.parent / "run"
-    for file, how in [(one, way) for one in _content(base) for way in ways(one)]:
-        if (base / file).is_file():
-            shutil.rmtree(run, ignore_errors=True)
-            shutil.copytree(base, run)
-            if _damage(run / file, how):
-                seen[file, how] = _holds(command, run, file, how, whole)
+    files = [file for file, raw in _content(base).items() if raw is not None]
+    for file, how in [(one, how) for one in files for how in ways(one)]:
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(base, run)
+        if _damage(run / file, how):
+            seen[file, how] = _holds(command, run, file, how, whole)
     return seen
 
 
 @pytest.mark.parametrize("until", [None, 2])
 def test_a_damaged_study_is_right_or_refused(tmp_path, until, capsys):
-    settings, command = stubs.Settings(arms=("all",)), commands.report
-    base = made(settings, tmp_path / "whole")
+    base, command = made(SETTINGS, tmp_path / "whole"), commands.report
     whole = _results(base)
     if until is not None:
-        base, command = made(settings, tmp_path / "base", until), commands.resume
+        base, command = made(SETTINGS, tmp_path / "base", until), commands.resume
     seen = _every(base, command, lambda file: FEW if file in OUTPUTS else DAMAGE, whole)
     assert (".lock", "is half") in seen
     # What is measured and asked for is never repaired by guessing.
@@ -188,13 +171,12 @@ def test_a_damaged_study_is_right_or_refused(tmp_path, until, capsys):
 
 
 def test_a_damaged_checkpoint_is_right_or_refused(tmp_path, capsys):
-    whole = _results(made(Steps(), tmp_path / "whole"))
-    base = made(Steps(), tmp_path / "base", until=4)
+    whole, base = _results(counted(tmp_path / "whole")), counted(tmp_path / "base", until=4)
 
     def ways(file):
         return FEW[:4] if file.startswith("checkpoints") and "process_0" not in file else ()
 
-    seen = _every(base, commands.resume, ways, whole)
+    seen = _every(base, counted, ways, whole)
     kinds = {Path(file): what for (file, how), what in seen.items() if how == "is half"}
     assert {what for file, what in kinds.items() if file.name == "metadata"} == {"refused"}
     assert {what for file, what in kinds.items() if file.name == "manifest.ocdbt"} == {"refused"}
@@ -240,7 +222,7 @@ def test_a_run_killed_at_any_moment_is_not_taken_for_a_damaged_one(tmp_path, mon
 
 def test_without_a_journal_files_are_taken_as_they_are_if_they_can_be_read(tmp_path, capsys):
     """Folders of earlier versions, and changes that are meant."""
-    run = made(stubs.Settings(arms=("all",)), tmp_path / "run", until=2)
+    run = made(SETTINGS, tmp_path / "run", until=2)
     path, journal = run / "metrics.jsonl", run / ".lock"
     first, second = path.read_bytes().splitlines(keepends=True)
     for text, line, why in (
@@ -274,12 +256,12 @@ def test_without_a_journal_files_are_taken_as_they_are_if_they_can_be_read(tmp_p
 
 def test_a_checkpoint_counts_these_measurements_and_no_others(tmp_path):
     """Without a journal the checkpoint knows what it counts: nothing is cut within a line."""
-    run = made(Steps(), tmp_path / "run", until=4)
+    run = counted(tmp_path / "run", until=4)
     path = run / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     for kept in (lines[1:], lines[:2] + lines[3:], lines[:2]):
         (run / ".lock").unlink()
         path.write_bytes(b"".join(kept))
         with pytest.raises(RunError, match=f"{re.escape(str(path))}.*its checkpoint counts"):
-            commands.resume(run)
+            counted(run)
         assert path.read_bytes() == b"".join(kept)
