@@ -18,20 +18,9 @@ from .records import Numbers, listed
 SCHEMA = 1
 """Version of the layout; another number whenever a key changes its meaning or goes."""
 
-KEYS = {
-    "schema": int,
-    "study": str,
-    "question": str,
-    "nestax": str,
-    "complete": bool,
-    "answer": str,
-    "settings": dict,
-    "machine": dict,
-    "seconds": dict,
-    "arms": dict,
-    "claims": list,
-    "more": dict,
-}
+KEYS: dict[str, type] = {"schema": int, "complete": bool, "claims": list}
+KEYS |= dict.fromkeys(("study", "question", "nestax", "answer"), str)
+KEYS |= dict.fromkeys(("settings", "machine", "seconds", "arms", "more"), dict)
 """Keys of the layout, and what they hold."""
 
 
@@ -53,11 +42,7 @@ class Findings:
 
 
 def summarized(
-    folder: RunFolder,
-    question: str,
-    complete: bool,
-    found: Findings,
-    facts: Mapping[str, Any],
+    folder: RunFolder, question: str, complete: bool, found: Findings, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Every number that the report prints, JSON-able."""
     return {

@@ -1,7 +1,6 @@
 """One model that learns, many runs side by side: the nest of studies that compare learners."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -128,24 +127,6 @@ def stretches(values: Any, points: int) -> np.ndarray:
     return values.reshape(points, -1, *values.shape[1:]).mean(1)
 
 
-class Told(Watch):
-    """A `Watch` that also says how far the run is.
-
-    Args:
-        folder: of the run, which goes on from there after an interruption.
-        say: shows a line of text, such as a desk's.
-        words: (steps done, infos of the last of them) -> the line.
-    """
-
-    def __init__(self, folder: Path, say: Callable[[str], None], words: Callable[[int, Any], str]):
-        super().__init__(folder, progress=False)
-        self._say, self._words = say, words
-
-    def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
-        super().record(nest, state, infos, done, steps)
-        self._say(self._words(done, infos))
-
-
 def watched(
     nest: Nest, state: State, steps: int, desk: Desk, name: str, words: Callable[[int, Any], str]
 ) -> Any:
@@ -155,9 +136,9 @@ def watched(
         nest: what is run.
         state: where it begins.
         steps: of the whole run.
-        desk: of the stage.
+        desk: of the stage; it is told how far the run is.
         name: of the run's folder on the desk.
-        words: see `Told`.
+        words: (steps done, infos of the last of them) -> what is told.
 
     Returns:
         The last state; the infos of the steps done now, without those before an interruption; and
@@ -166,7 +147,13 @@ def watched(
     Raises:
         DivergenceError: see `Nest.run`.
     """
-    watch = [Told(desk.path / name, desk.say, words), *desk.loggers]
+
+    class Told(Watch):
+        def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
+            super().record(nest, state, infos, done, steps)
+            desk.say(words(done, infos))
+
+    watch = [Told(desk.path / name, progress=False), *desk.loggers]
     state, infos = nest.run(state, steps, watch=watch)
     with RunFolder(desk.path / name) as folder:
         return state, infos, folder.metrics("step", "loss")
