@@ -71,16 +71,6 @@ def test_the_still_nest_judges_every_step_and_changes_nothing():
     assert info["init"].user.shape == (1, 5)
 
 
-def test_the_rate_falls_along_half_a_cosine():
-    tx = maml._adam({"rates": {"outer": jnp.asarray(0.1), "steps": jnp.asarray(4.0)}})
-    state, sizes = tx.init(jnp.zeros(1)), []
-    for _ in range(6):
-        update, state = tx.update(jnp.ones(1), state)
-        sizes.append(-float(update[0]))
-    expected = [0.1 * (1 + np.cos(np.pi * min(n / 4, 1))) / 2 for n in range(6)]
-    np.testing.assert_allclose(sizes, expected, atol=1e-5)
-
-
 # The tasks
 
 
@@ -132,6 +122,7 @@ def test_omniglot_is_judged_on_alphabets_never_seen(monkeypatch):
     weights = family.init(jax.random.key(0))
     loss, accuracy = family.judge(weights, jax.tree.map(lambda a: a[0], episodes.support))
     assert loss > 0 and 0 <= accuracy <= 1
+    assert maml.Settings(task="omniglot").arms == ("unrolled", "first-order", "implicit")
 
 
 # A small run
@@ -230,13 +221,7 @@ def test_rates_that_diverge_give_way_to_the_next_best(learn):
         learn("sinusoid", "joint", {}, lambda rates, steps: True)
 
 
-# Settings, verdicts
-
-
-def test_omniglot_has_presets_of_its_own():
-    settings = maml.Settings(task="omniglot", preset="full", seeds=1)
-    assert (settings.seeds, settings.width, settings.implicit_steps) == (1, 64, 16)
-    assert settings.arms == ("unrolled", "first-order", "implicit")
+# Verdicts
 
 
 VERDICTS = {  # final scores, of each of two seeds where these are not alike

@@ -9,7 +9,7 @@ import pytest
 from nestax.runs import SettingsError
 from nestax_studies import lab
 from nestax_studies import three_level as three
-from nestax_studies.images import Pool, cross_entropy, parts
+from nestax_studies.images import cross_entropy
 
 
 class Short(three.Settings):
@@ -28,18 +28,6 @@ def records(tmp_path_factory):
     return {name: stages[name](desk) for name in ("check", "each", "tuned")}
 
 
-def test_no_image_is_in_two_parts_and_none_is_missing():
-    numbers = np.arange(80)
-    pool = Pool(numbers[:, None].astype(np.uint8), (numbers % 10).astype(np.int32), 1)
-    task = parts(pool, jax.random.key(0), train=20, A=30, B=30)
-    assert [len(task[part][1]) for part in ("train", "A", "B")] == [20, 30, 30]
-    for images, labels in task.values():
-        np.testing.assert_array_equal(images[:, 0] % 10, labels)
-    assert sorted(np.concatenate([images[:, 0] for images, _ in task.values()])) == list(range(80))
-    with pytest.raises(SettingsError, match="1437 at most, got 1438"):
-        three.Settings(images=638)
-
-
 def test_rates_are_for_all_weights_or_for_each_and_a_grid_is_gone_through():
     gradient = [jnp.ones(2), jnp.full(1, 2.0)]
     each = [jnp.log(jnp.array([0.1, 0.2])), jnp.zeros(1)]
@@ -55,6 +43,11 @@ def test_rates_are_for_all_weights_or_for_each_and_a_grid_is_gone_through():
         update, state = rule.update(jnp.array(7.0), state, value)
         value = optax.apply_updates(value, update)
     assert seen == [1, 2, 4, 4]
+
+
+def test_images_that_there_are_not_are_refused():
+    with pytest.raises(SettingsError, match="1437 at most, got 1438"):
+        three.Settings(images=638)
 
 
 def test_the_gradient_with_decays_taken_as_constants_is_that_of_a_loop(x64, monkeypatch):
