@@ -20,7 +20,7 @@ from nestax.levels import Level, Nest
 
 from . import data, lab, models
 from .lab import option
-from .lab.figures import Line, Panel, Sheet, if_any
+from .lab.figures import Line, Panel, Sheet, curves
 
 Pairs = tuple[jax.Array, jax.Array]  # inputs and targets
 STARTS, FLOWS = ("warm", "cold"), ("unrolled", "implicit")
@@ -281,8 +281,8 @@ def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
     caption = "Half the mean squared error of the inner solutions; bands: the range over seeds."
     first = "First seed: the one example that the weights are trained on, and what they fit."
     return [
-        *if_any("errors", errors, "Warm and cold starts", caption),
-        *if_any("fits", fits, "What one example teaches", first),
+        curves("errors", errors, "Warm and cold starts", caption),
+        curves("fits", fits, "What one example teaches", first),
     ]
 
 

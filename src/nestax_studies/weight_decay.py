@@ -33,7 +33,7 @@ from .images import (
     whole,
 )
 from .lab import option
-from .lab.figures import Line, Panel, Sheet, if_any
+from .lab.figures import Line, Panel, Sheet, curves
 
 POOL = 5000
 MODELS = ("linear", "mlp")
@@ -350,8 +350,8 @@ def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
         "range over seeds."
     )
     return [
-        *if_any("overfitting", accuracies, "Overfitting the validation images", caption),
-        *if_any("solvers", cosines, "Direction of approximate hypergradients", about),
+        curves("overfitting", accuracies, "Overfitting the validation images", caption),
+        curves("solvers", cosines, "Direction of approximate hypergradients", about),
     ]
 
 

@@ -49,17 +49,3 @@ def before():
         compare(json.loads(path.read_text()), found, name, {"rtol": rtol, "atol": atol})
 
     return check
-
-
-@pytest.fixture
-def drawn():
-    """(line, x, y): holds what a figure drew as a line with its band against its x, and against
-    values of (points, seeds)."""
-
-    def check(line, x, y):
-        found, *parts = line
-        np.testing.assert_allclose(found, x)
-        for part, rule in zip(parts, (np.median, np.min, np.max), strict=True):
-            np.testing.assert_allclose(part, rule(y, axis=1), rtol=1e-6)
-
-    return check

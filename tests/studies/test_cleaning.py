@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from studies.drawn import assert_range
 
 from nestax.runs import SettingsError
 from nestax_studies import cleaning, data
@@ -40,15 +41,15 @@ def test_in_the_example_validation_distrusts_wrong_labels():
         assert one[bad].mean() > 0 > one[~bad].mean()
 
 
-def test_a_small_run_and_its_figures(desk, drawn):
+def test_a_small_run_and_its_figures(desk):
     settings, steps = cleaning.Settings(arms=("unroll",), **TINY), list(range(1, 11))
     record = cleaning.learn(settings, "unroll", desk)
     assert np.shape(record["test"]) == (10, 2) and len(record["retrained"]) == 2
     np.testing.assert_allclose(np.sum(record["trust_wrong"]), 1, rtol=1e-5)
     curves, trusts = cleaning.draw(settings, {"unroll": record})
     label = cleaning.LABELS["unroll"]
-    drawn(curves.drawn["Test images"][label], steps, 100 * np.asarray(record["test"]))
-    drawn(curves.drawn["Labels found"][label], steps, 100 * np.asarray(record["f1"]))
+    assert_range(curves.drawn["Test images"][label], 100 * np.asarray(record["test"]), steps)
+    assert_range(curves.drawn["Labels found"][label], 100 * np.asarray(record["f1"]), steps)
     assert trusts.drawn[label]["wrong label"][1].tolist() == record["trust_wrong"]
 
 

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from studies.drawn import assert_range
 
 from nestax.runs import SettingsError
 from nestax_studies import distillation
@@ -58,7 +59,7 @@ def test_real_images_are_of_their_classes(desk):
     assert np.shape(drawn["linear"]["test"]) == (3, 2)
 
 
-def test_a_small_run_lowers_the_loss_on_real_images_and_is_drawn(desk, drawn):
+def test_a_small_run_lowers_the_loss_on_real_images_and_is_drawn(desk):
     settings = Few(**TINY)
     record = distillation.distil(settings, "digits", "unroll", desk)
     losses = np.asarray(record["loss"])
@@ -67,7 +68,7 @@ def test_a_small_run_lowers_the_loss_on_real_images_and_is_drawn(desk, drawn):
     pictures, curves = distillation.draw(settings, {"digits unroll": record})
     label = distillation.LABELS["unroll"]
     np.testing.assert_allclose(pictures.drawn[label].reshape(10, -1), record["images"])
-    drawn(curves.drawn["digits"][label], range(1, 21), losses)
+    assert_range(curves.drawn["digits"][label], losses, range(1, 21))
 
 
 def record(*sets):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from studies.drawn import assert_range
 
 from nestax.flows import CG, Implicit
 from nestax.levels import DivergenceError
@@ -135,7 +136,7 @@ def records(tmp_path_factory):
     return {"unrolled": stages["unrolled"](Desk(print, tmp_path_factory.mktemp("maml")))}
 
 
-def test_a_run_has_the_numbers_of_before_and_shows_them(records, before, drawn):
+def test_a_run_has_the_numbers_of_before_and_shows_them(records, before):
     record = records["unrolled"]
     losses = [seed["loss"] for seed in record["seeds"]]
     scores = np.asarray([seed["scores"] for seed in record["seeds"]])
@@ -153,8 +154,8 @@ def test_a_run_has_the_numbers_of_before_and_shows_them(records, before, drawn):
     more = maml.find(settings, {"implicit": record | {"seeds": exact}}).numbers.summary()
     assert more["iMAML"]["measures"]["residual"]["values"] == [0.5, 0.5]
     (sheet,) = maml.draw(settings, records)
-    drawn(sheet.drawn["Learning"][name], steps, np.transpose(losses))
-    drawn(sheet.drawn["Fresh tasks"][name], range(4), by_step.T)
+    assert_range(sheet.drawn["Learning"][name], np.transpose(losses), steps)
+    assert_range(sheet.drawn["Fresh tasks"][name], by_step.T, range(4))
 
 
 def test_the_example_has_flows_to_compare():

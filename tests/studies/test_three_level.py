@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from studies.drawn import assert_range
 
 from nestax.runs import SettingsError
 from nestax_studies import lab
@@ -89,14 +90,14 @@ def test_the_gradient_with_decays_taken_as_constants_is_that_of_a_loop(x64, monk
         np.testing.assert_allclose(own, other, rtol=1e-8, atol=1e-14)
 
 
-def test_a_run_has_the_numbers_of_before_and_shows_them(records, before, drawn):
+def test_a_run_has_the_numbers_of_before_and_shows_them(records, before):
     before("three-level", records, rtol=1e-5)
     assert three.find(TINY, records).verdicts[0].holds
     assert records["check"]["each"][0] < 1e-8
     losses, rates = three.draw(TINY, records)
     for title, name in (("Test images", "test"), ("Validation images B", "valid")):
         for arm in ("each", "tuned"):
-            drawn(losses.drawn[title][three.LABELS[arm]], [1, 2, 3], records[arm][name])
+            assert_range(losses.drawn[title][three.LABELS[arm]], records[arm][name], [1, 2, 3])
     assert list(rates.drawn) == [str(n) for n in range(10)]
     recorded = np.asarray(records["each"]["rates"])
     np.testing.assert_allclose(rates.drawn["3"].ravel(), recorded[3])

@@ -104,11 +104,6 @@ def curves(name: str, panels: Sequence[Panel], title: str, caption: str) -> Shee
     return Sheet(name, title, caption, figure, drawn)
 
 
-def if_any(name: str, panels: Sequence[Panel], title: str, caption: str) -> list[Sheet]:
-    """`curves`, or nothing where there are no panels."""
-    return [curves(name, panels, title, caption)] if panels else []
-
-
 def _line(axes: Any, line: Line, place: int) -> tuple[Any, Any]:
     x, y = np.asarray(line.x), np.asarray(line.y, float)
     colour, style = COLOURS[place % len(COLOURS)], STYLES[place % len(STYLES)]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import lab
-from ..lab.figures import Column, Dot, Line, Panel, Sheet, curves, dots, if_any
+from ..lab.figures import Column, Dot, Line, Panel, Sheet, curves, dots
 from .arms import ARMS, FAMILIES, STREAM
 from .tasks import ALPHA, OMEGA, SETTLED
 from .training import CAP
@@ -222,7 +222,7 @@ def _memory(record: lab.Record) -> list[Sheet]:
     )
     axis = "change of the update, newest = 1"
     panel = Panel("influence", "age of the gradient, steps", axis, lines, log="y")
-    return if_any("memory", [panel] * bool(lines), "What optimizers remember", caption)
+    return [curves("memory", [panel], "What optimizers remember", caption)]
 
 
 def _paths(done: dict[str, lab.Records]) -> list[Sheet]:
@@ -235,4 +235,4 @@ def _paths(done: dict[str, lab.Records]) -> list[Sheet]:
         steps = Line(path[0], path[1], "steps")
         panels.append(Panel(ARMS[arm].label, "r", "theta", [floor, steps]))
     caption = "Every step of the first seed's run. The valley's floor falls towards its minimum, 0."
-    return if_any("paths", panels, "Through the toy valley", caption)
+    return [curves("paths", panels, "Through the toy valley", caption)]
