@@ -11,7 +11,6 @@ haystacks of up to 16K tokens; Mohtashami and Jaggi (2023), for passkeys; Hsieh 
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -119,7 +118,7 @@ def claims(settings: Any, kind: str) -> list[Claim]:
     ]  # fmt: skip
 
 
-def find(settings: Any, records: lab.Records) -> lab.Findings:
+def table(settings: Any) -> tuple[list[lab.Measure], str]:
     measures = [
         lab.share(f"found in {n * settings.length} tokens", sequences.tested(str(n), "whole"))
         for n in settings.times
@@ -130,31 +129,28 @@ def find(settings: Any, records: lab.Records) -> lab.Findings:
         "of as many, with the state carried. Rates were chosen by the digits right at the length "
         "learned from, on seeds of their own."
     )
-    labels, about = {kind: KINDS[kind] for kind in settings.kinds}, partial(claims, settings)
-    heads = ("needle", "model")
-    return sequences.find(settings, records, heads, labels, measures, caption, about)
+    return measures, caption
 
 
-def draw(settings: Any, records: lab.Records) -> list[Sheet]:
+def draw(settings: Any, done: sequences.Done) -> list[Sheet]:
     lengths = {str(n): str(n * settings.length) for n in settings.times}
-    labels = {kind: KINDS[kind] for kind in settings.kinds}
 
     def found(record: lab.Record) -> tuple[Any, Any]:
         whole = [record["tests"][times]["whole"] for times in lengths]
         return [int(tokens) for tokens in lengths.values()], whole
 
-    panels = sequences.panels(settings, records, labels, found, "tokens", "found (%)", log="x")
+    panels = sequences.panels(done, found, "tokens", "found (%)", log="x")
     caption = (
         f"Haystacks with every digit right; learned from were {settings.length} tokens. Medians "
         "over seeds, bands their range."
     )
+    files = {label: kind for kind, label in KINDS.items()}
     sheets = [curves("length", panels, "Longer haystacks than those learned", caption)]
-    return sheets + sequences.place_maps(settings, records, labels, lengths)
+    return sheets + sequences.place_maps(done, files, lengths)
 
 
 LEAD = """A passkey is hidden at any depth of a sequence of noise and asked for at the end. Models
 learn on short sequences and read long ones in pieces, with nothing but their state carried."""
 RECIPE = sequences.sized(small=(32, 2, 2), full=(128, 4, 4), centre=10**-2.25)
-STUDY = sequences.study(
-    "A needle in a haystack", LEAD, Settings, "kinds", task_of, RECIPE, find, draw
-)
+SUBJECTS = sequences.Subjects("kinds", "needle", KINDS, task_of, claims)
+STUDY = sequences.study("A needle in a haystack", LEAD, Settings, SUBJECTS, RECIPE, table, draw)

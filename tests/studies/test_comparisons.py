@@ -12,7 +12,7 @@ from studies.drawn import assert_range
 
 from nestax.runs import SettingsError
 from nestax_studies import formal_languages, needle, recall
-from nestax_studies.sequences import ARMS, judging, training
+from nestax_studies.sequences import ARMS, tasks, training
 
 SUBJECTS = {recall: "tasks", needle: "kinds", formal_languages: "languages"}
 
@@ -31,7 +31,7 @@ def test_every_task_can_be_learned_and_judged(study):
                 batch = training.batch(task, recipe, key, jnp.zeros((), int))
                 loss, _ = training.objective(task, recipe, model, batch)
                 exams = task.tests.items()
-                return loss, {n: judging.judge(task, e, model, world, key) for n, e in exams}
+                return loss, {n: tasks.judge(task, e, model, world, key) for n, e in exams}
 
             loss, found = eqx.filter_eval_shape(once, jax.random.key(0))
             assert loss.shape == found[task.tune][task.measure].shape == ()
@@ -107,7 +107,7 @@ def test_verdicts(study, subject, others, shares, expected):
             same = {t: {n: [share] * 3 for n, share in some.items()} for t, some in tests.items()}
             facts = {"rate": 0.1, "edge": False, "parameters": 7}
             records[f"{subject} {arm}"] = facts | {"tests": same}
-    found = study.find(settings, records)
+    found = study.STUDY.find(settings, records)
     assert [v.holds for v in found.verdicts] == expected
     assert len(found.numbers.rows) == len(records) and json.dumps(found.numbers.summary())
 
@@ -132,7 +132,7 @@ def test_figures_of_needles_show_what_was_recorded():
     whole, by_place, label = shares(2, 3), shares(2, 8, 3), "one of 4 passkeys"
     tests = {str(1 + i): {"whole": whole[i], "whole_by_place": by_place[i]} for i in range(2)}
     settings = needle.Settings(kinds=("names",), length=40, times=(1, 2))
-    length, depths = needle.draw(settings, {"names hope": {"tests": tests}})
+    length, depths = needle.STUDY.draw(settings, {"names hope": {"tests": tests}})
     assert length.drawn[label]["Hope"][0].tolist() == [40, 80]
     assert_range(length.drawn[label]["Hope"], 100 * whole)
     np.testing.assert_allclose(depths.drawn["Hope"], 100 * np.median(by_place, axis=2).T)
@@ -142,7 +142,7 @@ def test_figures_of_languages_show_what_was_recorded():
     along, learned = shares(25, 3), shares(20, 3)
     record = {"tests": {"long": {"by_position": along}}, "step": range(20), "accuracy": learned}
     settings = formal_languages.Settings(languages=("parity",), longest=150)
-    long, short = formal_languages.draw(settings, {"parity hope": record})
+    long, short = formal_languages.STUDY.draw(settings, {"parity hope": record})
     np.testing.assert_allclose(long.drawn["parity"]["Hope"][0], 6 * (1 + np.arange(25)))
     assert_range(long.drawn["parity"]["Hope"], 100 * along)
     assert_range(short.drawn["parity"]["Hope"], 100 * learned)

@@ -19,7 +19,6 @@ from nestax_studies.lab.train import parameters
 from nestax_studies.language_model import ARMS, CAP, CLAIMS, FAMILIES, corpora, find, training
 from nestax_studies.language_model.corpora import Corpus, streams, windows
 from nestax_studies.language_model.training import Size
-from nestax_studies.sequences import descent
 
 LETTERS, LN = "abcdefgh", math.log(2)
 SIZE = Size(length=8, batch_size=2, windows=5, pieces=3, sample=6)
@@ -94,7 +93,7 @@ def test_windows_and_streams_overlap_only_in_what_is_predicted():
 def test_the_rate_warms_up_and_falls_and_matrices_decay():
     params = {"weight": jnp.ones((2, 2)), "norm": jnp.ones(2)}
     still = jax.tree.map(jnp.zeros_like, params)
-    tx = descent.optimizer(jnp.float32(0.1), jnp.float32(100), 0.5)
+    tx = training.optimizer(jnp.float32(0.1), jnp.float32(100), 0.5)
     state, moved = tx.init(params), []
     for _ in range(100):
         updates, state = tx.update(still, state, params)
@@ -128,7 +127,7 @@ def test_training_window_by_window_is_training_at_once_and_has_noise(x64):
     for each in (1, 2, 6):
         loss = lambda w, part: jnp.mean(jnp.tanh(w * part) ** 2)  # noqa: E731
         rows, w = jnp.arange(6.0), jnp.asarray(0.3)
-        parts = functools.partial(descent.mean_by_parts, loss, batch=rows, size=each)
+        parts = functools.partial(training.mean_by_parts, loss, batch=rows, size=each)
         plain = jax.value_and_grad(loss)(w, rows)
         np.testing.assert_allclose(jax.value_and_grad(parts)(w), plain, rtol=1e-13)
 

@@ -115,12 +115,12 @@ def test_numbers_are_those_of_before_the_move_and_figures_show_them(desk, before
     records = {name: stage(desk) for name, stage in recall.STUDY.stages(settings).items()}
     record = records["mqar linear_attention"]
     before("recall", record)
-    results, pairs, training = recall.draw(settings, records)
+    results, pairs, training = recall.STUDY.draw(settings, records)
     test, (task, arm) = record["tests"]["test"], ("multi-query recall", "linear attention")
     right = 100 * np.asarray(test["accuracy"])
     np.testing.assert_allclose(results.drawn[task][arm][0], np.quantile(right, (0, 0.5, 1)))
     assert pairs.drawn[task][arm][0].tolist() == list(range(1, 9))
     assert_range(pairs.drawn[task][arm], 100 * np.asarray(test["by_place"]))
     assert_range(training.drawn[task][arm], 100 * np.asarray(record["accuracy"]))
-    (row,) = recall.find(settings, records).numbers.rows
+    (row,) = recall.STUDY.find(settings, records).numbers.rows
     np.testing.assert_allclose(row.measures["answers right"]["values"], right)

@@ -11,7 +11,7 @@ import pytest
 from references.sequence_models import Bag, Recurrent
 
 from nestax_studies import formal_languages, lab, sequences
-from nestax_studies.sequences import ARMS, Arm, Exam, Example, Task, descent, read, training
+from nestax_studies.sequences import ARMS, Arm, Exam, Example, Task, read, training
 
 RECIPE = sequences.Recipe(4, 1, 1, steps=40, batch_size=4, points=4, together=2, centre=0.03)
 
@@ -80,7 +80,7 @@ def test_measures_are_those_of_a_count_by_hand():
 
     task = dataclasses.replace(TASK, answer=answer)
     test = Exam(parity(time), count, together=4, groups=3)
-    found = sequences.judging.judge(task, test, None, None, jax.random.key(5))
+    found = sequences.tasks.judge(task, test, None, None, jax.random.key(5))
     right = ~wrong
     right[3, 50] = False
     total = right[:, asked].sum()
@@ -146,7 +146,7 @@ def test_every_arm_can_be_read_in_pieces_and_its_gates_and_vectors_do_not_decay(
         model, other = (eqx.filter_eval_shape(arm.make, 5, 8, 1, 2, 12, key) for arm in arms)
         assert eqx.filter_eval_shape(read, other, tokens, 4).shape == (12, 5)
         shapes = eqx.filter(model, lambda a: jnp.issubdtype(getattr(a, "dtype", int), jnp.inexact))
-        decays = jax.tree.leaves(descent.decayed(shapes))
+        decays = jax.tree.leaves(training.decayed(shapes))
         for (path, leaf), decay in zip(jax.tree.leaves_with_path(shapes), decays, strict=True):
             assert not (decay and leaf.ndim < 2)
             if leaf.ndim > 1 and not decay:

@@ -12,7 +12,6 @@ through negative eigenvalues" (2025), for the rates up to 2.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,7 +116,7 @@ def claims(settings: Any, name: str) -> list[Claim]:
     return made
 
 
-def find(settings: Any, records: lab.Records) -> lab.Findings:
+def table(settings: Any) -> tuple[list[lab.Measure], str]:
     measures = [lab.share(f"strings, {w}", tested(test, "whole")) for test, w in _TESTS.items()]
     measures += [
         lab.share("symbols, longest", tested("long", "accuracy")),
@@ -129,29 +128,24 @@ def find(settings: Any, records: lab.Records) -> lab.Findings:
         "tested at the most symbols of each. Rates were chosen by the symbols right in the "
         "longest, of counters by the strings right of 51 to 100, on seeds of their own."
     )
-    heads, labels = ("language", "model"), {n: LANGUAGES[n].label for n in settings.languages}
-    about = partial(claims, settings)
-    return sequences.find(settings, records, heads, labels, measures, caption, about)
+    return measures, caption
 
 
-def draw(settings: Any, records: lab.Records) -> list[Sheet]:
-    labels = {name: LANGUAGES[name].label for name in settings.languages}
-
+def draw(settings: Any, done: sequences.Done) -> list[Sheet]:
     def along(record: lab.Record) -> tuple[Any, Any]:
         right = record["tests"]["long"]["by_position"]
         return (1 + np.arange(len(right))) * (settings.longest / len(right)), right
 
-    learned = lambda record: (record["step"], record["accuracy"])  # noqa: E731
-    long = sequences.panels(settings, records, labels, along, "symbol")
-    short = sequences.panels(settings, records, labels, learned, "step")
-    band = "medians over seeds, bands their range"
+    long = sequences.panels(done, along, "symbol")
+    short = sequences.panels(done, lambda r: (r["step"], r["accuracy"]), "step")
+    band = "medians over seeds, bands their range."
     long_caption = (
         f"Answers right along strings of 101 to {settings.longest} symbols; learned from were at "
-        f"most 50; {band}."
+        f"most 50; {band}"
     )
     short_caption = (
         f"Answers right on fresh strings of up to 50 symbols, means over a twentieth of the run; "
-        f"{band}."
+        f"{band}"
     )
     return [
         curves("length", long, "Along strings longer than those learned from", long_caption),
@@ -163,6 +157,6 @@ LEAD = """Models learn which symbols may follow in strings of up to 50 symbols a
 strings of up to ten times as many. Who has learned the rule goes on; who has learned the strings
 does not."""
 RECIPE = sequences.sized(small=(32, 1, 4), full=(64, 2, 4), centre=10**-1.25, smoothing=0.1)
-STUDY = sequences.study(
-    "Formal languages", LEAD, Settings, "languages", task_of, RECIPE, find, draw, arm_of
-)
+LABELS = {name: language.label for name, language in LANGUAGES.items()}
+SUBJECTS = sequences.Subjects("languages", "language", LABELS, task_of, claims)
+STUDY = sequences.study("Formal languages", LEAD, Settings, SUBJECTS, RECIPE, table, draw, arm_of)

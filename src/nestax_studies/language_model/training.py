@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Integer
+from optax import microbatching
 
 from nestax.levels import DivergenceError, Held, Level, Nest
 
 from ..lab import Desk
 from ..lab.train import watched
-from ..sequences.descent import mean_by_parts, optimizer
+from ..sequences.training import optimizer
 from .corpora import Corpus, streams, windows
 
 _SEEN = 32  # windows that are looked at along a run, at most
@@ -58,6 +59,41 @@ def mean_loss(
     else:
         scores, _ = jax.vmap(lambda one, key: model(one, key=key))(tokens[:, :-1], keys)
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, tokens[:, 1:]))
+
+
+def mean_by_parts(
+    loss: Callable[[Any, Any], jax.Array], params: Any, batch: Any, size: int
+) -> jax.Array:
+    """The mean of `loss` over the parts of a batch, the gradient of each part made with its loss.
+
+    So nothing of a part outlives it, and what a small part needs stays in a processor's caches. May
+    be differentiated once, in reverse, by `params`.
+
+    Args:
+        loss: (params, part) -> number, a mean over the part.
+        params: pytree of floating-point arrays.
+        batch: pytree of arrays with a leading axis.
+        size: of a part; divides the batch.
+    """
+    over_parts = functools.partial(
+        microbatching.microbatch,
+        argnums=1,
+        microbatch_size=size,
+        accumulator=microbatching.AccumulationType.MEAN,
+    )
+
+    @jax.custom_vjp
+    def mean(params: Any, batch: Any) -> jax.Array:
+        return over_parts(loss)(params, batch)
+
+    def forward(params: Any, batch: Any) -> tuple[jax.Array, Any]:
+        return over_parts(jax.value_and_grad(loss))(params, batch)
+
+    def backward(slope: Any, above: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(lambda s: above * s, slope), None
+
+    mean.defvjp(forward, backward)
+    return mean(params, batch)
 
 
 def training_loss(model: Any, batch: Integer[Array, "n places"], keys: Array) -> Float[Array, ""]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import lab, sequences
 from ..lab import names
-from ..lab.figures import Sheet, curves, dots
+from ..lab.figures import Column, Dot, Sheet, curves, dots
 from ..sequences import Claim, Task, ahead, reaches
 from .tasks import GROUPS, TASKS
 
@@ -40,7 +40,7 @@ def task_of(settings: Any, name: str) -> Task:
     return TASKS[name].make(*getattr(TASKS[name], settings.preset))
 
 
-def claims(task: str) -> list[Claim]:
+def claims(settings: Any, task: str) -> list[Claim]:
     """The criteria stood here before the recorded runs."""
     paper, where = "(Nested Learning, MAD)", "right answers"
     text = (
@@ -57,41 +57,40 @@ def claims(task: str) -> list[Claim]:
     return made
 
 
-def find(settings: Any, records: lab.Records) -> lab.Findings:
+def table(settings: Any) -> tuple[list[lab.Measure], str]:
     whole = lab.share("whole sequences right", sequences.tested("test", "whole"))
-    measures = [lab.share("answers right", answered), whole]
-    caption = (
+    return [lab.share("answers right", answered), whole], (
         "Median (least to most) over seeds, the best first: right answers, and sequences with "
         "every answer right. Rates were chosen by right answers, on seeds of their own."
     )
-    heads, labels = ("task", "model"), {task: TASKS[task].label for task in settings.tasks}
-    return sequences.find(
-        settings, records, heads, labels, measures, caption, claims, "answers right"
-    )
 
 
-def draw(settings: Any, records: lab.Records) -> list[Sheet]:
-    labels = {task: TASKS[task].label for task in settings.tasks}
-    seeds = "medians over seeds, bands their range."
-    columns = sequences.columns(settings, records, labels, answered)
+def draw(settings: Any, done: sequences.Done) -> list[Sheet]:
+    shares = {
+        label: {arm: [Dot(100 * answered(record))] for arm, record in some.items()}
+        for label, some in done.items()
+    }
+    columns = [Column(label, "right (%)", rows, (-3, 103)) for label, rows in shares.items()]
     caption = "Right answers at the tuned rate: dots are medians over seeds, bars their range."
-    results = dots("results", columns, "All models in all tasks", caption)
-    along = sequences.panels(
-        settings, records, labels, lambda r: (r["step"], r["accuracy"]), "step"
-    )
-    caption = f"Right answers on fresh sequences, means over a twentieth of the run; {seeds}"
-    sheets = [results, curves("training", along, "Along training", caption)]
-    pairs = getattr(TASKS["mqar"], settings.preset)[1] * (np.arange(GROUPS) + 1) / GROUPS
-    only = {task: label for task, label in labels.items() if task == "mqar"}
-    place = lambda r: (pairs, r["tests"]["test"]["by_place"])  # noqa: E731
-    if panels := sequences.panels(settings, records, only, place, "pairs, at most"):
+    sheets = [dots("results", columns, "All models in all tasks", caption)]
+    seeds, mqar = "medians over seeds, bands their range.", TASKS["mqar"]
+    if mqar.label in done:
+        pairs = getattr(mqar, settings.preset)[1] * (np.arange(GROUPS) + 1) / GROUPS
+        place = lambda r: (pairs, r["tests"]["test"]["by_place"])  # noqa: E731
+        panels = sequences.panels({mqar.label: done[mqar.label]}, place, "pairs, at most")
         caption = f"Right answers by the number of pairs; {seeds}"
-        sheets.insert(1, curves("pairs", panels, "More to keep", caption))
-    return sheets
+        sheets.append(curves("pairs", panels, "More to keep", caption))
+    along = sequences.panels(done, lambda r: (r["step"], r["accuracy"]), "step")
+    caption = f"Right answers on fresh sequences, means over a twentieth of the run; {seeds}"
+    return [*sheets, curves("training", along, "Along training", caption)]
 
 
 LEAD = """Models learn to answer by what they have read, from fresh sequences, with their learning
 rates tuned alike. A memory of fixed size has to choose what it keeps; attention keeps
 everything."""
 RECIPE = sequences.sized(small=(32, 2, 2), full=(128, 2, 4), centre=10**-2.25)
-STUDY = sequences.study("Recall", LEAD, Settings, "tasks", task_of, RECIPE, find, draw)
+LABELS = {name: task.label for name, task in TASKS.items()}
+SUBJECTS = sequences.Subjects("tasks", "task", LABELS, task_of, claims)
+STUDY = sequences.study(
+    "Recall", LEAD, Settings, SUBJECTS, RECIPE, table, draw, best="answers right"
+)

@@ -4,9 +4,9 @@ from .arms import ARMS as ARMS
 from .arms import Arm as Arm
 from .comparison import Claim as Claim
 from .comparison import Comparison as Comparison
+from .comparison import Done as Done
+from .comparison import Subjects as Subjects
 from .comparison import ahead as ahead
-from .comparison import columns as columns
-from .comparison import find as find
 from .comparison import panels as panels
 from .comparison import place_maps as place_maps
 from .comparison import reaches as reaches

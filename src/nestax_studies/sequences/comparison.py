@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import lab
 from ..lab import names, option
-from ..lab.figures import Column, Dot, Line, Map, Panel, Sheet, maps
+from ..lab.figures import Line, Map, Panel, Sheet, maps
 from ..lab.options import Preset
 from .arms import ARMS, Arm
 from .tasks import Task
@@ -29,9 +29,6 @@ class Comparison(lab.Options):
         tuning_seeds: Runs for each learning rate that is tried.
         trials: Learning rates tried, half a decade apart, and up to two more where the best is the
             smallest or largest.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     arms: tuple[str, ...] = names(ARMS)
@@ -50,11 +47,17 @@ def sized(
     size that are asked for."""
 
     def recipe(settings: Any) -> Recipe:
-        width, depth, heads = {"small": small, "full": full}[settings.preset]
-        steps, batch_size, together = settings.steps, settings.batch_size, settings.seeds
-        return Recipe(width, depth, heads, steps, batch_size, together=together, **more)
+        sizes = {"small": small, "full": full}[settings.preset]
+        together = settings.seeds
+        return Recipe(*sizes, settings.steps, settings.batch_size, together=together, **more)
 
     return recipe
+
+
+# Claims
+
+Share = Callable[[lab.Record], np.ndarray]
+"""record -> (seeds,), a fraction."""
 
 
 class Claim(NamedTuple):
@@ -64,18 +67,15 @@ class Claim(NamedTuple):
         text: the claim, with its source.
         criterion: what would have to be measured.
         arms: that it is about.
-        share: record -> (seeds,), a fraction.
+        share: of what is measured.
         holds: the arms' medians, in their order -> whether it does.
     """
 
     text: str
     criterion: str
     arms: tuple[str, ...]
-    share: Callable[[lab.Record], np.ndarray]
+    share: Share
     holds: Callable[..., bool]
-
-
-Share = Callable[[lab.Record], np.ndarray]
 
 
 def reaches(text: str, where: str, share: Share, least: float, *arms: str) -> Claim:
@@ -100,44 +100,19 @@ def ahead(text: str, where: str, share: Share, by: float, arm: str, *others: str
     return Claim(text, criterion, (arm, *others), share, lambda own, *all_: own >= max(all_) + by)
 
 
-def find(
-    settings: Any,
-    records: lab.Records,
-    heads: tuple[str, str],
-    labels: Mapping[str, str],
-    measures: Sequence[lab.Measure],
-    caption: str,
-    claims: Callable[[str], Iterable[Claim]],
-    best: str = "",
-) -> lab.Findings:
-    """The table, a row for each arm on each subject, and every claim about every subject.
-
-    Args:
-        settings: what was asked for.
-        records: of the finished stages.
-        heads: of the columns of subjects and arms.
-        labels: of the subjects that were asked for.
-        measures, caption, best: see `lab.numbers`.
-        claims: about a subject.
-    """
-    cases, made = {}, []
-    for subject, label in labels.items():
-        done = lab.of_subject(records, subject, settings.arms)
-        cases |= {(label, ARMS[arm].label): record for arm, record in done.items()}
-        for c in claims(subject):
-            values = {ARMS[a].label: c.share(done[a]) if a in done else None for a in c.arms}
-            made.append(lab.judge(c.text, c.criterion, values, lab.medians(c.holds), of=label))
-    return lab.Findings(lab.numbers(heads, cases, measures, caption, _facts, best), made)
+def tested(test: str, what: str) -> Share:
+    """A number of a test; what was not finite counts as nothing right."""
+    return lambda record: np.nan_to_num(np.asarray(record["tests"][test][what], float))
 
 
-def _facts(record: lab.Record) -> dict[str, Any]:
-    return {"rate": lab.rate_tuned(record), "parameters": record["parameters"]}
+# Figures
+
+Done = Mapping[str, Mapping[str, lab.Record]]
+"""Label of a subject -> label of an arm -> record, of all that is finished."""
 
 
 def panels(
-    settings: Comparison,
-    records: lab.Records,
-    subjects: Mapping[str, str],
+    done: Done,
     curve: Callable[[lab.Record], tuple[Any, Any]],
     x: str,
     y: str = "right (%)",
@@ -146,98 +121,124 @@ def panels(
     """A panel for each subject, a line for each arm.
 
     Args:
-        settings: what was asked for.
-        records: of the finished stages.
-        subjects: subject -> label.
+        done: what is drawn.
         curve: record -> x (points,) and fractions (points, seeds), drawn in percent.
-        x, y: of the axes.
+        x: label of the axis.
+        y: label of the axis.
         log: which axes are logarithmic.
     """
-    made = []
-    for subject, label in subjects.items():
-        lines = [
-            Line(curve(record)[0], 100 * np.asarray(curve(record)[1], float), ARMS[arm].label)
-            for arm, record in lab.of_subject(records, subject, settings.arms).items()
-        ]
-        made += [Panel(label, x, y, lines, log=log)] if lines else []
-    return made
+
+    def line(arm: str, at: Any, shares: Any) -> Line:
+        return Line(at, 100 * np.asarray(shares, float), arm)
+
+    return [
+        Panel(label, x, y, [line(arm, *curve(record)) for arm, record in some.items()], log=log)
+        for label, some in done.items()
+    ]
 
 
-def columns(
-    settings: Comparison,
-    records: lab.Records,
-    subjects: Mapping[str, str],
-    share: Callable[[lab.Record], np.ndarray],
-) -> list[Column]:
-    """Axes for each subject, a dot for each arm, for `lab.figures.dots`; an arm has one colour."""
-    made = []
-    for subject, label in subjects.items():
-        done = lab.of_subject(records, subject, settings.arms)
-        rows = {ARMS[a].label: [Dot(100 * share(done[a]), list(ARMS).index(a))] for a in done}
-        made += [Column(label, "right (%)", rows, (-3, 103))] if rows else []
-    return made
-
-
-def place_maps(
-    settings: Any, records: lab.Records, labels: Mapping[str, str], tests: Mapping[str, str]
-) -> list[Sheet]:
+def place_maps(done: Done, files: Mapping[str, str], tests: Mapping[str, str]) -> list[Sheet]:
     """A figure for each subject, a map for each arm: tests across, groups of places down, coloured
     by the share of sequences with every answer right.
 
     Args:
-        settings: what was asked for.
-        records: of the finished stages.
-        labels: subject -> label.
+        done: what is drawn.
+        files: names of the figures' files, by the subject's label.
         tests: name of a test -> what stands below its column.
     """
     made, axes = [], {"x": list(tests.values()), "y": ["first", "last"], "label": "right (%)"}
     caption = "Sequences with every answer right, median over seeds, by length and by place."
-    for subject, label in labels.items():
+    for label, some in done.items():
         panels = []
-        for arm, record in lab.of_subject(records, subject, settings.arms).items():
+        for arm, record in some.items():
             whole = [record["tests"][test]["whole_by_place"] for test in tests]
-            values = 100 * np.median(np.asarray(whole, float), axis=2).T
-            panels.append(Map(ARMS[arm].label, values))
+            panels.append(Map(arm, 100 * np.median(np.asarray(whole, float), axis=2).T))
         title = f"Where the answer lies: {label}"
-        made += [maps(subject, panels, title, caption, limits=(0, 100), **axes)] if panels else []
+        made.append(maps(files[label], panels, title, caption, limits=(0, 100), **axes))
     return made
 
 
-def tested(test: str, what: str) -> Callable[[lab.Record], np.ndarray]:
-    """record -> (seeds,): a number of a test; what was not finite counts as nothing right."""
-    return lambda record: np.nan_to_num(np.asarray(record["tests"][test][what], float))
+class Subjects(NamedTuple):
+    """What models are compared on.
+
+    Attributes:
+        setting: that names them.
+        head: of their column in the table.
+        labels: of all that there are.
+        task_of: (settings, subject) -> what is learned.
+        claims: (settings, subject) -> what is claimed of it.
+    """
+
+    setting: str
+    head: str
+    labels: Mapping[str, str]
+    task_of: Callable[[Any, str], Task]
+    claims: Callable[[Any, str], Iterable[Claim]]
 
 
 def study(
     title: str,
     lead: str,
     settings: type,
-    subjects: str,
-    task_of: Callable[[Any, str], Task],
+    subjects: Subjects,
     recipe_of: Callable[[Any], Recipe],
-    find: Callable[[Any, lab.Records], lab.Findings],
-    draw: Callable[[Any, lab.Records], Sequence[Sheet]],
+    table: Callable[[Any], tuple[Sequence[lab.Measure], str]],
+    draw: Callable[[Any, Done], Sequence[Sheet]],
     arm_of: Callable[[str], Arm] = ARMS.__getitem__,
+    best: str = "",
 ) -> lab.Study:
     """A comparison as a study: a stage "subject arm" for each arm on each subject.
 
     Args:
-        title, lead, settings, find, draw: see `Study`.
-        subjects: the setting that names them.
-        task_of: (settings, subject) -> what is learned.
-        recipe_of: settings -> how.
+        title: see `Study`.
+        lead: see `Study`.
+        settings: a `Comparison`.
+        subjects: what models are compared on.
+        recipe_of: settings -> how they learn.
+        table: settings -> what is reported of every arm, and the caption.
+        draw: (settings, what is finished) -> figures.
         arm_of: name -> model.
+        best: see `lab.numbers`.
     """
+    labels, task_of = subjects.labels, subjects.task_of
+
+    def asked(s: Any) -> Sequence[str]:
+        return getattr(s, subjects.setting)
 
     def stages(s: Any) -> dict[str, lab.Stage]:
         runs = s.trials, s.tuning_seeds, s.seeds
         return {
             f"{name} {arm}": partial(compare, task_of(s, name), arm_of(arm), recipe_of(s), *runs)
-            for name in getattr(s, subjects)
+            for name in asked(s)
             for arm in s.arms
         }
 
-    def shown(s: Any) -> lab.Example:
-        return example(task_of(s, getattr(s, subjects)[0]), arm_of(s.arms[0]), recipe_of(s))
+    def find(s: Any, records: lab.Records) -> lab.Findings:
+        (measures, caption), cases, made = table(s), {}, []
+        for name in asked(s):
+            done = lab.of_subject(records, name, s.arms)
+            cases |= {(labels[name], ARMS[arm].label): record for arm, record in done.items()}
+            for c in subjects.claims(s, name):
+                values = {ARMS[a].label: c.share(done[a]) if a in done else None for a in c.arms}
+                holds = lab.medians(c.holds)
+                made.append(lab.judge(c.text, c.criterion, values, holds, of=labels[name]))
 
-    return lab.Study(title, lead, settings, stages, find, draw, shown)
+        def facts(record: lab.Record) -> dict[str, Any]:
+            return {"rate": lab.rate_tuned(record), "parameters": record["parameters"]}
+
+        found = lab.numbers((subjects.head, "model"), cases, measures, caption, facts, best)
+        return lab.Findings(found, made)
+
+    def shown(s: Any, records: lab.Records) -> Sequence[Sheet]:
+        done = {n: lab.of_subject(records, n, s.arms) for n in asked(s)}
+        by_label = {
+            labels[name]: {ARMS[arm].label: record for arm, record in some.items()}
+            for name, some in done.items()
+            if some
+        }
+        return draw(s, by_label)
+
+    def nest(s: Any) -> lab.Example:
+        return example(task_of(s, asked(s)[0]), arm_of(s.arms[0]), recipe_of(s))
+
+    return lab.Study(title, lead, settings, stages, find, shown, nest)

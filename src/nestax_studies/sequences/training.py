@@ -6,6 +6,7 @@ seeds that nothing is judged by. Examples are drawn afresh at every step, on the
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,13 +21,13 @@ from nestax.levels import Nest
 from .. import lab
 from ..lab import train
 from .arms import Arm
-from .descent import optimizer
-from .judging import graded, judge
-from .tasks import Example, Task
+from .tasks import Example, Task, graded, judge
 
 POINTS = 20  # of a curve, usually
 _SPACING = 0.5  # decades between the rates tried
 _TIE = 1e-4  # accuracy; rates closer than this are told apart by the loss
+_CLIP = 1.0  # norm of a gradient, at most
+_GATES = re.compile(r"\b(rate|retain|forget|mu)\b|bias")  # names of parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,6 @@ class Recipe:
         steps: of a run.
         batch_size: examples in a step.
         centre: of the grid of learning rates.
-        decay: of weights, in units of the learning rate.
         smoothing: probability that the targets of training give to any answer. Above 0, what is
             asked of a model does not vanish when all its answers are right: scores are to be as
             large at the last symbol as at the first, which only a state that does not fade can do.
@@ -53,7 +53,6 @@ class Recipe:
     steps: int
     batch_size: int
     centre: float = 3e-3
-    decay: float = 0.0
     smoothing: float = 0.0
     points: int = POINTS
     together: int = 1
@@ -94,6 +93,34 @@ def objective(
     return descended, {"loss": loss, "accuracy": jnp.sum(right) / count}
 
 
+def optimizer(
+    rate: Any, steps: Any, decay: float = 0.0, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """AdamW behind a clipped gradient: the rate warms up, then falls to zero along a cosine; what
+    is `decayed` is pulled towards 0.
+
+    Args:
+        rate: at its highest; it and `steps` may be traced.
+        steps: of the whole run.
+        decay: of weights, in units of the rate.
+        eps: Adam's.
+    """
+    adam = optax.adamw(
+        train.warmed(rate, steps), b2=0.95, eps=eps, weight_decay=decay, mask=decayed
+    )
+    return optax.chain(optax.clip_by_global_norm(_CLIP), adam)
+
+
+def decayed(params: Any) -> Any:
+    """Which of a model's parameters are: matrices, but for those that gates are made by, whose
+    eigenvalues would be pulled away from where they must be."""
+
+    def one(path: Any, leaf: Any) -> bool:
+        return leaf.ndim > 1 and not _GATES.search(jax.tree_util.keystr(path))
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
 def system(task: Task, recipe: Recipe) -> Nest:
     """The model as a level, whose memories are levels inside it."""
 
@@ -101,7 +128,7 @@ def system(task: Task, recipe: Recipe) -> Nest:
         # Next to nothing is added to the memory of squares: what a rule for all lengths takes
         # beyond one for the lengths learned from (an eigenvalue of -1 rather than -0.99) is learned
         # from gradients that have become small.
-        return optimizer(rate, steps, recipe.decay, eps=1e-12)
+        return optimizer(rate, steps, eps=1e-12)
 
     return train.learner(
         functools.partial(objective, task, recipe), functools.partial(batch, task, recipe), descent
