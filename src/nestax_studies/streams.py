@@ -45,9 +45,6 @@ class Streams(lab.Options):
         batch_size: Examples in a step.
         seeds: Runs to judge by.
         tuning_seeds: Runs to choose settings by.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     preset: Preset = "small"

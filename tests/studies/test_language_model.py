@@ -24,7 +24,7 @@ LETTERS, LN = "abcdefgh", math.log(2)
 SIZE = Size(length=8, batch_size=2, windows=5, pieces=3, sample=6)
 TEXT = np.tile(np.arange(8, dtype=np.uint8), 60)
 ALPHABET = Corpus(
-    TEXT[:300], TEXT[300:380], TEXT[380:], 8, lambda n: "".join(LETTERS[i] for i in n), "character"
+    TEXT[:300], TEXT[300:380], TEXT[380:], 8, lambda n: "".join(LETTERS[i] for i in n)
 )
 """The letters over and over."""
 
@@ -65,10 +65,9 @@ def test_texts_are_cut_into_parts_that_do_not_overlap(monkeypatch):
     for name in ("tiny_shakespeare", "wikitext2"):
         monkeypatch.setattr(corpora.data, name, Text)
     letters, octets = map(corpora.load, ("tinyshakespeare", "wikitext2"))
-    assert (letters.vocabulary, letters.unit) == (2, "character")
+    assert (letters.vocabulary, octets.vocabulary) == (2, 256)
     np.testing.assert_array_equal(np.concatenate([letters.train, letters.tune]), Text.train)
     assert (len(letters.tune), letters.decode(letters.test)) == (50, "ééé")
-    assert (octets.vocabulary, octets.unit) == (256, "byte")
     assert bytes([*octets.train, *octets.tune]).decode() == "aé" * 500
     assert octets.test.tolist() == list("ééé".encode()) and octets.decode(octets.test) == "ééé"
     assert len(octets.tune) == 75 and octets.train.dtype == np.uint8

@@ -1,8 +1,5 @@
 """Does a continuum memory forget less than plain networks, consolidation and replay?
 
-    nestax run continual --out runs/continual
-    nestax run continual --preset full --out runs/continual-full
-
 Sources: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), sections 7.1 and 9, for
 the memory and the claim; Kirkpatrick et al., "Overcoming catastrophic forgetting in neural
 networks" (2017), and Schwarz et al., "Progress & compress" (2018), for consolidation; Chaudhry et
@@ -22,8 +19,8 @@ from ..lab import names, option
 from ..lab.figures import Column, Dot, Map, Sheet, curves, dots, maps
 from ..lab.train import parameters
 from ..streams import PAIRED
-from . import arms, learning, worlds
-from .arms import ARMS, PARTS, Network
+from . import learning, worlds
+from .arms import ARMS, PARTS, Network, network
 from .worlds import STREAMS, World
 
 _DECADES = 2.0  # that the rates tried cover
@@ -50,9 +47,6 @@ class Settings(streams.Streams):
         trials: Learning rates tried for each of three values of the arm's second hyperparameter;
             arms without one try three times as many; and up to two more where the best is the
             smallest or largest.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     streams: tuple[str, ...] = names(STREAMS)
@@ -82,8 +76,7 @@ class Settings(streams.Streams):
     def network(self, world: World, arm: str) -> Network:
         """An arm's, for a world."""
         assert self.hidden is not None
-        sizes = world.inputs, self.hidden, world.classes, self.batch_size
-        return arms.network(ARMS[arm], *sizes)
+        return network(ARMS[arm], world.inputs, self.hidden, world.classes, self.batch_size)
 
 
 def grid(kind: str, name: str, trials: int) -> list[tuple[float, float]]:
@@ -107,23 +100,23 @@ def learn(settings: Settings, kind: str, name: str, desk: lab.Desk) -> lab.Recor
         final = measures(run(*zip(*asked, strict=True)))["final"]
         return final.reshape(len(pairs), -1).mean(1).tolist()
 
-    def rates_beside(scores: Any, extra: float) -> list[float]:
-        return [rate for rate, other in scores if other == extra]
+    def beside(pairs: Any, extra: float) -> list[float]:
+        return [rate for rate, other in pairs if other == extra]
 
     def further(scores: Any, best: tuple[float, float]) -> list[tuple[float, float]]:
         spacing = _DECADES / (settings.trials - 1)  # of all arms, whatever the grid's own
-        rates = lab.beyond(rates_beside(scores, best[1]), best[0], spacing)
+        rates = lab.beyond(beside(scores, best[1]), best[0], spacing)
         return [(rate, best[1]) for rate in rates]
 
     first, best_of = grid(kind, name, settings.trials), lambda s: max(s, key=s.__getitem__)
     scores, (rate, extra) = lab.tuned(first, attempt, best_of, further)
     desk.say(f"runs {seeds} seeds at rate {rate:.2g}")
     matrix = run(range(seeds), [rate] * seeds, [extra] * seeds)
-    rates = rates_beside(scores, extra)
+    tried = beside(scores, extra)
     return {
         "rate": rate,
         "extra": extra,
-        "edge": rate in (min(rates), max(rates)),
+        "edge": rate in (min(tried), max(tried)),
         "pairs": list(scores),
         "scores": lab.listed(list(scores.values())),
         "parameters": parameters(jax.eval_shape(net.init, jax.random.key(0))),
@@ -287,12 +280,5 @@ stored examples. Tasks are learned one after another by a chain of MLPs whose st
 clocks of optimizer steps, or which is written in context at several clocks of examples, and by a
 plain network, elastic weight consolidation, and replay; all see the same examples and are tuned by
 the same rule."""
-STUDY = lab.Study(
-    "A continuum memory against forgetting",
-    LEAD,
-    Settings,
-    partial(streams.stages, learn),
-    find,
-    draw,
-    example,
-)
+TITLE = "A continuum memory against forgetting"
+STUDY = lab.Study(TITLE, LEAD, Settings, partial(streams.stages, learn), find, draw, example)

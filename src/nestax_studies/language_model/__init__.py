@@ -5,12 +5,6 @@ tries learning rates by the same rule, and is judged after as many steps on text
 where blocks have an MLP, once more while the MLP learns from what it reads (a level stacked on a
 trained model, Nested Learning 7.3).
 
-    nestax run language-model --out runs/language-model
-    nestax run language-model --preset hour --out runs/hour
-    nestax run language-model --preset full --data wikitext2 --out runs/wikitext2
-
-The second trains one model of 1.8 million parameters.
-
 Source: the claims are those of Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025),
 Tables 2 and 6, made there of models with 760 million parameters and more.
 """
@@ -39,6 +33,7 @@ _DECADES = 0.4  # between the rates tried
 LEAST = 0.01  # bits; a smaller difference does not count
 CAP = 8.0  # bits, those of a byte of which nothing is known: stands for a run that diverged
 REACHED = 1.6  # nats, which the preset hour is to reach
+_THREE = functools.partial(lab.spread, digits=3, scale=1)
 # The criteria stood here before the recorded runs, but for those of temperature and of learning in
 # context, which came after the hour that they were first judged by.
 _CRITERION = (
@@ -75,9 +70,6 @@ class Settings(lab.Options):
         decay: Of weights, in units of the learning rate.
         dropout: Probability with which a number of an embedding, or one that a block adds, is left
             out in training.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     preset: Literal["small", "hour", "full"] = "small"
@@ -99,11 +91,9 @@ class Settings(lab.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        twice = 2 * (self.heads or 1)
-        self.require(
-            not (self.width or 0) % twice,
-            f"width must be a multiple of twice the heads, {twice}, got {self.width}",
-        )
+        assert self.width and self.heads
+        wrong = f"width must be a multiple of twice the heads, {2 * self.heads}, got {self.width}"
+        self.require(self.width % (2 * self.heads) == 0, wrong)
 
     @property
     def unit(self) -> str:
@@ -218,11 +208,6 @@ def gains(arm: lab.Record) -> np.ndarray:
     return np.asarray([seed.get("gain", 0.0) for seed in arm["seeds"]]) / math.log(2)
 
 
-def calibrated(arm: lab.Record) -> np.ndarray:
-    """(seeds,): bits fewer with scores divided by the best temperature; 0 if a run diverged."""
-    return bits(arm) - bits(arm, "calibrated")
-
-
 def learned(arm: lab.Record) -> np.ndarray | None:
     """(seeds,): bits fewer where MLPs learn from what they read, against a stream that they only
     read; without runs that diverged. None for blocks without an MLP."""
@@ -236,7 +221,7 @@ def find(settings: Any, records: lab.Records) -> lab.Findings:
         lab.number(f"bits per {settings.unit}", bits, digits=3),
         lab.number(f"nats per {settings.unit}", lambda a: bits(a) * math.log(2), digits=3),
         lab.number("bits gained by state", gains, digits=3),
-        lab.number("by temperature", calibrated, digits=3),
+        lab.number("by temperature", lambda a: bits(a) - bits(a, "calibrated"), digits=3),
         lab.number("by learning in context", learned, digits=3),
     ]
 
@@ -259,18 +244,13 @@ def find(settings: Any, records: lab.Records) -> lab.Findings:
         "smallest or largest tried."
     )
     cases = {(ARMS[arm].label,): record for arm, record in done.items()}
-    table = lab.numbers(
-        ("model",), cases, measures, caption, facts, best=f"-bits per {settings.unit}"
-    )
-    asked = [c for c in CLAIMS if {c.better, c.worse} <= set(settings.arms)]
-    judged = [_verdict(claim, done) for claim in asked]
+    best = f"-bits per {settings.unit}"
+    table = lab.numbers(("model",), cases, measures, caption, facts, best)
+    judged = [_verdict(c, done) for c in CLAIMS if {c.better, c.worse} <= set(settings.arms)]
     judged += _reached(done) if settings.preset == "hour" else []
-    more = {
-        arm: {name: record["tuned"][name] for name in ("rates", "scores")}
-        for arm, record in done.items()
-        if record["tuned"]
-    }
-    return lab.Findings(table, judged, {"tuning": more}, _samples(done))
+    tuned = {arm: record["tuned"] for arm, record in done.items() if record["tuned"]}
+    tuning = {arm: {name: one[name] for name in ("rates", "scores")} for arm, one in tuned.items()}
+    return lab.Findings(table, judged, {"tuning": tuning}, _samples(done))
 
 
 def _verdict(claim: Claim, done: dict[str, lab.Record]) -> lab.Verdict:
@@ -285,12 +265,8 @@ def _verdict(claim: Claim, done: dict[str, lab.Record]) -> lab.Verdict:
         return None if ahead is None else ahead != claim.opposite
 
     criterion = "not so: " * claim.opposite + _CRITERION
-    more = {"of": claim.of, "shown": _three, "unit": " bits"}
+    more = {"of": claim.of, "shown": _THREE, "unit": " bits"}
     return lab.judge(claim.text, criterion, values, holds, **more)
-
-
-def _three(values: Any) -> str:
-    return lab.spread(values, 3, 1)
 
 
 def _reached(done: dict[str, lab.Record]) -> list[lab.Verdict]:
@@ -307,7 +283,7 @@ def _reached(done: dict[str, lab.Record]) -> list[lab.Verdict]:
         for name, way in _WAYS.items():
             if name == "windows" or all(name in seed for seed in record["seeds"]):
                 values, of = {"nats": math.log(2) * bits(record, name)}, f"{ARMS[arm].label}{way}"
-                text = f"{count:,} parameters, {_three(values['nats'])} nats"
+                text = f"{count:,} parameters, {_THREE(values['nats'])} nats"
                 found.append(lab.judge(claim, criterion, values, holds, of=of, measured=text))
     return found
 
@@ -343,13 +319,14 @@ def draw(settings: Any, records: lab.Records) -> list[Sheet]:
 def _results(settings: Any, done: dict[str, lab.Record]) -> Sheet:
     """A row for each arm, the best first."""
     order = sorted(done, key=lambda arm: float(np.median(bits(done[arm]))))
+
+    def column(title: str, x: str, of: Callable[[lab.Record], Any], colour: int) -> Column:
+        return Column(title, x, {ARMS[arm].label: [Dot(of(done[arm]), colour)] for arm in order})
+
     columns = [
-        Column(title, x, {ARMS[arm].label: [Dot(of(done[arm]), colour)] for arm in order})
-        for colour, (title, x, of) in enumerate((
-            ("From an empty state", f"bits per {settings.unit}", bits),
-            ("Gained by state", "bits fewer", gains),
-        ))
-    ]  # fmt: skip
+        column("From an empty state", f"bits per {settings.unit}", bits, 0),
+        column("Gained by state", "bits fewer", gains, 1),
+    ]
     caption = (
         "Dots are medians over seeds, bars their range. Left: text to judge by, windows read from "
         "an empty state; fewer bits are better. Right: how many fewer there are where the state is "

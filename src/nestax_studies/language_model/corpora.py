@@ -18,7 +18,6 @@ class Corpus:
         train, tune, test: to learn from, to choose a rate by, to judge by.
         vocabulary: how many numbers there are.
         decode: numbers -> the text that they stand for.
-        unit: what a number stands for, "character" or "byte".
     """
 
     train: np.ndarray
@@ -26,7 +25,6 @@ class Corpus:
     test: np.ndarray
     vocabulary: int
     decode: Callable[[np.ndarray], str]
-    unit: str
 
 
 def load(name: str) -> Corpus:
@@ -35,17 +33,17 @@ def load(name: str) -> Corpus:
     Of WikiText-2 the validation text is learned from, and the test text is judged by.
     """
     if name == "tinyshakespeare":
-        text, unit = data.tiny_shakespeare(), "character"
+        text = data.tiny_shakespeare()
         learn, test = text.train, text.test
         vocabulary, decode = len(text.characters), text.decode
     else:
-        text, unit, tokens = data.wikitext2(), "byte", data.ByteTokenizer()
+        text, tokens = data.wikitext2(), data.ByteTokenizer()
         learn, test = (
             tokens.encode(text.decode(part)).astype(np.uint8) for part in (text.train, text.test)
         )
         vocabulary, decode = tokens.vocabulary, tokens.decode
     kept = round(_TUNING * len(learn))
-    return Corpus(learn[:-kept], learn[-kept:], test, vocabulary, decode, unit)
+    return Corpus(learn[:-kept], learn[-kept:], test, vocabulary, decode)
 
 
 def windows(part: np.ndarray, count: int, length: int) -> np.ndarray:

@@ -1,11 +1,6 @@
 """Do slow clocks forget less? Continual learning with several clocks in one optimizer.
 
-Layers of a network, or networks side by side, are each moved at a period of their own.
-
-    nestax run timescales --out runs/timescales
-    nestax run timescales --preset full --out runs/timescales-full
-
-Gathered as a mean, a part with period C moves once in C steps by its rate: as far as with rate / C
+Layers of a network, or networks side by side, are each moved at a period of their own. Gathered as a mean, a part with period C moves once in C steps by its rate: as far as with rate / C
 at every step. These rates on one clock are its control. Gathered as a sum it moves as far as with
 the rate itself: its control is one clock. What is left between an arm and its control is that
 gradients are taken where the part last stood. An arm that learns less has less to forget, so arms
@@ -65,9 +60,6 @@ class Settings(streams.Streams):
             others), separated by commas; or all.
         steps: Of each task, a multiple of the longest period, 64.
         trials: Learning rates tried.
-
-    Raises:
-        SettingsError: a value that makes no sense.
     """
 
     streams: tuple[str, ...] = names(STREAMS)
@@ -228,14 +220,15 @@ def forgotten_at(learning: np.ndarray, forgetting: np.ndarray, level: float) -> 
 
 def less_forgotten(one: lab.Record, other: lab.Record) -> np.ndarray:
     """(seeds,): how much less the first of two records forgets at equal learning accuracy."""
-    known, lost = ([np.asarray(r[name]).T for r in (one, other)]
-                   for name in ("learning", "forgetting"))  # fmt: skip
+
+    def by_seed(name: str) -> list[np.ndarray]:
+        """(seeds, 2, rates)"""
+        return list(np.stack([np.asarray(r[name]).T for r in (one, other)], axis=1))
+
     found = []
-    for seed in range(len(known[0])):
-        level = LEVEL * min(arm[seed].max() for arm in known)
-        mine, others = (
-            forgotten_at(k[seed], f[seed], level) for k, f in zip(known, lost, strict=True)
-        )
+    for known, lost in zip(by_seed("learning"), by_seed("forgetting"), strict=True):
+        level = LEVEL * known.max(axis=1).min()
+        mine, others = (forgotten_at(*arm, level) for arm in zip(known, lost, strict=True))
         found.append(others - mine)
     return np.asarray(found)
 
@@ -372,12 +365,5 @@ def _family(done: dict[str, lab.Records], family: str, words: str) -> Sheet | No
 LEAD = """Parts of a network that move rarely are said to keep what was learned earlier. Tasks are
 learned one after another, with layers or with blocks on three clocks, and everything is compared
 with one clock whose rates move every part as far, where as much was learned."""
-STUDY = lab.Study(
-    "Several clocks against forgetting",
-    LEAD,
-    Settings,
-    partial(streams.stages, learn),
-    find,
-    draw,
-    example,
-)
+TITLE = "Several clocks against forgetting"
+STUDY = lab.Study(TITLE, LEAD, Settings, partial(streams.stages, learn), find, draw, example)
