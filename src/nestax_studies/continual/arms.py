@@ -144,10 +144,9 @@ def network(arm: Arm, inputs: int, hidden: int, classes: int, batch_size: int) -
             width, periods, hidden=units, key=keys[1], scale=len(TURNS) ** -0.5,
             objective="local" if arm.writes == "local" else None,
         )  # fmt: skip
-        (first,), (last,) = (
-            models.mlp_init(keys[0], (inputs, width)), models.mlp_init(keys[2], (width, classes))
-        )  # fmt: skip
-        return {"in": first, "memory": memory, "out": last}
+        first, last = (inputs, width), (width, classes)
+        ends = {"in": models.mlp_init(keys[0], first), "out": models.mlp_init(keys[2], last)}
+        return ends | {"memory": memory}
 
     def start(params: dict[str, Any]) -> Any:
         state = params["memory"].init_state()
@@ -158,8 +157,8 @@ def network(arm: Arm, inputs: int, hidden: int, classes: int, batch_size: int) -
         return memory._replace(weights=jax.tree.map(jnp.add, starts, memory.weights))
 
     def scores(params: dict[str, Any], module: Any, x: Array, state: Any) -> Any:
-        y, after = module(jax.nn.relu(_affine(params["in"], x)), state)
-        return _affine(params["out"], y), after
+        y, after = module(jax.nn.relu(models.mlp(params["in"], x, jax.nn.relu)), state)
+        return models.mlp(params["out"], y, jax.nn.relu), after
 
     def read(params: dict[str, Any], memory: Any, x: Array) -> Array:
         # Without its targets the module writes nothing.
@@ -188,8 +187,3 @@ def network(arm: Arm, inputs: int, hidden: int, classes: int, batch_size: int) -
         return outputs, jax.lax.stop_gradient(after._replace(weights=written))
 
     return Network(init, start, learn, read)
-
-
-def _affine(layer: models.Layer, x: Array) -> Array:
-    y = x @ layer.weight.T
-    return y + jnp.broadcast_to(layer.bias[None], y.shape)

@@ -19,7 +19,8 @@ import numpy as np
 from .. import lab, sequences
 from ..lab import names, option
 from ..lab.figures import Sheet, curves
-from ..sequences import ARMS, Arm, Claim, Exam, Task, reaches, stays_below, tested
+from ..sequences import ARMS, Arm, Claim, Task, reaches, stays_below, tested
+from ..sequences.tasks import Exam
 from .languages import LANGUAGES
 
 SHORT = 50  # symbols of the longest string that is learned from

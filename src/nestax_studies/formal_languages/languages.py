@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from ..sequences import Example
+from ..sequences.tasks import Example
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from ..sequences import Draw, Exam, Example, Task, read
+from ..sequences.tasks import Draw, Exam, Example, Task, read
 
 _LONGEST = 3  # tokens of a fuzzy key or value, at most
 _COUNT = 512  # sequences to judge by

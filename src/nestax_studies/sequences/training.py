@@ -23,7 +23,7 @@ from ..lab import train
 from .arms import Arm
 from .tasks import Example, Task, graded, judge
 
-POINTS = 20  # of a curve, usually
+POINTS = 20  # of a curve; they divide the steps
 _SPACING = 0.5  # decades between the rates tried
 _TIE = 1e-4  # accuracy; rates closer than this are told apart by the loss
 _CLIP = 1.0  # norm of a gradient, at most
@@ -42,7 +42,6 @@ class Recipe:
         smoothing: probability that the targets of training give to any answer. Above 0, what is
             asked of a model does not vanish when all its answers are right: scores are to be as
             large at the last symbol as at the first, which only a state that does not fade can do.
-        points: of a curve; divides `steps`.
         together: runs side by side in one program, which saves time where a step is too small to
             fill the machine.
     """
@@ -54,7 +53,6 @@ class Recipe:
     batch_size: int
     centre: float = 3e-3
     smoothing: float = 0.0
-    points: int = POINTS
     together: int = 1
 
 
@@ -173,7 +171,7 @@ def runner(
         # Rates may be too large: such a run has answered nothing right.
         state, info = nest.run(state, recipe.steps, check=False)
         seen = info["model"].user
-        found = {name: train.stretches(seen[name], recipe.points).T for name in seen}
+        found = {name: train.stretches(seen[name], POINTS).T for name in seen}
         return found | {"tests": judged(state.values["model"], keys)}
 
     return functools.partial(lab.side_by_side, program, recipe.together)
@@ -218,6 +216,6 @@ def compare(
         "rate": best,
         "edge": best in (rates[0], rates[-1]),
         "parameters": train.parameters(shape),
-        "step": [(i + 1) * recipe.steps // recipe.points for i in range(recipe.points)],
+        "step": [(i + 1) * recipe.steps // POINTS for i in range(POINTS)],
         **lab.listed(jax.tree.map(lambda a: a.T, found)),
     }

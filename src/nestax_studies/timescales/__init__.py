@@ -1,10 +1,11 @@
 """Do slow clocks forget less? Continual learning with several clocks in one optimizer.
 
-Layers of a network, or networks side by side, are each moved at a period of their own. Gathered as a mean, a part with period C moves once in C steps by its rate: as far as with rate / C
-at every step. These rates on one clock are its control. Gathered as a sum it moves as far as with
-the rate itself: its control is one clock. What is left between an arm and its control is that
-gradients are taken where the part last stood. An arm that learns less has less to forget, so arms
-are compared where they have learned as much, interpolated along the rates tried.
+Layers of a network, or networks side by side, are each moved at a period of their own. Gathered as
+a mean, a part with period C moves once in C steps by its rate: as far as with rate / C at every
+step. These rates on one clock are its control. Gathered as a sum it moves as far as with the rate
+itself: its control is one clock. What is left between an arm and its control is that gradients are
+taken where the part last stood. An arm that learns less has less to forget, so arms are compared
+where they have learned as much, interpolated along the rates tried.
 
 Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), section 7.1, eq. (70-71)
 and, for blocks side by side, (74).
