@@ -94,6 +94,7 @@ ABSENT = "absent"
         (formal_languages, "aa", NONE, {"hope": (1.0, 0.98, 1.0), "transformer": ABSENT},
          [1, 0, None]),  # half of all last symbols are guessed
         (formal_languages, "aa", (0.5, 1.0, 1.0), {}, [0, 1, 1]),
+        (formal_languages, "aa", NONE, {"linear_attention": ALL}, [0, 0, 0]),
         (formal_languages, "anbn", ALL, {}, [1, 1, 1]),
         (formal_languages, "anbn", (0.9, 1.0, 1.0), {"hope": ALL, "delta": ALL}, [1, 1, 0]),
     ],
