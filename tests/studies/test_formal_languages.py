@@ -56,7 +56,7 @@ def test_classes_are_the_symbols_that_may_follow(name, drawn, longest):
     language, known = LANGUAGES[name], following(name, longest)
     assert language.vocabulary >= max(len(language.symbols), len(set(language.sets)))
     keys = jax.random.split(jax.random.key(0), 60)
-    draw = jax.vmap(lambda key, place: language.example(key, place, 1, drawn))
+    draw = jax.jit(jax.vmap(lambda key, place: language.example(key, place, 1, drawn)))
     strings, seen = draw(keys, jnp.linspace(0, 0.999, 60)), set()
     for tokens, classes, mask in zip(*map(np.asarray, strings), strict=True):
         word = "".join(language.symbols[i] for i in tokens[mask])
@@ -74,7 +74,8 @@ def test_classes_are_the_symbols_that_may_follow(name, drawn, longest):
 def test_places_spread_the_lengths_of_counted_strings(name):
     language, place = LANGUAGES[name], jnp.arange(40) / 40
     keys = jax.random.split(jax.random.key(0), 40)
-    found = jax.vmap(lambda key, place: language.example(key, place, 51, 100))(keys, place)
+    draw = jax.jit(jax.vmap(lambda key, place: language.example(key, place, 51, 100)))
+    found = draw(keys, place)
     lengths = np.asarray(found.mask).sum(1)
     assert (np.diff(lengths) >= 0).all() and (lengths % language.divisor == 0).all()
     assert lengths[0] == 51 + -51 % language.divisor and lengths[-1] == 100 - 100 % language.divisor

@@ -13,7 +13,7 @@ from nestax_studies.needle import BLOCK, NAMES, VOCABULARY, haystack
 def test_a_passkey_lies_where_its_place_says_and_is_asked_for_by_name(passkeys):
     length, count = 64, 40
     keys, places = jax.random.split(jax.random.key(0), count), np.arange(count) / count
-    draw = jax.vmap(haystack(length, passkeys), (None, 0, 0))
+    draw = jax.jit(jax.vmap(haystack(length, passkeys), (None, 0, 0)))
     depths = []
     for tokens, targets, mask in zip(*map(np.asarray, draw(None, keys, places)), strict=True):
         assert tokens.max() < VOCABULARY and tokens.min() >= 0

@@ -15,7 +15,8 @@ from nestax_studies.recall import tasks
 def draw(task, count=20, world=None):
     """Examples at evenly spread places, as numpy arrays (count, time)."""
     keys = jax.random.split(jax.random.key(1), count)
-    found = jax.vmap(task.train, (None, 0, 0))(world, keys, jnp.arange(count) / count)
+    drawn = jax.jit(jax.vmap(task.train, (None, 0, 0)))
+    found = drawn(world, keys, jnp.arange(count) / count)
     assert {a.dtype for a in found} == {np.dtype("int32"), np.dtype("bool")}
     assert (np.asarray(found.tokens) < task.vocabulary).all() and found.tokens.min() >= 0
     assert (np.asarray(found.targets) < task.vocabulary).all() and found.targets.min() >= 0

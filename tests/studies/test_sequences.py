@@ -82,7 +82,8 @@ def test_measures_are_those_of_a_count_by_hand():
 
     task = dataclasses.replace(TASK, answer=answer)
     test = Exam(parity(time), count, together=4, groups=3)
-    found = sequences.tasks.judge(task, test, None, None, jax.random.key(5))
+    judge = jax.jit(lambda key: sequences.tasks.judge(task, test, None, None, key))
+    found = judge(jax.random.key(5))
     right = ~wrong
     right[3, 50] = False
     total = right[:, asked].sum()

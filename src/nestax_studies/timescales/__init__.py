@@ -37,9 +37,8 @@ STREAMS = {
     "task": "split by classes, task known",
     "permuted": "permuted pixels",
 }
-_SMALL = tuple(
-    arm for arm in ARMS if arm.startswith("descent") and "64" not in arm and "middle" not in arm
-)
+_MEMBERS = {family: [a for a in ARMS if ARMS[a].family == family] for family in FAMILIES}
+_SMALL = tuple(a for a in ARMS if a.startswith("descent") and "64" not in a and "middle" not in a)
 _HIDDEN = {"small": 32, "full": 64}  # units of a hidden layer; half as many in each of three blocks
 _SPACING = 0.45  # decades between the rates tried
 _CENTRES = {"descent": 0.02, "momentum": 0.002, "adam": 1.5e-4}
@@ -64,12 +63,7 @@ class Settings(streams.Streams):
     """
 
     streams: tuple[str, ...] = names(STREAMS)
-    arms: tuple[str, ...] = names(
-        ARMS,
-        families={f: [a for a in ARMS if ARMS[a].family == f] for f in FAMILIES},
-        small=_SMALL,
-        full=("all",),
-    )
+    arms: tuple[str, ...] = names(ARMS, families=_MEMBERS, small=_SMALL, full=("all",))
     steps: int | None = option(least=_LONGEST, multiple=_LONGEST, small=128, full=448)
     trials: int = option(9, least=2)
 
