@@ -147,16 +147,9 @@ def held_out_images(held_out: Array, task: tuple[Array, Array], judged: Any) -> 
 def system(
     model: Level, look: Callable[[dict[str, Any]], Any], steps: int, slow: Sequence[Level] = ()
 ) -> Nest:
-    """A model that learns, and is looked at when a task is over: a step of the nest is a task.
-
-    Args:
-        model: a level "model" that learns at every step.
-        look: values -> accuracy on every task, (tasks,).
-        steps: of a task.
-        slow: levels that move when a task is over.
-
-    What tells runs apart (a rate, their examples) is the value of a level "run".
-    """
+    """A level "model" that learns at every step of a task, and is looked at when a task is over:
+    values -> accuracy on every task, (tasks,). Slow levels move then. So a step of the nest is a
+    task. What tells runs apart (a rate, their examples) is the value of a level "run"."""
 
     def report(values: dict[str, Any], batch: Any) -> tuple[Array, Any]:
         return jnp.zeros(()), look(values)
@@ -167,14 +160,9 @@ def system(
 def accuracies(
     scores: Callable[[Any], Array], shown: Any, held: Any, tasks: int
 ) -> Float[Array, " tasks"]:
-    """Accuracy on every task; 0 if what is held is not finite.
-
-    Args:
-        scores: what is shown of a task -> (n, classes).
-        shown: a pytree with a leading axis of tasks, its last part the labels.
-        held: weights, and what else the scores depend on.
-        tasks: how many.
-    """
+    """Accuracy on every task; 0 if what is held is not finite: weights, and what else the scores
+    depend on. `scores` makes (n, classes) of what is shown of a task, the parts of a pytree with a
+    leading axis of tasks, of which the labels are the last."""
 
     def right(one: Any) -> Array:
         return jnp.mean(jnp.argmax(scores(one), axis=1) == one[-1])

@@ -23,14 +23,9 @@ FISHER = 128  # examples of a task that its Fisher information is estimated from
 
 
 def fisher(scores: Callable[[Any, Array], Array], params: Any, rows: Array, key: Array) -> Any:
-    """The diagonal of the Fisher information: the mean over examples of squared gradients of
-    log p(y | x), labels y drawn from the network itself.
-
-    Args:
-        scores: (parameters, one example) -> (classes,).
-        params: where.
-        rows: examples, the first axis.
-        key: for the labels.
+    """The diagonal of the Fisher information of `scores`, (parameters, one example) -> (classes,):
+    the mean over examples, (n, ...), of squared gradients of log p(y | x), labels y drawn from the
+    network itself.
 
     Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks" (2017); why
     labels are to be drawn: Kunstner, Balles and Hennig (2019).
@@ -49,16 +44,8 @@ def fisher(scores: Callable[[Any, Array], Array], params: Any, rows: Array, key:
 def reservoir(
     buffer: Int[Array, " slots"], met: Int[Array, ""], numbers: Int[Array, " n"], key: Array
 ) -> tuple[Int[Array, " slots"], Int[Array, ""]]:
-    """Keeps a uniform sample of all that was met.
-
-    Args:
-        buffer: numbers of the examples kept.
-        met: how many were met before.
-        numbers: of those met now, in their order.
-        key: for the slots.
-
-    Returns:
-        The buffer, and how many were met.
+    """Keeps a uniform sample of the numbers of all examples that were met: the buffer, and how many
+    were, after those that are met now.
 
     Source: Vitter, "Random sampling with a reservoir" (1985), Algorithm R; for replay Chaudhry et
     al., "On tiny episodic memories in continual learning" (2019).

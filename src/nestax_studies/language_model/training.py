@@ -67,14 +67,8 @@ def mean_by_parts(
     """The mean of `loss` over the parts of a batch, the gradient of each part made with its loss.
 
     So nothing of a part outlives it, and what a small part needs stays in a processor's caches. May
-    be differentiated once, in reverse, by `params`.
-
-    Args:
-        loss: (params, part) -> number, a mean over the part.
-        params: pytree of floating-point arrays.
-        batch: pytree of arrays with a leading axis.
-        size: of a part; divides the batch.
-    """
+    be differentiated once, in reverse, by `params`, a pytree of floating-point arrays. The size of
+    a part divides the batch, the leading axis of its arrays."""
     over_parts = functools.partial(
         microbatching.microbatch,
         argnums=1,
@@ -139,12 +133,9 @@ def system(corpus: Corpus, size: Size, every: int) -> Nest:
 def train(
     nest: Nest, model: Any, rate: float, seed: int, points: int, desk: Desk
 ) -> tuple[Any, dict[str, Any]] | None:
-    """A whole run, which goes on from the desk after an interruption; None if it diverges.
-
-    Returns:
-        The model at its end; and `step` of each look at kept text, with `curves`, losses of one
-        batch ("model") and of the kept text ("trial") there.
-    """
+    """A whole run, which goes on from the desk after an interruption; None if it diverges. The
+    model at its end; and `step` of each look at kept text, with `curves`, losses of one batch
+    ("model") and of the kept text ("trial") there."""
     every = nest.ticks_per_step
     trial = {"rate": jnp.float32(rate), "steps": jnp.float32(points * every)}
     state = nest.init({"model": model, "trial": trial}, jax.random.key(seed))

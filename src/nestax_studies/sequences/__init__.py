@@ -119,15 +119,8 @@ def panels(
     y: str = "right (%)",
     log: str = "",
 ) -> list[Panel]:
-    """A panel for each subject, a line for each arm.
-
-    Args:
-        done: what is drawn.
-        curve: record -> x (points,) and fractions (points, seeds), drawn in percent.
-        x: label of the axis.
-        y: label of the axis.
-        log: which axes are logarithmic.
-    """
+    """A panel for each subject, a line for each arm; `curve` makes of a record x, (points,), and
+    fractions, (points, seeds), which are drawn in percent."""
 
     def line(arm: str, at: Any, shares: Any) -> Line:
         return Line(at, 100 * np.asarray(shares, float), arm)
@@ -140,13 +133,8 @@ def panels(
 
 def place_maps(done: Done, files: Mapping[str, str], tests: Mapping[str, str]) -> list[Sheet]:
     """A figure for each subject, a map for each arm: tests across, groups of places down, coloured
-    by the share of sequences with every answer right.
-
-    Args:
-        done: what is drawn.
-        files: names of the figures' files, by the subject's label.
-        tests: name of a test -> what stands below its column.
-    """
+    by the share of sequences with every answer right. Names of the figures' files are given by the
+    subject's label, and what stands below a column by the test's name."""
     made, axes = [], {"x": list(tests.values()), "y": ["first", "last"], "label": "right (%)"}
     caption = "Sequences with every answer right, median over seeds, by length and by place."
     for label, some in done.items():

@@ -27,14 +27,9 @@ evenly over examples (a length, a depth) is chosen: drawn in training, on a grid
 
 
 def read(model: Any, tokens: Int[Array, " time"], piece: int | None = None) -> Array:
-    """The scores at every token, (time, vocabulary).
-
-    Args:
-        model: `(tokens, state) -> (scores, state)`.
-        tokens: a sequence.
-        piece: tokens read at a time, the state carried from piece to piece; must divide their
-            number. All at once if not given.
-    """
+    """The scores at every token, (time, vocabulary), of a model `(tokens, state) -> (scores,
+    state)`. So many tokens are read at a time as `piece` says, which must divide their number, the
+    state carried from piece to piece; all at once if not given."""
     if piece is None:
         return model(tokens)[0]
 

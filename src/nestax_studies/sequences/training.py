@@ -36,8 +36,7 @@ class Recipe:
 
     Attributes:
         width, depth, heads: of the model.
-        steps: of a run.
-        batch_size: examples in a step.
+        steps, batch_size: of a run.
         centre: of the grid of learning rates.
         smoothing: probability that the targets of training give to any answer. Above 0, what is
             asked of a model does not vanish when all its answers are right: scores are to be as
@@ -95,14 +94,8 @@ def optimizer(
     rate: Any, steps: Any, decay: float = 0.0, eps: float = 1e-8
 ) -> optax.GradientTransformation:
     """AdamW behind a clipped gradient: the rate warms up, then falls to zero along a cosine; what
-    is `decayed` is pulled towards 0.
-
-    Args:
-        rate: at its highest; it and `steps` may be traced.
-        steps: of the whole run.
-        decay: of weights, in units of the rate.
-        eps: Adam's.
-    """
+    is `decayed` is pulled towards 0. The rate at its highest and the steps of the whole run may be
+    traced; decay is in units of the rate."""
     adam = optax.adamw(
         train.warmed(rate, steps), b2=0.95, eps=eps, weight_decay=decay, mask=decayed
     )

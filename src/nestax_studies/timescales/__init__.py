@@ -197,7 +197,8 @@ _KNOW_MORE = (
     "average final accuracy of the best arm with several clocks against that of the best with one, "
     f"rates of its parts chosen likewise, both chosen on seeds of their own: {PAIRED}"
 )
-_AGAINST = ("single", "control")  # attributes of an arm: what it is compared with
+_AGAINST = {"single": "less forgotten than one clock", "control": "than the same rates"}
+"""What an arm is compared with, by its attribute."""
 
 
 def forgotten_at(learning: np.ndarray, forgetting: np.ndarray, level: float) -> float:
@@ -233,12 +234,11 @@ def at_tuned(record: lab.Record, name: str) -> np.ndarray:
     return np.asarray(record[name][record["place"]])
 
 
-def gains(name: str, done: lab.Records) -> dict[str, np.ndarray]:
-    """How much less an arm forgets than those it is compared with, where these were run: by
-    "single" and "control"."""
-    others = {key: getattr(ARMS[name], key) for key in _AGAINST}
-    done_too = {key: done[other] for key, other in others.items() if other in done}
-    return {key: less_forgotten(done[name], other) for key, other in done_too.items()}
+def gains(name: str, done: lab.Records) -> dict[str, np.ndarray | None]:
+    """How much less an arm forgets than "single" and "control"; None where these were not run."""
+    others = [done.get(getattr(ARMS[name], key)) for key in _AGAINST]
+    less = [None if other is None else less_forgotten(done[name], other) for other in others]
+    return dict(zip(_AGAINST, less, strict=True))
 
 
 def find(settings: Settings, records: lab.Records) -> lab.Findings:
@@ -247,10 +247,9 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
         for arm, record in done.items():
             cases[STREAMS[stream], ARMS[arm].label] = record | {"gains": gains(arm, done)}
         verdicts += _verdicts(STREAMS[stream], done)
-    compared = {"less forgotten than one clock": "single", "than the same rates": "control"}
     measures = streams.remembered(at_tuned)
-    for head, key in compared.items():
-        measures.append(lab.Measure(head, lambda r, key=key: r["gains"].get(key), "points"))
+    for key, head in _AGAINST.items():
+        measures.append(lab.Measure(head, lambda r, key=key: r["gains"][key], "points"))
     caption = (
         f"{streams.MEASURED} These are at the rate with the best final accuracy, on seeds of their "
         f"own. The last two columns: {_EQUAL}, points of forgetting less than with one clock, and "
@@ -269,10 +268,8 @@ def _verdicts(stream: str, done: lab.Records) -> list[lab.Verdict]:
     found = []
     some = [[name for name in done if ARMS[name].clocks is clocks] for clocks in (True, False)]
     for name in some[0]:
-        gained, others = gains(name, done), (ARMS[name].single, ARMS[name].control)
-        values = {
-            _label(other): gained.get(key) for key, other in zip(_AGAINST, others, strict=True)
-        }
+        found_less = gains(name, done).items()
+        values = {_label(getattr(ARMS[name], key)): less for key, less in found_less}
         claim = f"Slow clocks forget less at equal learning: {_label(name)} (Nested Learning, 7.1)"
         look: dict[str, Any] = {"of": stream, "unit": " points behind", "shown": _shown}
         found.append(lab.judge(claim, _FORGET_LESS, values, streams.ahead, **look))
@@ -311,12 +308,12 @@ def _results(done: dict[str, lab.Records]) -> Sheet:
         for arm, record in some.items():
             gained = gains(arm, some)
             if ARMS[arm].control == ARMS[arm].single:
-                gained.pop("control", None)
+                del gained["control"]
             ends[_label(arm)] = [Dot(100 * at_tuned(record, "final"), 0)]
             less[_label(arm)] = [
-                Dot(100 * gain, 1 + _AGAINST.index(key), key == "single")
-                for key, gain in gained.items()
-                if np.isfinite(gain).all()
+                Dot(100 * gain, colour, filled=colour == 1)
+                for colour, gain in enumerate(gained.values(), 1)
+                if gain is not None and np.isfinite(gain).all()
             ]
         columns.append(Column(f"{stream}: in the end", "accuracy (%)", ends))
         columns.append(Column(f"{stream}: forgets less", "points, at equal\nlearning", less))
