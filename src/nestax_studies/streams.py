@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nestax.levels import Held, Level, Nest, State
+from nestax.levels import Held, Level, Nest
 
 from . import data, lab
 from .lab import option
@@ -210,8 +210,6 @@ def runner(
     """
     import equinox as eqx  # would double the time that the command line takes
 
-    begun: list[State] = []
-
     @eqx.filter_jit
     def start(shared: Any, *each: Any) -> tuple[Any, Any]:
         values = eqx.filter_vmap(partial(first, shared))(*each)
@@ -222,10 +220,8 @@ def runner(
         judged = jnp.asarray([int(not is_tuning(seed)) for seed in seeds])
         rates = [jnp.asarray(column, float) for column in columns]
         values, unlearned = start(shared, keys, judged, *rates)
-        # `init` checks a nest anew every time; optimizers and processes begin alike in all runs.
-        begun[:] = [begun[0].replace(values=values) if begun else nest.init({}, keys, each=values)]
         # Rates may be too large: such a run knows nothing.
-        info = nest.run(begun[0], settings.tasks, check=False)[1]
+        info = nest.run(nest.init({}, keys, each=values), settings.tasks, check=False)[1]
         known = [] if unlearned is None else [np.asarray(unlearned)[:, None]]
         return {"known": np.concatenate([*known, np.swapaxes(info["look"].user, 0, 1)], axis=1)}
 
