@@ -33,10 +33,13 @@ def share_lowering_contexts():
     This reaches into JAX; where there is no such function, tests are slower and no different."""
     from jax._src.interpreters import mlir
 
-    if hasattr(mlir, "make_ir_context"):
-        mlir.make_ir_context = functools.cache(mlir.make_ir_context)
-        return mlir.make_ir_context.cache_clear
-    return lambda: None
+    if not hasattr(mlir, "make_ir_context"):
+        return lambda: None
+    make = mlir.make_ir_context
+    kept = functools.cache(make)
+    # What is lowered while something else is would land in the other's module.
+    mlir.make_ir_context = lambda: make() if mlir.ir.Context.current else kept()
+    return kept.cache_clear
 
 
 forget_contexts = share_lowering_contexts()
