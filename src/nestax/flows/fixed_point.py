@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._hoist import is_inexact
 
@@ -73,10 +74,12 @@ def motion(begin: Callable, update: Callable, trained: Any) -> Motion:
     leaves, structure = jax.tree.flatten(trained)
     count = PROBES if sum(leaf.size for leaf in leaves) <= 2**20 else 2
 
-    def noise(number: int) -> Any:
-        keys = jax.random.split(jax.random.key(number), len(leaves))
-        pairs = zip(leaves, keys, strict=True)
-        return structure.unflatten([jax.random.normal(k, a.shape, a.dtype) for a, k in pairs])
+    def noise(number: int) -> Any:  # drawn beforehand: half of the program would be its drawing
+        draw = np.random.default_rng(number).standard_normal
+        parts = [(a, draw(a.shape), draw(a.shape)) for a in leaves]
+        return structure.unflatten(
+            [(x + 1j * y if jnp.iscomplexobj(a) else x).astype(a.dtype) for a, x, y in parts]
+        )
 
     def updates(point: Any, gradient: Any) -> list[jax.Array]:
         """Of each leaf, the largest finite entry of several updates, weights held."""
@@ -88,16 +91,18 @@ def motion(begin: Callable, update: Callable, trained: Any) -> Motion:
 
         return [jnp.max(u) for u in jax.lax.scan(step, begin(point), None, count)[1]]
 
-    def drift(scale: jax.Array) -> jax.Array:
-        point = jax.tree.map(lambda a: scale.astype(a.dtype) * a, noise(0))
+    def drift(first: Any, scale: jax.Array) -> jax.Array:
+        point = jax.tree.map(lambda a: scale.astype(a.dtype) * a, first)
         still = jax.tree.map(jnp.zeros_like, point)
         return jnp.max(jnp.stack(updates(point, still)), initial=0) / jnp.abs(scale)
 
     @jax.jit
-    def tried() -> tuple[jax.Array, list[jax.Array]]:
-        return jax.lax.map(drift, jnp.array([1.0, -1.0, 1e3])), updates(noise(0), noise(1))
+    def tried(first: Any, second: Any) -> tuple[jax.Array, list[jax.Array]]:
+        scales = jnp.array([1.0, -1.0, 1e3])
+        drifts = jax.lax.map(lambda scale: drift(first, scale), scales)
+        return drifts, updates(first, second)
 
-    drifts, moves = tried()
+    drifts, moves = tried(noise(0), noise(1))
     return Motion(float(jnp.max(drifts)) > ROUNDING, [float(u) > 0 for u in moves])
 
 

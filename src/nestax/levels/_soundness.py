@@ -20,6 +20,7 @@ from ._declaration import flow_of
 from ._field import Field
 from ._level import Level
 from ._machine import Machine
+from ._noise import noise
 from ._process import Process
 from ._state import State
 
@@ -147,7 +148,7 @@ def _bystanders(machine: Machine, level: Level) -> set[str]:
     others = [one for one in machine.declaration.levels if one not in (level, *inside)]
     if any(one.every < level.every for one in others):
         return set()
-    plain = lambda flow: not (flow.follows or flow.partial or flow.context)  # noqa: E731
+    plain = lambda flow: not (flow.partial or flow.context)  # noqa: E731
     return {one.name for one in others if plain(flow_of(one))}
 
 
@@ -191,9 +192,6 @@ def _settled(
                 'condition="objective"'
             )
 
-    def near(leaf: jax.Array, key: jax.Array) -> jax.Array:
-        return leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
-
     def products(begun: State, feed: Any, key: jax.Array) -> Any:
         carry = single(machine, begun, feed)
         point = _point.Point(problem, machine.program.again, carry, view)
@@ -203,10 +201,8 @@ def _settled(
         )
         fast = point.unknowns(level)
         leaves, structure = jax.tree.flatten((fast.values, slow, fast, fast))
-        keys = jax.random.split(key, len(leaves))
-        values, slow, u, w = structure.unflatten(
-            [near(a, k) for a, k in zip(leaves, keys, strict=True)]
-        )
+        pairs = zip(leaves, noise(key, leaves), strict=True)
+        values, slow, u, w = structure.unflatten([a + 0.1 * b for a, b in pairs])
         fast = fast._replace(values=values)
 
         def condition(fast: Any, own: Any) -> Any:
@@ -220,7 +216,9 @@ def _settled(
         return _dot(cross, cross), (_dot(au, w), _dot(aw, u), _dot(au, au), _dot(w, w))
 
     try:
-        cross, others = jax.jit(products)(begun, feed, jax.random.key(0))
+        fast = {"xla_backend_optimization_level": 0}  # it runs once
+        compiled = jax.jit(products, compiler_options=fast)
+        cross, others = compiled(begun, feed, jax.random.key(0))
     except ValueError as error:
         if by_update and "while_loop" in str(error):
             raise ValueError(

@@ -19,6 +19,7 @@ from ._declaration import flow_of
 from ._field import Field
 from ._level import Level
 from ._machine import Machine
+from ._noise import noise
 from ._state import State
 
 _TOLERANCE = 1e-3  # of the whole derivative, as rounding in single precision leaves less
@@ -101,11 +102,7 @@ def _hides(machine: Machine, level: Level, outer: Level, begun: State) -> bool:
             return jax.jvp(followed, (point,), (direction,))[1]
 
         leaves, structure = jax.tree.flatten((trained, trained))
-        noise = [
-            jax.random.normal(k, a.shape, a.dtype)
-            for k, a in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
-        ]
-        moved, direction = structure.unflatten(noise)
+        moved, direction = structure.unflatten(noise(key, leaves))
         point = jax.tree.map(lambda a, n: a + 0.1 * n, trained, moved)
         whole, seen = along(opened), along(objective)
         return _size(jax.tree.map(jnp.subtract, whole, seen)) > _TOLERANCE * _size(whole)
