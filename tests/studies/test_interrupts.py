@@ -1,6 +1,7 @@
 """Ctrl-C on the command line: exit code 130 and one line, whatever the process is doing."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -64,6 +65,14 @@ def print_much():
 sys.modules["nestax_studies.cli"] = types.SimpleNamespace(main=locals()[sys.argv[1]])
 __main__.main()
 """
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Who runs tests in the background has told them, and what they begin, to ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def begun(*words, **more):
