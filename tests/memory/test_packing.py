@@ -7,37 +7,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from nestax import memory
-from nestax.memory import _loop
 from nestax.memory.blocks import KINDS
 
 VOCABULARY, WIDTH, LONGEST, ROOM = 7, 4, 100, 5
 CLOCKS = {"periods": (3, 6), "rate": 0.4, "hidden": 3}
 LAYERS = {
-    "attention": lambda key: memory.CausalAttention(WIDTH, 2, window=5, key=key),
+    "attention": (memory.CausalAttention, WIDTH, 2, {"window": 5}),
     **{
-        variant: functools.partial(memory.ContinuumMemory, WIDTH, variant=variant, **CLOCKS)
+        variant: (memory.ContinuumMemory, WIDTH, {"variant": variant, **CLOCKS})
         for variant in ("sequential", "nested", "independent")
     },
-    "block": functools.partial(memory.make_block, "transformer", WIDTH, 2, window=5),
+    "block": (memory.make_block, "transformer", WIDTH, 2, {"window": 5}),
 }
 
 
-@pytest.fixture(autouse=True)
-def short_programs(monkeypatch):
-    """Loops that keep less for the backward pass compile their body several times."""
-    monkeypatch.setattr(_loop, "_SHORT", LONGEST)
+def layer_of(name, **more):
+    *args, options = LAYERS[name]
+    return drawn(*args, **options, **more)
 
 
 def language_model(kind):
     options = {"window": 5} if kind in ("transformer", "hope_attention") else {"chunk": 4}
     if kind == "linear_attention":
         options = {}
+    if kind == "hope":
+        options["adaptive"] = ("v",)
     if KINDS[kind].continuum:
         options["continuum"] = {**CLOCKS, "periods": (3,) if kind == "hope" else (3, 6)}
-    key = jax.random.key(0)
-    return memory.HopeLM(VOCABULARY, WIDTH, 1, 2, block=kind, hidden=3, key=key, **options)
+    return drawn(memory.HopeLM, VOCABULARY, WIDTH, 1, 2, block=kind, hidden=3, **options)
 
 
 class Case:
@@ -118,12 +118,26 @@ def close(made, expected, told):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=told_of)
 
 
-def compare(layer, alone=(), tokens=False):
+def token_after_token(layer, x, state, valid, reset):
+    """The whole sequence in pieces of one token each, with masks."""
+
+    def step(state, row):
+        x, valid, reset = (a[None] for a in row)
+        y, state = layer(x, state, valid=valid, reset=reset, max_documents=1)
+        return state, y[0]
+
+    state, y = jax.lax.scan(step, state, (x, valid, reset))
+    return measured(y, state, valid)
+
+
+def compare(layer, alone=(), tokens=False, graded=(True, True), single=True):
     """All cases, padded to 100 tokens, with masks that are traced; the state that one ends with is
-    what the next begins with. Those named also without that padding, with masks that are known, of
-    models without gradients."""
-    apart = slopes(lambda inputs, *rest: token_by_token(*inputs, *rest))
-    packed = slopes(
+    what the next begins with. Those named also without that padding, with masks that are known.
+    `graded`: whether with gradients, with traced and with known masks; those of all mixers by
+    themselves are in `test_documents`. `single`: whether token after token as well."""
+    program = slopes if graded[0] else lambda loss: jax.jit(lambda *given: (loss(*given), ((), ())))
+    apart = program(lambda inputs, *rest: token_by_token(*inputs, *rest))
+    packed = program(
         lambda inputs, state, masks: measured(
             *inputs[0](inputs[1], state, **masks, max_documents=ROOM), masks["valid"]
         )
@@ -142,9 +156,13 @@ def compare(layer, alone=(), tokens=False):
                 return measured(*inputs[0](inputs[1], held, **known), case.masks["valid"])
 
             (total, (y, end)), (by_layer, by_x) = expected
-            cut = (total, (y[: case.time], end)), (by_layer, by_x[: case.time])
-            cut, run = (cut[0], jax.jit(short)) if tokens else (cut, slopes(short))
+            cut, run = (total, (y[: case.time], end)), jax.jit(short)
+            if graded[1]:
+                cut, run = (cut, (by_layer, by_x[: case.time])), slopes(short)
             close(run((layer, x[: case.time])), cut, f"{name}, known")
+        if single and name == "63":
+            made = jax.jit(token_after_token)(layer, x, state, masks["valid"], masks["reset"])
+            close(made, expected[0], "single tokens")
         state = expected[0][1][1]
 
 
@@ -152,19 +170,22 @@ def compare(layer, alone=(), tokens=False):
     ("name", "alone"), [("attention", ("13 + 17", "63")), ("nested", ("63",)), ("independent", ())]
 )
 def test_layers_keep_documents_apart(x64, name, alone):
-    compare(LAYERS[name](key=jax.random.key(0)), alone)
+    """Variants of a continuum memory differ in what they do once rows are laid out."""
+    other = name == "independent"
+    compare(layer_of(name), alone, graded=(not other, name == "attention"), single=not other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_models_keep_documents_apart(x64, kind):
-    compare(language_model(kind), ("13 + 17",), tokens=True)
+    graded, single = (kind == "hope_attention", False), kind == "hope"
+    compare(language_model(kind), ("13 + 17",), tokens=True, graded=graded, single=single)
 
 
 # What else masks promise.
 
 
 def test_queries_in_blocks_keep_documents_apart(x64, monkeypatch):
-    layer, case = LAYERS["attention"](key=jax.random.key(0)), CASES["63"]
+    layer, case = layer_of("attention"), CASES["63"]
     run = jax.jit(lambda x, state: layer(x, state, **case.masks))
     x, start = draws()[0][:63], jax.jit(lambda x: layer(x))(draws()[0][-8:])[1]
     whole = run(x, start)
@@ -172,53 +193,42 @@ def test_queries_in_blocks_keep_documents_apart(x64, monkeypatch):
     close(jax.jit(lambda x, state: layer(x, state, **case.masks))(x, start), whole, "blocks")
 
 
-@pytest.mark.parametrize("name", ["attention", "nested", "hope"])
-def test_single_tokens_with_masks_are_one_pass(x64, name):
-    case, tokens = CASES["63"], name == "hope"
-    layer = language_model(name) if tokens else LAYERS[name](key=jax.random.key(0))
-    valid, reset = case.masks["valid"], case.masks["reset"]
-    there = valid if tokens else valid[:, None]
-    x = np.where(there, draws()[tokens][:63], -100 if tokens else np.nan)
-
-    def step(state, row):
-        x, valid, reset = (a[None] for a in row)
-        y, state = layer(x, state, valid=valid, reset=reset, max_documents=1)
-        return state, y[0]
-
-    state, y = jax.jit(lambda *rows: jax.lax.scan(step, layer.init_state(), rows))(x, valid, reset)
-    expected, end = jax.jit(lambda x: layer(x, **case.masks))(x)
-    close((y[valid], state), (expected[valid], end), name)
-
-
 @pytest.mark.parametrize("name", ["attention", "sequential", "block"])
 def test_what_stands_where_no_token_is_stays_outside(x64, name):
-    layer, valid = LAYERS[name](key=jax.random.key(0)), np.array([False, True, False, True])
+    layer, valid = layer_of(name), np.array([False, True, False, True])
     x = np.where(valid[:, None], draws()[0][:4], np.nan)
 
     @jax.jit
-    def run(layer, x, state, valid):
-        y, pull, state = jax.vjp(lambda m: m(x, state, valid=valid), layer, has_aux=True)
+    def run(layer, x, state, valid, fresh):
+        def made(layer):
+            start = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), layer.init_state(), state)
+            return layer(x, start, valid=valid)
+
+        y, pull, state = jax.vjp(made, layer, has_aux=True)
         return y, state, pull(jnp.where(valid[:, None], 1.0, jnp.zeros_like(y)))
 
-    plain = jax.jit(lambda layer, x: jnp.sum(layer(x)[0]))
-    y, state, slope = run(layer, x, None, valid)
-    expected, end = jax.jit(lambda layer, x: layer(x))(layer, x[valid])
-    close((y[valid], state, slope), (expected, end, (jax.grad(plain)(layer, x[valid]),)), name)
+    @jax.jit
+    def alone(layer, x):
+        y, pull, state = jax.vjp(lambda m: m(x), layer, has_aux=True)
+        return y, state, pull(jnp.ones_like(y))
+
+    y, state, slope = run(layer, x, layer.init_state(), valid, True)
+    close((y[valid], state, slope), alone(layer, x[valid]), name)
     if name == "attention":
         assert not np.any(y[~valid])
     else:
         assert np.isnan(y[~valid]).all()  # passed on as it is
     # Where nothing is there, nothing happens.
-    y, after, _ = run(layer, x, state, np.zeros(4, bool))
+    y, after, _ = run(layer, x, state, np.zeros(4, bool), False)
     close(after, state, name)
-    y, after = layer(jnp.asarray(x[:0]), state, valid=np.zeros(0, bool))
+    y, after = jax.jit(lambda x, state: layer(x, state, valid=np.zeros(0, bool)))(x[:0], state)
     assert y.shape == (0, WIDTH)
     close(after, state, name)
 
 
 def test_levels_that_write_nothing_begin_anew_with_documents(x64):
     """As those do that `learn_in_context` has written."""
-    layer = LAYERS["nested"](objective=None, key=jax.random.key(0))
+    layer = layer_of("nested", objective=None)
     moved = jax.tree.map(lambda w: w + 1, layer.init_state())
     x, case = draws()[0][:12], Case(12, (5,), (0, 4, 5, 11), began=True)
     y, state = jax.jit(lambda x: layer(x, moved, **case.masks))(x)
@@ -228,8 +238,8 @@ def test_levels_that_write_nothing_begin_anew_with_documents(x64):
 
 
 def test_more_documents_than_there_is_room_for_are_not_read(x64):
-    layer, x = LAYERS["nested"](key=jax.random.key(0)), draws()[0][:6]
-    reset = jnp.arange(6) % 2 == 0
+    layer = drawn(memory.ContinuumMemory, WIDTH, (3,), hidden=3)
+    x, reset = draws()[0][:6], np.arange(6) % 2 == 0
     for room, told in ((3, np.isfinite), (None, np.isfinite), (2, np.isnan)):
         y, _ = jax.jit(lambda x, r, n=room: layer(x, reset=r, max_documents=n))(x, reset)
         assert told(y).all()
@@ -271,14 +281,13 @@ def test_left_padding_does_not_change_what_is_generated(x64):
             logits, state, token = follow(logits, state)
             yield np.asarray(logits), np.asarray(token)
 
-    together = list(going_on(*read(jnp.asarray(batch), jnp.asarray(valid))))
     alone_of = eqx.filter_jit(lambda tokens: model(tokens))
-    for b, size in enumerate(sizes):
-        logits, state = alone_of(prompt[:size])
-        alone = going_on(logits[-1:], jax.tree.map(lambda a: a[None], state))
-        for (logits, token), (expected, wanted) in zip(together, alone, strict=True):
-            assert token[b] == wanted[0]
-            np.testing.assert_allclose(logits[b], expected[0], rtol=1e-9, atol=1e-9)
+    alone = [(logits[-1], state) for logits, state in (alone_of(prompt[:size]) for size in sizes)]
+    begun = jax.tree.map(lambda *a: np.stack(a), *alone)
+    together = going_on(*read(jnp.asarray(batch), jnp.asarray(valid)))
+    for (logits, token), (expected, wanted) in zip(together, going_on(*begun), strict=True):
+        np.testing.assert_array_equal(token, wanted)
+        np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_segments_are_documents(x64):
@@ -296,8 +305,7 @@ def test_segments_are_documents(x64):
 
 
 def test_dropout_leaves_padding_outside(x64):
-    options = {"block": "transformer", "dropout": 0.3, "key": jax.random.key(0)}
-    model = memory.HopeLM(VOCABULARY, WIDTH, 1, 2, **options)
+    model = drawn(memory.HopeLM, VOCABULARY, WIDTH, 1, 2, block="transformer", dropout=0.3)
     valid = np.arange(9) > 2
 
     @eqx.filter_jit
