@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from drawn import drawn
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -22,14 +23,20 @@ VOCABULARY, WIDTH, TIME = 11, 8, 11
 CHUNKED = {"hope": 4, "titans": 4, "gated_delta": 4, "delta": 4}
 
 
-def language_model(kind, depth=1, key=0, **options):
+def with_key(kind, *args, seed, **options):
+    return kind(*args, **options, key=jax.random.key(seed))
+
+
+def language_model(kind, depth=1, key=0, make=with_key, **options):
     if kind in ("hope", "hope_attention"):
         options = {"continuum": {"periods": (2, 4), "rate": 0.4}, **options}
     if kind in ("transformer", "hope_attention"):
         options = {"window": 5, **options}
     if kind in CHUNKED:
         options = {"chunk": CHUNKED[kind], **options}
-    return HopeLM(VOCABULARY, WIDTH, depth, 2, block=kind, key=jax.random.key(key), **options)
+    if kind == "hope":  # the others have tests of their own
+        options = {"adaptive": ("v",), **options}
+    return make(HopeLM, VOCABULARY, WIDTH, depth, 2, block=kind, seed=key, **options)
 
 
 def text(*shape, seed=0):
@@ -45,6 +52,11 @@ def apply(model, tokens, state=None):
 def slopes(model, tokens):
     """Of all scores, by every weight."""
     return jax.jacrev(lambda model: model(tokens)[0])(model)
+
+
+def exact_model(kind):
+    """Without weak types, so that there is one program for all models of a kind."""
+    return jax.tree.map(lambda w: np.asarray(w, np.float64), language_model(kind))
 
 
 def close(a, b, rtol=1e-9, atol=1e-11):
@@ -76,7 +88,9 @@ def test_pieces_are_one_pass(x64, kind):
 
 def test_in_float32_pieces_are_one_pass_to_rounding():
     """They differ by no more than rounding every weight would: eps sum_i |w_i d logit / d w_i|."""
-    model, tokens = language_model("hope"), text(6)
+    with jax.enable_x64(True):
+        model = jax.tree.map(lambda w: np.asarray(w, np.float32), language_model("hope"))
+    tokens, model = text(6), jax.tree.map(jnp.asarray, model)
     whole, _ = apply(model, tokens)
     exact = jax.tree.map(lambda w: np.asarray(w, np.float64), model)
     with jax.enable_x64(True):
@@ -101,7 +115,7 @@ def test_in_float32_pieces_are_one_pass_to_rounding():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_causal_and_every_weight_matters(x64, kind):
-    model = language_model(kind)
+    model = exact_model(kind)
     tokens = jnp.arange(6, dtype=jnp.int32)  # every one once: its embedding is its place
     jacobian = jax.tree.map(lambda a: np.asarray(a)[:, 0], slopes(model, tokens))
     by_place = jacobian.embedding[:, :6]
@@ -114,20 +128,19 @@ def test_it_is_causal_and_every_weight_matters(x64, kind):
 
 @pytest.mark.parametrize("kind", ["hope", "hope_attention"])
 def test_gradients_through_the_writes_equal_finite_differences(x64, kind):
-    model, tokens = language_model(kind), text(10)
+    model, tokens = exact_model(kind), text(6)
 
-    @eqx.filter_jit
-    @eqx.filter_value_and_grad
     def loss(model):
-        return jnp.sum(jnp.sin(model(tokens)[0]))
+        return np.sum(np.sin(apply(model, tokens)[0]))
 
-    _, gradient = loss(model)
     paths, treedef = jax.tree_util.tree_flatten_with_path(model)
-    leaves = [np.asarray(leaf) for _, leaf in paths]
-    for i, slope in enumerate(map(np.asarray, jax.tree.leaves(gradient))):
+    leaves = [leaf for _, leaf in paths]
+    weights = np.cos(apply(model, tokens)[0])
+    for i, jacobian in enumerate(map(np.asarray, jax.tree.leaves(slopes(model, tokens)))):
+        slope = np.tensordot(weights, jacobian, 2)
         way = np.random.default_rng(i).normal(size=slope.shape)
         sides = [
-            loss(treedef.unflatten([*leaves[:i], leaves[i] + h * way, *leaves[i + 1 :]]))[0]
+            loss(treedef.unflatten([*leaves[:i], leaves[i] + h * way, *leaves[i + 1 :]]))
             for h in (1e-5, -1e-5)
         ]
         name = jax.tree_util.keystr(paths[i][0])
@@ -139,11 +152,13 @@ def test_gradients_through_the_writes_equal_finite_differences(x64, kind):
 
 def test_sequences_of_a_batch_are_independent(x64):
     model, tokens = language_model("hope"), text(3, 5)
-    _, state = jax.jit(jax.vmap(model))(tokens)
-    logits, _ = jax.jit(jax.vmap(model))(tokens, state)
+    read = jax.jit(jax.vmap(model))
+    state = jax.tree.map(lambda s: np.broadcast_to(s, (3, *s.shape)), model.init_state())
+    _, state = read(tokens, state)
+    logits, _ = read(tokens, state)
     for b in range(3):
-        alone, _ = apply(model, tokens[b], jax.tree.map(lambda s: s[b], state))  # noqa: B023
-        close(logits[b], alone)
+        own = jax.tree.map(lambda s: np.asarray(s)[b], state)  # noqa: B023
+        close(logits[b], apply(model, tokens[b], own)[0])
 
 
 @pytest.mark.parametrize("kind", ["hope", "hope_attention"])
@@ -167,10 +182,11 @@ def test_models_of_all_kinds_are_about_as_large():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_first_loss_is_that_of_a_uniform_guess(kind):
-    model, tokens = language_model(kind, 2), text(64)
-    scores = jax.nn.log_softmax(apply(model, tokens)[0])
-    loss = -jnp.mean(jnp.take_along_axis(scores[:-1], tokens[1:, None], axis=1))
+def test_the_first_loss_is_that_of_a_uniform_guess(x64, kind):
+    model, tokens = language_model(kind), text(TIME)
+    logits = np.asarray(apply(model, tokens)[0])
+    scores = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
+    loss = -np.mean(scores[np.arange(TIME - 1), tokens[1:]])
     assert loss == pytest.approx(np.log(VOCABULARY), abs=0.1)
 
 
@@ -191,20 +207,26 @@ def test_dropout_is_on_the_embedding_and_on_what_both_halves_add(x64):
     tokens, key = text(TIME), jax.random.key(5)
     keys = jax.random.split(key, 3)
     drop = eqx.nn.Dropout(0.3)
-    x = drop(model.embedding[tokens], key=keys[2])
-    for block, own in zip(model.blocks, keys[:2], strict=True):
-        first, second = jax.random.split(own)
-        x = x + drop(block.mixer(rms_norm(x, block.norm))[0], key=first)
-        x = x + drop(block.feed(x)[0] - x, key=second)
-    logits, state = model(tokens, key=key)
-    close(logits, rms_norm(x, model.norm) @ model.head.T)
+
+    @eqx.filter_jit
+    def run(model, plain):
+        x = drop(model.embedding[tokens], key=keys[2])
+        for block, own in zip(model.blocks, keys[:2], strict=True):
+            first, second = jax.random.split(own)
+            x = x + drop(block.mixer(rms_norm(x, block.norm))[0], key=first)
+            x = x + drop(block.feed(x)[0] - x, key=second)
+        without = [model(tokens)[0], plain(tokens)[0], plain(tokens, key=key)[0]]
+        return rms_norm(x, model.norm) @ model.head.T, model(tokens, key=key), without
+
+    expected, (logits, state), (one, other, third) = run(model, plain)
+    close(logits, expected)
     assert jax.tree.structure(state) == jax.tree.structure(model.init_state())
-    close(model(tokens)[0], plain(tokens)[0])
-    close(plain(tokens, key=key)[0], plain(tokens)[0])
+    close(one, other)
+    close(third, other)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_block_is_trained_with_dropout(kind):
+@pytest.mark.parametrize("kind", ["hope_attention", "gated_delta"])
+def test_blocks_with_either_mlp_are_trained_with_dropout(kind):
     model, tokens = language_model(kind, dropout=0.2), text(7)
     loss = lambda m, key: jnp.mean(m(tokens, key=key)[0] ** 2)  # noqa: E731
     gradient = eqx.filter_jit(eqx.filter_grad(loss))
@@ -233,7 +255,7 @@ def test_the_level_table_finds_every_clock():
 
 
 def test_the_memories_of_hope_are_written_at_every_token():
-    table = table_of(language_model("hope"), 4)
+    table = table_of(language_model("hope", adaptive=("k", "v", "rate", "retain")), 4)
     memory = [f for p, f in table.frequencies.items() if p.startswith("[0].mixer.now")]
     assert len(memory) == 5 and min(memory) >= 1
     assert table.frequencies["[0].feed.weights[1].down"] == 0.25
@@ -245,14 +267,13 @@ def test_the_memories_of_hope_are_written_at_every_token():
 def test_generation_equals_reading_again_and_again(x64):
     model, prompt = language_model("hope_attention", key=1), text(4)
     model = eqx.tree_at(lambda m: m.head, model, replace_fn=lambda w: 30 * w)
-    told = jnp.zeros(9, jnp.int32).at[:4].set(prompt)
+    told = np.concatenate([prompt, np.zeros(5, np.int32)])
     for n in range(4, 9):  # what comes later has no effect on what comes before
-        told = told.at[n].set(jnp.argmax(apply(model, told)[0][n - 1]).astype(jnp.int32))
-    drawn, state = generate(model, prompt, 5, jax.random.key(0), temperature=0.0)
-    assert drawn.dtype == jnp.int32 and drawn.tolist() == told[4:].tolist()
-    close(state, apply(model, told[:-1])[1])
+        told[n] = np.argmax(apply(model, jnp.asarray(told))[0][n - 1])
+    told = jnp.asarray(told)
+    first, state = generate(model, prompt, 3, jax.random.key(0), temperature=0.0)
+    assert first.dtype == jnp.int32 and first.tolist() == told[4:7].tolist()
     # And goes on.
-    first, state = generate(model, prompt, 3, jax.random.key(0), 0.0)
     second, state = generate(model, first[-1:], 2, jax.random.key(1), 0.0, state)
     assert [*first.tolist(), *second.tolist()] == told[4:].tolist()
     close(state, apply(model, told[:-1])[1])
@@ -296,9 +317,11 @@ def test_a_batch_is_drawn_side_by_side():
         assert drawn[b].tolist() == alone.tolist()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("transformer", "delta")])
 def test_devices_can_be_given_sequences(x64, kind):
-    """Every sequence is read and learnt from where it lies; between devices only sums are moved."""
+    """Every sequence is read and learnt from where it lies; between devices only sums are moved.
+
+    The two other kinds have the layers of these."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     params, static = eqx.partition(language_model(kind), eqx.is_inexact_array)
     batch = text(4, 7)  # odd: gradients of a period that is not over are gathered
@@ -329,10 +352,10 @@ def test_devices_can_be_given_sequences(x64, kind):
         ({"block": "lstm"}, "HopeLM: block must be one of .*hope_attention.* got 'lstm'"),
         ({"block": ("hope",)}, "one for each of the 2, got 1"),
         ({"block": None}, "HopeLM: block must be one of hope, .* each of the 2 blocks, got None"),
-        ({"block": ("hope", ("titans", {"window": 4}))}, "'titans' has no option 'window'"),
+        ({"block": ("delta", ("titans", {"window": 4}))}, "'titans' has no option 'window'"),
         ({"block": ("transformer", {"window": 4})}, r"a pair of a kind and its options, got \{'wi"),
-        ({"block": ("hope", ("delta", {}, 1))}, "a pair of a kind and its options, got"),
-        ({"block": ("hope", ("delta", {"heads": 1}))}, "heads is the same for all blocks"),
+        ({"block": ("delta", ("delta", {}, 1))}, "a pair of a kind and its options, got"),
+        ({"block": ("delta", ("delta", {"heads": 1}))}, "heads is the same for all blocks"),
         ({"block": ("delta", "titans"), "continuum": {"rate": 0.1}}, "has no continuum memory"),
         (
             {"block": "transformer", "chunk": 4},
@@ -418,13 +441,13 @@ def test_states_and_masks_that_do_not_fit_are_refused(monkeypatch):
 
 
 def test_flushing_a_model_flushes_its_continuum_memories():
-    model = language_model("hope", depth=2)
+    model = language_model("hope_attention", depth=2, make=drawn)
     _, state = apply(model, text(5))
     for block, before, after in zip(model.blocks, state, model.flush(state), strict=True):
         close(after.feed, block.feed.flush(before.feed), rtol=0, atol=0)
         assert not after.feed.tick.any() and before.feed.tick.any()
         close(after.mixer, before.mixer, rtol=0, atol=0)
-    plain = language_model("transformer")
+    plain = language_model("transformer", make=drawn)
     _, state = apply(plain, text(5))
     close(plain.flush(state), state, rtol=0, atol=0)
 
