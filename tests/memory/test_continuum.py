@@ -24,7 +24,9 @@ def memory(variant="sequential", periods=(3, 6), **options):
     options = {"rate": 0.4, "hidden": 3, **options}
     made = ContinuumMemory(WIDTH, periods, variant=variant, key=jax.random.key(0), **options)
     # Norms other than at their start.
-    scales = tuple(jnp.linspace(0.5, 1.5, WIDTH) * (s + 1) for s in range(len(periods)))
+    dtype = made.norms[0].dtype
+    scales = np.linspace(0.5, 1.5, WIDTH)
+    scales = tuple(jnp.asarray(scales * (s + 1), dtype) for s in range(len(periods)))
     return eqx.tree_at(lambda m: m.norms, made, scales)
 
 
@@ -74,10 +76,14 @@ def test_a_period_is_one_step_on_its_gradients_at_its_beginning(x64):
     def loss(mlp, h):
         return jnp.sum(jnp.square(jax.vmap(mlp)(h) - h @ layer.target[0].T)) / (2 * WIDTH)
 
-    mlp = layer.levels[0]
+    step = jax.jit(
+        lambda mlp, h: jax.tree.map(lambda w, g: w - 0.005 * g, mlp, jax.grad(loss)(mlp, h))
+    )
+    mlp, state = layer.levels[0], layer.init_state()
     for n in (5, 10):
-        mlp = jax.tree.map(lambda w, g: w - 0.005 * g, mlp, jax.grad(loss)(mlp, h[n - 5 : n]))
-        close(apply(layer, x[:n])[1].weights[0], mlp)
+        mlp = step(mlp, h[n - 5 : n])
+        state = apply(layer, x[n - 5 : n], state)[1]
+        close(state.weights[0], mlp)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -116,16 +122,18 @@ def test_one_level_is_the_mlp_of_a_transformer(x64):
 
 def test_a_nested_level_begins_anew_when_the_slower_one_moves(x64):
     layer, x = memory("nested", (2, 12, 4)), tokens(12)
-    start = layer.init_state().weights
+    state = layer.init_state()
+    start = state.weights
     for n, (first, slow, middle) in {
         2: (False, True, True),
         4: (True, True, False),
         6: (False, True, False),
         8: (True, True, False),
+        10: (False, True, False),
         12: (True, False, True),
     }.items():
-        weights = apply(layer, x[:n])[1].weights
-        same = [np.array_equal(a.down, b.down) for a, b in zip(weights, start, strict=True)]
+        state = apply(layer, x[n - 2 : n], state)[1]
+        same = [np.array_equal(a.down, b.down) for a, b in zip(state.weights, start, strict=True)]
         assert same == [first, slow, middle], n
 
 
@@ -146,7 +154,7 @@ def test_a_sum_of_one_is_that_mlp(x64):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("sizes", [(1,) * TIME, (2, 4, 0, 17), (4, 5, 14)], ids=str)
+@pytest.mark.parametrize("sizes", [(1,) * TIME, (2, 5, 0, 16)], ids=str)
 def test_pieces_are_one_pass(x64, variant, sizes):
     layer, x = memory(variant), tokens(TIME)
     y, state = apply(layer, x)
@@ -165,7 +173,7 @@ def test_pieces_are_one_pass(x64, variant, sizes):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_it_is_causal(x64, variant):
     layer, x = memory(variant, (2, 4)), tokens(7)
-    jacobian = jax.jit(jax.jacrev(lambda x: layer(x)[0]))(x)
+    jacobian = np.asarray(jax.jit(jax.jacfwd(lambda x: layer(x)[0]))(x))
     for t in range(7):
         for i in range(7):
             assert np.any(jacobian[t, :, i]) == (i == t or i < t // 2 * 2)
@@ -199,10 +207,13 @@ def test_flushing_a_nested_memory_ends_all_contexts(x64):
 
 def test_sequences_of_a_batch_are_independent(x64):
     layer, x = memory(), tokens(11, 3)
-    _, state = jax.jit(jax.vmap(layer))(x)
-    y, _ = jax.jit(jax.vmap(layer))(x, state)
+    read = jax.jit(jax.vmap(layer))
+    start = jax.tree.map(lambda s: np.broadcast_to(s, (3, *s.shape)), layer.init_state())
+    _, state = read(x, start)
+    y, _ = read(x, state)
     for b in range(3):
-        close(y[b], apply(layer, x[b], jax.tree.map(lambda s: s[b], state))[0])  # noqa: B023
+        own = jax.tree.map(lambda s: np.asarray(s)[b], state)  # noqa: B023
+        close(y[b], apply(layer, x[b], own)[0])
 
 
 # Gradients.
@@ -210,17 +221,20 @@ def test_sequences_of_a_batch_are_independent(x64):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_meta_gradients_equal_finite_differences(x64, variant):
-    layer, x = memory(variant), tokens(TIME)
+    layer, x = memory(variant), tokens(16).reshape(2, 8, WIDTH)
 
     @eqx.filter_jit
     @eqx.filter_value_and_grad
     def loss(layer):
         # The second piece begins in the middle of a period.
-        y, state = layer(x[:8])
-        return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(layer(x[8:], state)[0]))
+        def piece(state, x):
+            y, state = layer(x, state)
+            return state, jnp.sum(jnp.sin(y))
+
+        return jnp.sum(jax.lax.scan(piece, layer.init_state(), x)[1])
 
     _, gradient = loss(layer)
-    leaves, treedef = jax.tree.flatten(layer)
+    leaves, treedef = jax.tree.flatten(jax.tree.map(np.asarray, layer))
     for i, (leaf, slope) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
         for n in range(2):
             way = np.random.default_rng([i, n]).normal(size=leaf.shape)
@@ -229,7 +243,7 @@ def test_meta_gradients_equal_finite_differences(x64, variant):
                 for h in (1e-5, -1e-5)
             ]
             expected = (sides[0] - sides[1]) / 2e-5
-            np.testing.assert_allclose(jnp.sum(slope * way), expected, rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(np.sum(slope * way), expected, rtol=1e-6, atol=1e-8)
         assert np.any(slope)
 
 
@@ -246,7 +260,7 @@ def test_forward_and_reverse_mode_agree_to_second_order(x64):
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 11])
-def test_the_loop_that_keeps_little_is_a_scan(x64, count):
+def test_the_loop_that_keeps_little_is_a_scan(usual_loops, x64, count):
     rows = jax.random.normal(jax.random.key(0), (count, 2))
 
     def body(carry, row):
@@ -288,15 +302,16 @@ def test_it_learns_its_local_objective():
 
 def test_inputs_in_half_precision_keep_their_dtype_and_the_state_its_own():
     layer, x = memory(), tokens(8).astype(jnp.bfloat16)
-    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), layer)
+    half = jax.tree.map(lambda w: jnp.asarray(np.asarray(w), jnp.bfloat16), layer)
+    exact = apply(layer, jnp.asarray(np.asarray(x), jnp.float32))[0]
     for made in (layer, half):
-        y, state = apply(made, x)
+        y, state = apply(made, x, made.init_state())
         again, _ = apply(made, x, state)
         assert y.dtype == again.dtype == jnp.bfloat16
         assert {w.dtype for w in jax.tree.leaves((state.weights, state.gathered))} == {
             jnp.dtype(jnp.float32)
         }
-        close(y.astype(jnp.float32), apply(layer, x.astype(jnp.float32))[0], atol=0.1)
+        close(np.asarray(y, np.float32), exact, atol=0.1)
 
 
 # Clocks.
