@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -113,9 +114,14 @@ def test_errors_say_where_and_what(untyped):
 
 def test_rates_that_can_be_are_taken(untyped):
     """Numbers of numpy, erasure beyond one, and traced numbers, of which nothing is known."""
-    wanted, _ = nm.delta_rule(**TOKENS, beta=2.0, alpha=1.0)
-    for beta, alpha in ((np.float64(2), np.ones(3)), (np.full(3, 2), jnp.ones(())), (2, 1)):
-        found, _ = nm.delta_rule(**TOKENS, beta=beta, alpha=alpha)
+    given = (2.0, 1.0), (np.float64(2), np.ones(3)), (np.full(3, 2), jnp.ones(())), (2, 1)
+
+    @jax.jit
+    def run():  # all of them are known
+        return [nm.delta_rule(**TOKENS, beta=beta, alpha=alpha)[0] for beta, alpha in given]
+
+    wanted, *others = run()
+    for found in others:
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
     found, _ = jax.jit(lambda beta: nm.delta_rule(**TOKENS, beta=beta))(-1.0)
     assert jnp.isfinite(found).all()
@@ -156,10 +162,15 @@ def test_states_of_other_sizes_are_refused(untyped):
     "kind", [nm.LinearAttention, nm.DeltaMemory, nm.TitansMemory, nm.SelfModifyingMemory]
 )
 def test_layers_refuse_states_and_masks_that_are_not_theirs(untyped, kind):
-    layer, x = kind(4, 2, key=jax.random.key(0)), jnp.ones((3, 4))
+    def zeros(width):
+        build = lambda key: kind(width, 2, key=key)  # noqa: E731
+        shapes = eqx.filter_eval_shape(build, jax.random.key(0))
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+    layer, x = zeros(4), jnp.ones((3, 4))
     name = kind.__name__
     for options, said in (
-        ({"state": kind(8, 2, key=jax.random.key(0)).init_state()}, "state.* must be of shape"),
+        ({"state": zeros(8).init_state()}, "state.* must be of shape"),
         ({"state": jnp.zeros(3)}, "state must be a "),
         ({"valid": np.ones(3)}, "valid must be one array of booleans"),
         ({"reset": np.ones(2, bool)}, "reset must be one array of booleans"),
@@ -252,21 +263,23 @@ def test_whole_numbers_are_taken_for_floating_ones(untyped):
     np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("bad", [np.nan, -1.0])
-def test_rates_of_padding_are_not_looked_at(bad):
+def test_rates_of_padding_are_not_looked_at():
     """What padding holds reaches nothing; at a token that is there it is refused as ever."""
     valid = np.array([True, True, False, True])
-    q = jnp.eye(4, 3) + 0.1
+    q = jnp.asarray(np.eye(4, 3, dtype=np.float32) + np.float32(0.1))
     sound = jnp.full(4, 0.5)
-    padded = jnp.where(valid, sound, bad)
-    weights = (0.1 * jnp.ones((3, 3)),)
+    weights = (jnp.full((3, 3), 0.1),)
     for run in (
         lambda rate: nm.delta_rule(q, q, q, rate, valid=valid),
         lambda rate: nm.titans(q, q, q, rate, 0.5, valid=valid),
         lambda rate: nm.memory_scan(q, q, q, erase=rate, valid=valid),
         lambda rate: nm.network_scan(q, q, q, weights, rate, valid=valid),
     ):
-        for a, b in zip(jax.tree.leaves(run(padded)), jax.tree.leaves(run(sound)), strict=True):
-            np.testing.assert_array_equal(a, b)
-        with pytest.raises(ValueError, match="must be finite and 0 or more"):
-            run(jnp.where(valid, bad, sound))
+        rates = [jnp.asarray(np.where(valid, sound, bad)) for bad in (np.nan, -1.0)]
+        wanted, *found = jax.jit(lambda run=run, r=rates: [run(rate) for rate in (sound, *r)])()
+        for made in found:
+            for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(wanted), strict=True):
+                np.testing.assert_array_equal(a, b)
+        for bad in (np.nan, -1.0):
+            with pytest.raises(ValueError, match="must be finite and 0 or more"):
+                run(jnp.asarray(np.where(valid, bad, sound)))
