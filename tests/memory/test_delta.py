@@ -146,19 +146,24 @@ def test_long_sequences_in_float32_with_rates_up_to_two():
 def test_a_number_is_the_rate_of_every_token():
     """Also in its dtype: a Python number does not widen float32."""
     q, k, v, *_ = (jnp.asarray(a, jnp.float32) for a in draw(time=9))
-    every = lambda rate: jnp.full(9, rate, jnp.float32)  # noqa: E731
+    every = lambda rate: jnp.asarray(np.full(9, rate, np.float32))  # noqa: E731
     with jax.enable_x64(True):
-        for function, numbers in (
+        cases = (
             (nm.linear_attention, (0.5, 0.9)),
             (nm.delta_rule, (0.5, 0.9)),
             (nm.delta_rule, (jnp.float32(0.5), None)),
             (nm.titans, (0.5, 0.7, 0.9)),
-        ):
-            rates = (None if n is None else every(n) for n in numbers)
-            one, each = (
-                jax.jit(lambda *tokens, f=function, r=tuple(r): f(*tokens, *r))(q, k, v)
-                for r in (numbers, rates)
-            )
+        )
+
+        @jax.jit
+        def pairs(*tokens):
+            made = []
+            for function, numbers in cases:
+                rates = (None if n is None else every(n) for n in numbers)
+                made.append((function(*tokens, *numbers), function(*tokens, *rates)))
+            return made
+
+        for one, each in pairs(q, k, v):
             jax.tree.map(np.testing.assert_array_equal, one, each)
             assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(one))
 
