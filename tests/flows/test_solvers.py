@@ -201,9 +201,9 @@ def test_cg_in_a_batch_stops_each_system_by_itself(x64):
     matrices = np.stack([np.eye(6), spd(6, 4.0)[0], spd(6, 1e3)[0], np.full((6, 6), np.nan)])
     b = np.random.default_rng(1).normal(size=(4, 6))
     one = lambda m, b: CG(40).solve(lambda x: m @ x, b)  # noqa: E731
-    found, info = jax.jit(jax.vmap(one))(matrices, b)
+    found, info = jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(matrices, b))
     for i in range(3):
-        alone, its = one(jnp.asarray(matrices[i]), jnp.asarray(b[i]))
+        alone, its = jax.jit(one)(matrices[i], b[i])
         np.testing.assert_allclose(found[i], alone, rtol=1e-10)
         assert abs(info.products[i] - its.products) <= 1  # where rounding decides
     assert info.products[0] < info.products[1] < info.products[2]

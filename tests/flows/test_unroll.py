@@ -24,9 +24,9 @@ def normal(*shape):
 
 def gap(a, b):
     """Largest difference over two pytrees, relative to the largest number in the first."""
-    leaves = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-    scale = max(float(jnp.max(jnp.abs(x))) for x, _ in leaves)
-    return max(float(jnp.max(jnp.abs(x - y))) for x, y in leaves) / scale
+    a, b = (list(map(np.asarray, jax.tree.leaves(tree))) for tree in (a, b))
+    difference = max(np.max(np.abs(x - y)) for x, y in zip(a, b, strict=True))
+    return difference / max(np.max(np.abs(x)) for x in a)
 
 
 # ---- unrolled ----
