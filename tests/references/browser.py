@@ -14,6 +14,10 @@ _MEASURE = """<script>addEventListener("load", () => {
     const page = frame.contentDocument, wide = [];
     for (const box of [page.documentElement, ...page.querySelectorAll(".scroll")])
       if (box.scrollWidth > box.clientWidth) wide.push(box.outerHTML.slice(0, 200));
+    for (const head of page.querySelectorAll("td > .head")) {
+      const place = parseFloat(getComputedStyle(head.parentElement).gridTemplateColumns);
+      if (head.getBoundingClientRect().width > place + 1) wide.push(head.textContent);
+    }
     found[frame.dataset.width] = {wide, tables: page.querySelectorAll("table").length,
       blocks: [...page.querySelectorAll("td")].filter(
         cell => getComputedStyle(cell).display == "grid").length};

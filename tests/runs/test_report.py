@@ -252,6 +252,7 @@ def test_tables_are_as_wide_as_the_page_at_most(tmp_path: Path) -> None:
         Table(("claim", "criterion", "measured", "verdict"), [[prose] * 3 + ["supported"]]),
         Table(("setting", "value"), [["out", path], ["names", ", ".join(["hope"] * 40)]]),
         Table([f"t{i}" for i in range(30)], [[i * 1000.5 for i in range(30)]]),
+        Table([f"found in {i} tokens of text (%)" for i in range(30)], [[0.5] * 30]),
     ]
     text = written(tmp_path, [Section("s", tables)])
     for width, found in measured(text, tmp_path, (1200, 800, 390)).items():

@@ -130,7 +130,7 @@ _STACKED = """
     border: 0; padding: 0.15rem 0; max-width: none; min-width: 0; text-align: left;
     overflow-wrap: anywhere; justify-items: start; align-items: start;
   }
-  .%name > tbody > tr > td > .head { display: block; color: var(--soft); }
+  .%name > tbody > tr > td > .head { display: block; color: var(--soft); white-space: normal; }
   .%name > tbody > tr > td.label { display: block; font-weight: 600; }
   .%name > tbody > tr > td.label > .head, .%name > tbody > tr > td.empty { display: none; }
 }
