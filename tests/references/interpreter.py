@@ -69,6 +69,7 @@ class Interpreter:
         self.pairs = any(is_evolution(x) for x in self.levels)
         bound = lambda x: (self.bound(x), self.home[x.name])  # noqa: E731
         self.longest = max((x for x in self.levels if x.start), key=bound, default=None)
+        self.known = {}  # draws, which periods that run again ask for again
         contexts = [c for x in self.levels for c in (x.context, getattr(x.flow, "context", None))]
         self.contexts = []
         for context in contexts:
@@ -135,10 +136,19 @@ class Interpreter:
 
     def draw_key(self, *numbers):
         """R4: a draw depends on what it is for, the tick and the copy."""
-        key = jax.random.wrap_key_data(self.key)
-        for number in numbers:
-            key = jax.random.fold_in(key, number)
-        return key
+        if not numbers:
+            return jax.random.wrap_key_data(self.key)
+        if numbers not in self.known:
+            *before, last = numbers
+            self.known[numbers] = jax.random.fold_in(self.draw_key(*before), last)
+        return self.known[numbers]
+
+    def drawn_task(self, t, number):
+        """R7: the task of an episode that begins now."""
+        if ("task", t, number) not in self.known:
+            key = self.draw_key(zlib.crc32(b"task"), t, number)
+            self.known["task", t, number] = self.nest.task(key)
+        return self.known["task", t, number]
 
     def width(self, level):
         return self.copies if self.home[level.name] < self.shared_from else 1
@@ -185,7 +195,7 @@ class Interpreter:
         if callable(self.nest.task):
             new = [always or self.begins(world, self.longest, t, c) for c in range(self.copies)]
             numbers = [self.number(c) for c in range(self.copies)]
-            draws = [self.nest.task(self.draw_key(zlib.crc32(b"task"), t, n)) for n in numbers]
+            draws = [self.drawn_task(t, n) for n in numbers]
             tasks = [
                 draw if n else old for n, draw, old in zip(new, draws, world.task, strict=True)
             ]
@@ -428,8 +438,12 @@ class Interpreter:
             return world.task[copy]
         if is_process(context):
             return world.contexts[context][copy][0]
-        key = self.draw_key(*self.identity(context), t, self.number(copy))
-        return called(context, self.number(copy), world.task[copy], key)
+        task, number = world.task[copy], self.number(copy)
+        what = (*self.identity(context), t, number)
+        if ("batch", what, id(task)) not in self.known:
+            drawn = called(context, number, task, self.draw_key(*what))
+            self.known["batch", what, id(task)] = task, drawn  # an id is that of what still lives
+        return self.known["batch", what, id(task)][1]
 
     def identity(self, context):
         """What a context is, and its number among those defined alike."""
