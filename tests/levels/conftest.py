@@ -1,4 +1,4 @@
-"""What small nests share that are held against the interpreter."""
+"""What the tests of levels share."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,17 @@ import pytest
 
 
 @pytest.fixture
-def short_keys(monkeypatch):
+def threefry():
+    """Keys are folded as users have it: where numbers are recorded, or the draws tested."""
+
+
+@pytest.fixture(autouse=True)
+def short_keys(request, monkeypatch):
     """Keys are folded by two operations in place of threefry, whose loops are the longer part of
     the program of a small nest. Which numbers are folded, and in which order, is the nest's own.
-
-    `test_contexts` and whatever does not ask for this draws as users do.
     """
+    if "threefry" in request.fixturenames:
+        return
     factors = np.array([0x9E3779B1, 0x85EBCA6B], np.uint32)
 
     def fold_in(key, number):

@@ -15,7 +15,7 @@ spec.loader.exec_module(benchmark)
 
 
 @pytest.mark.parametrize("name", benchmark.PROBLEMS)
-def test_the_errors_are_those_of_the_page(name):
+def test_the_errors_are_those_of_the_page(threefry, name):
     recorded, measured = benchmark.recorded(name), benchmark.measured(name)
     assert [row.flow for row in measured] == [flow for flow, _, _ in recorded]
     for row, (flow, error, spread) in zip(measured, recorded, strict=True):
