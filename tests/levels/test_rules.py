@@ -11,7 +11,7 @@ from references.nests import SIZES, agree, draw_task, noisy, objective, starting
 
 import nestax as nx
 
-pytestmark = pytest.mark.usefixtures("x64", "short_keys")
+pytestmark = pytest.mark.usefixtures("x64")
 FIXED = {"shift": np.array([0.3, -0.2, 0.1])}
 
 
@@ -81,12 +81,6 @@ def test_weights_of_copies(flow):
     make = Levels("abc")
     middle = make("b", 2, flow, accumulate=[3, 0.25])
     check(nx.Nest([make("a", begins=True), middle, make("c", 4)], draw_task, copies=2), steps=1)
-
-
-def test_weights_of_a_period_run_again():
-    make = Levels("abc")
-    middle = make("b", 2, nx.Unroll(), accumulate=[3, 0.25])
-    check(nx.Nest([make("a"), middle, make("c", 2, implicit())], FIXED), steps=1)
 
 
 def test_gathering_at_the_fastest_clock_is_no_gathering():
@@ -233,8 +227,8 @@ def test_implicit_outside_an_unroll_runs_the_period_again():
     inner = make("b", 2, nx.Unroll())
     check(nx.Nest([make("a", begins=True), inner, make("c", 4, implicit())], FIXED), steps=1)
     make = Levels("abc")
-    inner = make("b", 2, nx.Unroll(last=1), accumulate="mean")
-    check(nx.Nest([make("a"), inner, make("c", 2, implicit())], FIXED))
+    inner = make("b", 2, nx.Unroll(last=1), accumulate=[3, 0.25])
+    check(nx.Nest([make("a"), inner, make("c", 2, implicit())], FIXED), steps=1)
 
 
 def test_implicit_outside_two_unrolls_of_one_group():
