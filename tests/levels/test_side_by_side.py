@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from references.nests import noise
 
 import nestax as nx
 from nestax.levels import _trust
@@ -49,7 +50,7 @@ def separate(nest, values, steps=3, each=None, gradient=None):
 
 
 def noisy(task, key):
-    return task + jax.random.normal(key, (2,))
+    return task + noise(key, 2)
 
 
 def near(name):
@@ -57,7 +58,7 @@ def near(name):
 
 
 def fresh(values, task, key):
-    return values["init"] + jax.random.normal(key, (2,))
+    return values["init"] + noise(key, 2)
 
 
 def sgd():
@@ -72,9 +73,8 @@ def maml(every=2, horizon=4, **options):
     init = nx.Level(
         "init", lambda v, b: near("w")(v, b + v["init"]), optax.adam(0.1), noisy, every, flow
     )
-    draw = lambda key: jax.random.normal(key, (2,))  # noqa: E731
     options = {"copies": 2, "stagger": True, **options}
-    return nx.Nest([w, init], draw, **options), {"init": jnp.ones(2)}, None
+    return nx.Nest([w, init], lambda key: noise(key, 2), **options), {"init": jnp.ones(2)}, None
 
 
 @functools.cache
@@ -94,10 +94,10 @@ def evolved():
 
 def remembering():
     def draw(values, memory, task, key):
-        after = 0.9 * memory + 0.1 * values["w"] + 0.1 * jax.random.normal(key, (2,))
+        after = 0.9 * memory + 0.1 * values["w"] + 0.1 * noise(key, 2)
         return memory, after
 
-    walk = nx.Process(draw, init=lambda values, task, key: jax.random.normal(key, (2,)))
+    walk = nx.Process(draw, init=lambda values, task, key: noise(key, 2))
     return nx.Nest([nx.Level("w", near("w"), optax.sgd(0.5), walk)]), {"w": jnp.ones(2)}, None
 
 
@@ -105,7 +105,7 @@ def implicit():
     w = nx.Level("w", lambda v, b: jnp.sum(jnp.cosh(v["w"] - v["d"] * b)), optax.sgd(0.3), noisy)
     flow = nx.Implicit(nx.CG(4), tolerance=1e3)
     d = nx.Level("d", near("w"), optax.sgd(0.1), noisy, every=4, flow=flow)
-    return nx.Nest([w, d], task=jnp.ones(2)), {"w": jnp.zeros(2), "d": jnp.ones(2)}, "d"
+    return nx.Nest([w, d], task=jnp.ones(2)), {"w": jnp.zeros(2), "d": jnp.ones(2)}, None
 
 
 @pytest.mark.parametrize("make", [sgd, maml, evolved, remembering, implicit])
@@ -356,7 +356,7 @@ def test_states_of_other_nests_are_refused():
 
 def test_frames_of_one_run():
     nest, values, _ = narrow()
-    _, info = nest.step(nest.init(values, KEYS))
+    _, info = nest.run(nest.init(values, KEYS), 1)
     with pytest.raises(ValueError, match=r"shape \[2, 3, 2\], updates x runs"):
         info["w"].frame()
     assert jax.tree.map(lambda a: a[:, 1], info["w"]).frame()["loss"].shape == (2, 2)
