@@ -5,17 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from references.nests import agree
+from references.nests import agree, draw_task, noise
 
 import nestax as nx
 
 
 def noisy(task, key):
-    return task["shift"] + 0.3 * jax.random.normal(key, (3,))
-
-
-def draw_task(key):
-    return {"shift": jax.random.normal(key, (3,))}
+    return task["shift"] + 0.3 * noise(key, 3)
 
 
 def learner(flow, accumulate=None, every=2, horizon=4, **options):
@@ -33,7 +29,7 @@ def learner(flow, accumulate=None, every=2, horizon=4, **options):
         inner,
         lambda values: optax.sgd(jnp.exp(values["theta"]["rate"]), momentum=0.5),
         noisy,
-        start=lambda values, task, key: values["theta"]["target"] + jax.random.normal(key, (3,)),
+        start=lambda values, task, key: values["theta"]["target"] + noise(key, 3),
         horizon=horizon,
     )
     theta = nx.Level(
@@ -77,7 +73,7 @@ def balancing(flow):
     s = nx.Level("s", nx.Field(ahead), optax.sgd(1.0), start=begin, horizon=2**20)
     loss = lambda values, batch: (values["s"][0] - 1) ** 2 / 2  # noqa: E731
     theta = nx.Level("theta", loss, optax.sgd(1e-4), flow=flow)
-    return nx.Nest([s, theta], copies=1000)
+    return nx.Nest([s, theta], copies=400)
 
 
 @pytest.mark.parametrize("flow", [nx.PES(0.1), nx.NRES(0.1), nx.ES(0.1), nx.Unroll()], ids=repr)
