@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from references.nests import noise
 
 import nestax as nx
 
 
 def noisy(task, key):
-    x = jax.random.normal(key, (30, 4))
+    x = noise(key, 120).reshape(30, 4)
     return x, x @ jnp.arange(4.0) + 1
 
 
@@ -70,7 +71,7 @@ def test_unrolled_flows_are_compared_with_unrolling():
 
 def test_contexts_that_are_told_the_copy_are_compared():
     def numbered(task, key, *, copy):
-        return jax.random.normal(key, (3,)) + 10 * copy
+        return noise(key, 3) + 10 * copy
 
     w = nx.Level(
         "w", lambda v, b: jnp.sum((v["w"] - v["x"] * b) ** 2), optax.sgd(0.1), numbered,
@@ -89,16 +90,16 @@ def episodes(every=2, accumulate=None):
     def inner(values, batch):
         return jnp.sum(jnp.cosh(values["w"] - batch)) + values["theta"]["shift"] @ values["w"]
 
-    batch = lambda task, key: task + 0.1 * jax.random.normal(key, (2,))  # noqa: E731
+    batch = lambda task, key: task + 0.1 * noise(key, 2)  # noqa: E731
     w = nx.Level(
         "w", inner, lambda v: optax.sgd(jnp.exp(v["theta"]["rate"])), batch, horizon=6,
-        start=lambda v, task, key: task + 0.3 * jax.random.normal(key, (2,)),
+        start=lambda v, task, key: task + 0.3 * noise(key, 2),
     )  # fmt: skip
     outer = lambda v, batch: jnp.sum((v["w"] - batch) ** 2)  # noqa: E731
     theta = nx.Level(
         "theta", outer, optax.adam(0.1), batch, every, nx.Unroll(), accumulate=accumulate
     )
-    made = nx.Nest([w, theta], lambda key: jax.random.normal(key, (2,)), copies=4)
+    made = nx.Nest([w, theta], lambda key: noise(key, 2), copies=6)
     values = {"theta": {"rate": jnp.asarray(-1.5), "shift": jnp.array([0.3, -0.2])}}
     return made, made.init(values, jax.random.key(0))
 
