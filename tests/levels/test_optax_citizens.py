@@ -1,10 +1,13 @@
 """Optax's less ordinary transformations within copied levels, against a loop over single copies."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from references.nests import noise
 
 import nestax as nx
 from nestax.levels import _draws
@@ -38,11 +41,12 @@ def loss(value, shared, batch):
 
 
 def draw(key):
-    return {"x": jax.random.normal(key, (4, 2)), "scale": jax.random.uniform(key, ())}
+    numbers = noise(key, 9)
+    return {"x": numbers[:8].reshape(4, 2), "scale": 0.5 + numbers[8] / 4}
 
 
 def noisy(task, key):
-    y = task["scale"] * jnp.sin(task["x"][:, 0]) + 0.1 * jax.random.normal(key, (4,))
+    y = task["scale"] * jnp.sin(task["x"][:, 0]) + 0.1 * noise(key, 4)
     return {"x": task["x"], "y": y}
 
 
@@ -50,14 +54,44 @@ def nest_of(optimizer, **outer):
     def slow(values, batch):
         return loss(values["w"], values["m"], batch) + values["m"] @ values["m"]
 
-    def start(values, task, key):
-        return {"kernel": BEGIN["kernel"] + values["m"], "bias": BEGIN["bias"] * task["scale"]}
-
     w = nx.Level(
         "w", lambda v, b: loss(v["w"], v["m"], b), optimizer, noisy, start=start, horizon=EPISODE
     )
     m = nx.Level("m", slow, optax.sgd(0.01), noisy, every=2, **outer)
     return nx.Nest([w, m], task=draw, copies=COPIES)
+
+
+def start(values, task, key):
+    return {"kernel": BEGIN["kernel"] + values["m"], "bias": BEGIN["bias"] * task["scale"]}
+
+
+@functools.cache
+def drawn():
+    """The tasks and batches of the copies at every tick."""
+
+    @jax.jit
+    @jax.vmap
+    def one(t, c):
+        key = jax.random.key_data(jax.random.key(0))
+        task = draw(_draws.task_key(key, t - t % EPISODE, c))
+        return task, _draws.batch(noisy, key, task, t, c)
+
+    ticks, copies = np.indices((12, COPIES))
+    found = jax.device_get(one(ticks.ravel(), copies.ravel()))
+    return [
+        [jax.tree.map(lambda a, i=t * COPIES + c: a[i], found) for c in range(COPIES)]
+        for t in range(12)
+    ]
+
+
+@jax.jit
+def slope(m, values, batches):
+    every = lambda m: jnp.mean(jax.vmap(loss, (0, None, 0))(values, m, batches)) + m @ m  # noqa: E731
+    return jax.grad(every)(m)
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 @pytest.mark.parametrize("name", CITIZENS)
@@ -78,30 +112,22 @@ def test_copies_are_what_a_loop_over_them_gives(x64, name):
         )
         return optax.apply_updates(value, change), held, found
 
-    def slow(m, values, batches):
-        every = [loss(v, m, b) for v, b in zip(values, batches, strict=True)]
-        return sum(every) / COPIES + m @ m
-
-    start = nest.groups[0][0].start
     m, values, helds, losses = jnp.zeros(2), [None] * COPIES, [None] * COPIES, []
     for t in range(12):
         for c in range(COPIES):
+            task, batch = drawn()[t][c]
             if t % EPISODE == 0:
-                task = draw(_draws.task_key(state.key, t, c))
                 values[c] = start({"m": m}, task, None)
                 helds[c] = optimizer.init(values[c])
-        tasks = [draw(_draws.task_key(state.key, t - t % EPISODE, c)) for c in range(COPIES)]
-        batches = [_draws.batch(noisy, state.key, task, t, c) for c, task in enumerate(tasks)]
-        for c in range(COPIES):
-            values[c], helds[c], found = step(values[c], helds[c], m, batches[c])
+            values[c], helds[c], found = step(values[c], helds[c], m, batch)
             losses.append(found)
         if t % 2:
-            m = m - 0.01 * jax.grad(slow)(m, values, batches)
-    together = jax.tree.map(lambda *x: jnp.stack(x), *zip(values, helds, strict=True))
+            m = m - 0.01 * slope(m, stacked(values), stacked([batch for _, batch in drawn()[t]]))
+    together = stacked(zip(values, helds, strict=True))
     found = end.values["w"], end.optimizers["w"]
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(together), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(info["w"].loss.ravel(), jnp.stack(losses), rtol=1e-9)
+    np.testing.assert_allclose(info["w"].loss.ravel(), np.stack(losses), rtol=1e-9)
     np.testing.assert_allclose(end.values["m"], m, rtol=1e-9)
 
 
@@ -111,20 +137,20 @@ def test_unroll_differentiates_through_them(x64, name):
     state = nest.init({"m": jnp.array([0.1, 0.2])}, jax.random.key(1))
     optimizer = CITIZENS[name]
 
-    def outer(m):
-        total = 0.0
-        for c in range(COPIES):
-            task = draw(_draws.task_key(state.key, 0, c))
-            value = nest.groups[0][0].start({"m": m}, task, None)
-            held = optimizer.init(value)
-            for t in range(2):
-                batch = _draws.batch(noisy, state.key, task, t, c)
-                change, held = optimizer.update(jax.grad(loss)(value, m, batch), held, value)
-                value = optax.apply_updates(value, change)
-            total += loss(value, m, batch) / COPIES
-        return total + m @ m
+    def copied(m, c):
+        task = draw(_draws.task_key(state.key, 0, c))
+        value = start({"m": m}, task, None)
+        held = optimizer.init(value)
+        for t in range(2):
+            batch = _draws.batch(noisy, state.key, task, t, c)
+            change, held = optimizer.update(jax.grad(loss)(value, m, batch), held, value)
+            value = optax.apply_updates(value, change)
+        return loss(value, m, batch)
 
-    expected = jax.grad(outer)(state.values["m"])
+    def outer(m):
+        return jnp.mean(jax.vmap(copied, (None, 0))(m, jnp.arange(COPIES))) + m @ m
+
+    expected = jax.jit(jax.grad(outer))(state.values["m"])
     np.testing.assert_allclose(nest.gradient(state, "m"), expected, rtol=1e-9)
 
 
@@ -145,7 +171,7 @@ def test_a_shared_level_searches_along_the_mean_over_copies(x64, name):
         return jnp.sum(jnp.log(jnp.cosh(values["w"]["kernel"] * values["m"] - 1)))
 
     def task(key):
-        return {"w": {"kernel": jax.random.normal(key, (2,)), "bias": jnp.zeros(())}, **batch}
+        return {"w": {"kernel": noise(key, 2), "bias": jnp.zeros(())}, **batch}
 
     batch = {"x": jnp.ones((4, 2)), "y": jnp.zeros(4)}
     optimizer = optax.with_extra_args_support(CITIZENS[name])
@@ -157,13 +183,17 @@ def test_a_shared_level_searches_along_the_mean_over_copies(x64, name):
     def value_fn(m, batch=None):
         return sum(jnp.sum(jnp.log(jnp.cosh(k * m - 1))) for k in kernels) / COPIES
 
-    m, held = state.values["m"], optimizer.init(state.values["m"])
-    for _ in range(4):
+    @jax.jit
+    def descended(m, held):
         found, gradient = jax.value_and_grad(value_fn)(m)
         change, held = optimizer.update(
             gradient, held, m, value=found, grad=gradient, value_fn=value_fn
         )
-        m = optax.apply_updates(m, change)
+        return optax.apply_updates(m, change), held
+
+    m, held = state.values["m"], optimizer.init(state.values["m"])
+    for _ in range(4):
+        m, held = descended(m, held)
     np.testing.assert_allclose(end.values["m"], m, rtol=1e-8)
 
 
