@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
-from references.nests import SIZES, agree, draw_task, noisy, objective, starting
+from references.nests import SIZES, agree, draw_task, noise, noisy, objective, starting
 
 import nestax as nx
 from nestax.levels import _draws
@@ -21,7 +20,7 @@ class Data:
         self.scale = scale
 
     def draw(self, task, key):
-        return self.scale * jax.random.normal(key, (2,))
+        return self.scale * noise(key, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +28,11 @@ class Noise:
     scale: float
 
     def __call__(self, task, key):
-        return self.scale * jax.random.normal(key, (2,))
+        return self.scale * noise(key, 2)
 
 
 def normal(scale, task, key, *, mean=0.0):
-    return mean + jnp.asarray(scale) * jax.random.normal(key, (2,))
+    return mean + jnp.asarray(scale) * noise(key, 2)
 
 
 DATA, partial = Data(1.0), functools.partial
@@ -50,7 +49,7 @@ ONE = {
     "equal objects": (Noise(1.0), Noise(1.0)),
 }  # fmt: skip
 TWO = {
-    "lambdas of one line": tuple(lambda task, key: jax.random.normal(key, (2,)) for _ in range(2)),
+    "lambdas of one line": tuple(lambda task, key: noise(key, 2) for _ in range(2)),
     "methods of two objects": (Data(1.0).draw, Data(1.0).draw),
     "partials": (partial(normal, 2.0), partial(normal, 3.0)),
     "partials by keyword": (partial(normal, 2.0, mean=1.0), partial(normal, 2.0)),
@@ -62,40 +61,42 @@ TWO = {
 }  # fmt: skip
 
 
-def seen(contexts):
-    """The standard normal numbers that two levels see in two ticks."""
+def seen(**contexts):
+    """What levels with these contexts see in two ticks, by name."""
 
     def level(name, context):
         return nx.Level(name, lambda v, b: (jnp.sum(v[name] * b), b), optax.sgd(0.1), context)
 
-    nest = nx.Nest([(level("a", contexts[0]), level("b", contexts[1]))])
-    _, info = nest.run(nest.init({"a": jnp.ones(2), "b": jnp.ones(2)}, KEY), 2)
-    return np.asarray(info["a"].user), np.asarray(info["b"].user)
+    nest = nx.Nest([tuple(level(*one) for one in contexts.items())])
+    _, info = nest.run(nest.init(dict.fromkeys(contexts, np.ones(2, np.float32)), KEY), 2)
+    return {name: np.asarray(one.user) for name, one in info.items()}
 
 
-@pytest.mark.parametrize("kind", ONE)
-def test_equal_contexts_are_one(kind):
-    a, b = seen(ONE[kind])
-    np.testing.assert_array_equal(a, b)
+def of_pairs(kinds):
+    """What the two levels of each kind see, all in one nest."""
+    pairs = {f"{kind} {i}": pair[i] for kind, pair in kinds.items() for i in (0, 1)}
+    found = seen(**pairs)
+    return {kind: (found[f"{kind} 0"], found[f"{kind} 1"]) for kind in kinds}
 
 
-@pytest.mark.parametrize("kind", TWO)
-def test_contexts_that_differ_are_two(kind):
-    a, b = seen(TWO[kind])
-    assert not np.array_equal(a, b)
-    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.99  # nor one scaled
+def test_equal_contexts_are_one():
+    for kind, (a, b) in of_pairs(ONE).items():
+        np.testing.assert_array_equal(a, b, err_msg=kind)
+
+
+def test_contexts_that_differ_are_two():
+    for kind, (a, b) in of_pairs(TWO).items():
+        assert not np.array_equal(a, b), kind
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.99, kind  # nor one scaled
 
 
 def test_the_first_of_two_draws_what_it_draws_alone():
-    nest = nx.Nest(
-        [nx.Level("a", lambda v, b: (jnp.sum(v["a"] * b), b), optax.sgd(0.1), DATA.draw)]
-    )
-    _, alone = nest.run(nest.init({"a": jnp.ones(2)}, KEY), 2)
-    for contexts in ((DATA.draw, DATA.draw), (DATA.draw, Data(1.0).draw)):
-        np.testing.assert_array_equal(seen(contexts)[0], alone["a"].user)
+    alone = seen(a=DATA.draw)["a"]
+    for other in (DATA.draw, Data(1.0).draw):
+        np.testing.assert_array_equal(seen(a=DATA.draw, b=other)["a"], alone)
 
 
-def test_equal_contexts_in_a_nest_of_copies_with_an_override(x64):
+def test_equal_contexts_in_a_nest_of_copies_with_an_override(x64, threefry):
     """Against the interpreter, which knows the rule for itself."""
     rng, names = np.random.default_rng(3), ["a", "b", "c"]
 
