@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from references.nests import agree
+from references.nests import agree, noise
 
 import nestax as nx
 
@@ -54,7 +54,7 @@ def test_a_field_that_is_no_gradient(x64, flow):
 
 
 def noisy(task, key):
-    return task["shift"] + jax.random.normal(key, (2,), task["shift"].dtype)
+    return task["shift"] + noise(key, 2)
 
 
 def turning(values, batch):
@@ -80,7 +80,7 @@ def test_fields_in_nests_are_those_of_the_interpreter(x64):
         gathered = "sum" if accumulate else None
         u = nx.Level("u", nx.Field(shared), optax.sgd(0.2), noisy, every=2, accumulate=gathered)
         v = nx.Level("v", outer, optax.sgd(0.1), every=4, flow=flow, accumulate=accumulate)
-        task = lambda key: {"shift": jax.random.normal(key, (2,))}  # noqa: E731
+        task = lambda key: {"shift": noise(key, 2)}  # noqa: E731
         nest = nx.Nest([w, u, v], task=task, copies=3, order="alternating")
         agree(nest, {"u": jnp.ones(2), "v": jnp.array([0.3, -0.2])}, 2, 0, True)
 

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from references.nests import agree, draw, experienced
+from references.nests import agree, draw, experienced, noise
 
 import nestax as nx
 
 
 def walk(values, memory, task, key):
     """A point that is drawn to the policy and kicked; the batch is where it was."""
-    after = 0.9 * memory["at"] + 0.1 * values["policy"] + 0.1 * jax.random.normal(key, (2,))
+    after = 0.9 * memory["at"] + 0.1 * values["policy"] + 0.1 * noise(key, 2)
     return {"at": memory["at"], "count": memory["count"]}, {
         "at": after,
         "count": memory["count"] + 1,
@@ -20,7 +20,7 @@ def walk(values, memory, task, key):
 
 
 def begin(values, task, key):
-    return {"at": values["policy"] + jax.random.normal(key, (2,)), "count": 0}
+    return {"at": values["policy"] + noise(key, 2), "count": 0}
 
 
 def chase(values, batch):
