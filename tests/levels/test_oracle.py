@@ -3,8 +3,9 @@
 import pytest
 from references.nests import agree, draw, stateful
 
-# Between them: every flow, alone and with others, gathered, cut, restarted, copied, in both orders.
-SEEDS = (0, 1, 2, 4, 5, 7, 8, 9, 14, 20, 22, 26)
+# With those below, and those that are drawn for processes and episodes: every flow, alone and with
+# others, gathered, cut, restarted, copied, in both orders.
+SEEDS = (0, 2, 7, 8, 20, 22, 26)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
