@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from references.nests import agree, draw, draw_task, noisy, restless
+from references.nests import agree, draw, draw_task, noise, noisy, restless
 
 import nestax as nx
 from nestax.levels import _episodes
@@ -28,7 +28,7 @@ def counter(**options):
 def pulled(**options):
     """Drawn to where a slower level and the batch say, from a random place."""
     loss = lambda v, b: (half(v["w"] - v["d"] - b["shift"]), {"w": v["w"]})  # noqa: E731
-    start = lambda v, task, key: v["d"] + jax.random.normal(key, (3,)) + task["shift"]  # noqa: E731
+    start = lambda v, task, key: v["d"] + noise(key, 3) + task["shift"]  # noqa: E731
     return nx.Level("w", loss, optax.sgd(0.3, momentum=0.5), noisy(0.2), start=start, **options)
 
 
@@ -40,14 +40,14 @@ def leader(flow, every=2, **options):
 @pytest.mark.parametrize("seed", (4, 5, 11))
 def test_random_nests_with_episodes_of_all_lengths(x64, seed):
     nest, values, _ = draw(seed)
-    agree(restless(nest), values, 3, seed, whole_run=seed % 2 == 0)
+    agree(restless(nest), values, 2, seed, whole_run=seed % 2 == 0)
 
 
 @pytest.mark.parametrize(
     ("options", "flow"),
     [
         ({"horizon": (4, 12)}, nx.Unroll()),
-        ({"horizon": (2, 8), "done": lambda value, info: info["w"][0] > 0.8}, nx.PES(0.1)),
+        ({"horizon": (4, 8), "done": lambda value, info: info["w"][0] > 0.8}, nx.PES(0.1)),
         ({"horizon": lambda task, key: 3 + 4 * jax.random.uniform(key)}, nx.NRES(0.1)),
     ],
     ids=["drawn", "done", "function"],
@@ -57,7 +57,7 @@ def test_staggered_copies_equal_the_interpreter(x64, options, flow):
     process = nx.Process(
         lambda values, memory, task, key: (
             {"shift": task["shift"] + memory},
-            0.5 * memory + 0.1 * jax.random.normal(key, (3,)) + 0.1 * values["d"],
+            0.5 * memory + 0.1 * noise(key, 3) + 0.1 * values["d"],
         ),
         init=lambda values, task, key: 0.1 * task["shift"],
     )
@@ -66,7 +66,7 @@ def test_staggered_copies_equal_the_interpreter(x64, options, flow):
     nest = nx.Nest([w, third, leader(flow)], draw_task, copies=4, stagger=True)
     values = {"d": jnp.zeros(3), "v": jnp.zeros(3)}
     assert len(set(nest.init(values, KEY).ages["w"].tolist())) > 1
-    agree(nest, values, steps=5)
+    agree(nest, values, steps=4)
 
 
 def test_lengths_are_log_uniform():
