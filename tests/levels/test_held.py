@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from references import nests
 
 import nestax as nx
 
 
 def noise(task, key):
-    return task + jax.random.normal(key, (2,))
+    return task + nests.noise(key, 2)
 
 
 def fit(values, batch):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from references import nests
 
 import nestax as nx
 
@@ -22,7 +23,7 @@ def quadratic(values, batch):
 
 
 def noise(task, key):
-    return jax.random.normal(key, (2,))
+    return nests.noise(key, 2)
 
 
 def same(a, b):
@@ -36,7 +37,7 @@ class Task(NamedTuple):
 
 
 def draw(key):
-    return Task(jax.random.normal(key, (2,)), jax.random.key_data(key)[0])
+    return Task(nests.noise(key, 2), jax.random.key_data(key)[0])
 
 
 def maml(copies=4, **rest):
@@ -44,7 +45,7 @@ def maml(copies=4, **rest):
         "w",
         lambda v, b: jnp.sum((v["w"] - b) ** 2),
         optax.sgd(0.1),
-        lambda task, key: task.slope + 0.1 * jax.random.normal(key, (2,)),
+        lambda task, key: task.slope + 0.1 * nests.noise(key, 2),
         start=lambda v, task, key: v["init"],
     )
     init = nx.Level(

@@ -13,6 +13,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from flax import serialization as flax
+from references import nests
 
 import nestax as nx
 from nestax.levels import _belongs
@@ -39,7 +40,7 @@ def loss(values, batch):
 
 
 def noise(task, key):
-    return task + jax.random.normal(key, (2,))
+    return task + nests.noise(key, 2)
 
 
 def model(values, task, key):
@@ -60,7 +61,7 @@ def copied(mesh=None):
         nx.Level("m", loss, optax.adam(0.1), noise, start=model, horizon=4),
         nx.Level("c", loss, optax.adam(0.1), noise, every=2, flow=nx.Unroll()),
     ]
-    nest = nx.Nest(levels, task=lambda key: jax.random.normal(key, (2,)), copies=2, mesh=mesh)
+    nest = nx.Nest(levels, task=lambda key: nests.noise(key, 2), copies=2, mesh=mesh)
     return nest, nest.init({"c": 0.5}, KEY)
 
 
