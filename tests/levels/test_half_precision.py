@@ -107,7 +107,7 @@ def test_rounding_is_no_asymmetry():
 def objective(name, target):
     def loss(values, batch):
         own = jnp.sum((values[name] - target) ** 2)
-        return own + 0.5 * sum(jnp.sum(jnp.sin(values[n] + own)) for n in sorted(values))
+        return own + 0.5 * jnp.sum(jnp.sin(sum(values[n] for n in sorted(values)) + own))
 
     return loss
 
@@ -142,7 +142,7 @@ def loop_within_a_loop():
         ("d", 2, nx.Unroll(), {"accumulate": (1.0, 2.0)}),
         ("c", 4, nx.Unroll(last=1), {}),
     )
-    return nx.Nest([a, nx.Peers(b, d, order="alternating"), c], copies=2)
+    return nx.Nest([a, nx.Peers(b, d, order="alternating"), c])
 
 
 @pytest.mark.parametrize("make", [period_run_again, loop_within_a_loop])
