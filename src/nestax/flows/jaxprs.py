@@ -117,14 +117,17 @@ def _reach(jaxpr: Any, given: Sequence[int], cut: bool) -> list[int]:
     inner, _ = opened(jaxpr)
     sets = dict(zip(inner.invars, given, strict=True))
 
-    def look(atom: Any) -> int:
-        return 0 if hasattr(atom, "val") else sets.get(atom, 0)
+    def looked(atoms: Sequence[Any]) -> list[int]:
+        return [0 if hasattr(atom, "val") else sets.get(atom, 0) for atom in atoms]
 
     for eqn in inner.eqns:
-        outs = _carried(eqn, [look(atom) for atom in eqn.invars], cut)
-        for variable, mask in zip(eqn.outvars, outs, strict=True):
-            sets[variable] = mask if _inexact(variable.aval) or not cut else 0
-    return [look(atom) for atom in inner.outvars]
+        ins = looked(eqn.invars)
+        if not any(ins):
+            continue  # it depends on nothing, as do most equations of a nest
+        for variable, mask in zip(eqn.outvars, _carried(eqn, ins, cut), strict=True):
+            if mask and (not cut or _inexact(variable.aval)):
+                sets[variable] = mask
+    return looked(inner.outvars)
 
 
 def _carried(eqn: Any, ins: list[int], cut: bool) -> list[int]:
