@@ -2,6 +2,7 @@
 differences and loops written by hand."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -85,21 +86,22 @@ def test_first_order_maml_then_full(x64):
     program = run("First-order MAML, then full")
     begin = program.begin
     draws = [_draws.task_key(begin.key, begin.tick, copy) for copy in range(8)]
-    tasks = [program.regression(draw) for draw in draws]
+    tasks = jax.vmap(program.regression)(jnp.stack(draws))
 
-    def slope(init, task, curved):
-        def adapted(init):
+    @functools.partial(jax.jit, static_argnums=1)
+    def slope(tasks, curved):
+        def adapted(init, task):
             w = init
             for _ in range(3):
                 gradient = jax.grad(lambda w: program.loss({"w": w}, task))(w)
                 w = w - 0.1 * (gradient if curved else jax.lax.stop_gradient(gradient))
             return program.loss({"w": w}, task)
 
-        return jax.grad(adapted)(init)
+        slopes = jax.vmap(lambda task: jax.grad(adapted)(jnp.zeros(3), task))(tasks)
+        return jnp.mean(slopes, axis=0)
 
     for nest, curved in ((program.first, False), (program.second, True)):
-        expected = sum(slope(jnp.zeros(3), task, curved) for task in tasks) / 8
-        close(nest.gradient(begin, "init"), expected)
+        close(nest.gradient(begin, "init"), slope(tasks, curved))
     assert program.state.tick == 120
 
 
@@ -127,7 +129,7 @@ def test_a_loss_at_every_inner_step(x64):
         each = jax.vmap(lambda *task: multi_step(program, init, weights, task))
         return jnp.mean(each(*halves))
 
-    expected = jax.grad(outcome)(state.values["init"])
+    expected = jax.jit(jax.grad(outcome))(state.values["init"])
     close(nest.gradient(state, "init"), expected)
     # The tasks' answers are spread around 1.
     np.testing.assert_allclose(state.values["init"], 1, atol=0.5)
@@ -139,20 +141,20 @@ def test_weights_of_inner_steps_that_change(x64):
     close(state.values["shares"], jnp.array([0, 0, 0, 0, 2.0]))  # twenty steps of 0.1
     weights = jax.nn.softmax(state.values["shares"])
     task = (program.task, program.task)
-    expected = jax.grad(lambda init: multi_step(program, init, weights, task))
+    expected = jax.jit(jax.grad(lambda init: multi_step(program, init, weights, task)))
     close(nest.gradient(state, "init"), expected(state.values["init"]))
 
 
 def test_implicit_maml(x64):
     program = run("Implicit MAML")
     nest, state = program.nest, program.state
-    init, expected = state.values["init"], []
+    init, expected, draw = np.asarray(state.values["init"]), [], jax.jit(program.regression)
     for copy in range(8):
-        task = program.regression(_draws.task_key(state.key, state.tick, copy))
+        task = jax.device_get(draw(_draws.task_key(state.key, state.tick, copy)))
         (x, xq), (y, yq) = task["x"], task["y"]
-        curvature = x.T @ x / 20 + 2 * jnp.eye(3)
-        w = jnp.linalg.solve(curvature, x.T @ y / 20 + 2 * init)
-        expected.append(2 * jnp.linalg.solve(curvature, xq.T @ (xq @ w - yq) / 20))
+        curvature = x.T @ x / 20 + 2 * np.eye(3)
+        w = np.linalg.solve(curvature, x.T @ y / 20 + 2 * init)
+        expected.append(2 * np.linalg.solve(curvature, xq.T @ (xq @ w - yq) / 20))
     close(nest.gradient(state, "init"), sum(expected) / 8, rtol=1e-6)
     # The tasks' answers are spread around 1.
     np.testing.assert_allclose(init, 1, atol=0.5)
@@ -233,11 +235,16 @@ def test_a_hypernetwork(x64):
     end, _ = nest.run(state, steps=1)
     net, decay, held = *map(state.values.get, ("net", "decay")), state.optimizers["net"]
     train = jax.grad(lambda net, decay, noise: program.train({"net": net, "decay": decay}, noise))
+
+    @jax.jit
+    def descended(net, held, decay, tick):
+        gradient = train(net, decay, _draws.batch(noise, state.key, None, tick, 0))
+        change, held = optax.adam(0.02).update(gradient, held)
+        return optax.apply_updates(net, change), held
+
     valid = jax.grad(lambda decay, net: program.valid({"net": net, "decay": decay}, None))
     for t in range(tick, tick + 5):
-        gradient = train(net, decay, _draws.batch(noise, state.key, None, t, 0))
-        change, held = optax.adam(0.02).update(gradient, held)
-        net = optax.apply_updates(net, change)
+        net, held = descended(net, held, decay, jnp.asarray(t))
     change, _ = optax.adam(0.01).update(valid(decay, net), state.optimizers["decay"])
     decay = decay + change
     close(end.values, {"net": net, "decay": decay})
@@ -270,11 +277,16 @@ def test_continuum_memory(x64):
     program = run("Continuum memory")
     state = program.nest.init({n: 0.1 * jnp.eye(4) for n in program.clocks}, jax.random.key(5))
     end, _ = program.nest.run(state, steps=1)
-    values = state.values
+    values = dict(state.values)
     gathered = jax.tree.map(jnp.zeros_like, values)
+
+    @jax.jit
+    def slope(values, tick):
+        batch = _draws.batch(program.stream, state.key, None, tick, 0)
+        return jax.grad(program.loss)(values, batch)
+
     for t in range(16):
-        batch = _draws.batch(program.stream, state.key, None, t, 0)
-        gathered = jax.tree.map(jnp.add, gathered, jax.grad(program.loss)(values, batch))
+        gathered = jax.tree.map(jnp.add, gathered, slope(values, jnp.asarray(t)))
         for name, every in program.clocks.items():
             if (t + 1) % every == 0:
                 values = {**values, name: values[name] - 0.05 * gathered[name]}
@@ -338,10 +350,12 @@ def test_batchnorm():
     @jax.jit
     def period(decay, params, stats):
         def valid(decay, params, stats):
-            for _ in range(10):
-                gradient, stats = jax.grad(inner, has_aux=True)(params, stats)
-                params = jax.tree.map(lambda p, g: p - 0.1 * (g + decay * p), params, gradient)
-                stats = jax.lax.stop_gradient(stats)
+            def step(_, point):
+                gradient, stats = jax.grad(inner, has_aux=True)(*point)
+                params = jax.tree.map(lambda p, g: p - 0.1 * (g + decay * p), point[0], gradient)
+                return params, jax.lax.stop_gradient(stats)
+
+            params, stats = jax.lax.fori_loop(0, 10, step, (params, stats))
             return program.error([params, stats], rows[20:], False)[0], (params, stats)
 
         gradient, (params, stats) = jax.grad(valid, has_aux=True)(decay, params, stats)
