@@ -46,9 +46,20 @@ STYLE: dict[Any, Any] = {
 """Settings of matplotlib that every picture is drawn with."""
 
 
-def draw_levels(path: Path, table: LevelTable, title: str) -> Picture:
-    """A level table as a picture: a lane for each level, fastest on top, arrows to what waits."""
-    rows = [row for row in table.rows if row.level is not None]
+def draw_levels(path: str | Path, table: LevelTable, title: str) -> Picture:
+    """A level table as a picture: a lane for each level, fastest on top, arrows to what waits.
+
+    Args:
+        path: of the PNG file; its folder is made if there is none.
+        table: see `nestax.Nest.levels`.
+        title: as plain text.
+
+    Raises:
+        ValueError: the table has no level, or the file's name does not end in .png.
+    """
+    path, rows = _file(path), [row for row in table.rows if row.level is not None]
+    if not rows:
+        raise ValueError("draw_levels: table must have a level, got one without")
     lanes: dict[int, list[Any]] = {}
     for row in rows:
         lanes.setdefault(row.level or 0, []).append(row)
@@ -66,7 +77,9 @@ def draw_levels(path: Path, table: LevelTable, title: str) -> Picture:
             )  # fmt: skip
             for i, row in enumerate(lane):
                 places[row.label] = x, y = ((i + 0.5) * widest / len(lane), -float(level))
-                text = row.label + (f"\n({len(row.paths)} leaves)" if len(row.paths) > 1 else "")
+                text = _literal(row.label) + (
+                    f"\n({len(row.paths)} leaves)" if len(row.paths) > 1 else ""
+                )
                 box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": COLOURS[level % 6]}
                 axes.text(x, y, text, ha="center", va="center", fontsize=7.5, bbox=box, zorder=3)
         arrow = {"arrowstyle": "-|>", "color": GREY, "lw": 0.8, "shrinkA": 16, "shrinkB": 17}
@@ -77,24 +90,28 @@ def draw_levels(path: Path, table: LevelTable, title: str) -> Picture:
         axes.set_xlim(0, widest)
         axes.set_ylim(-max(lanes) - 0.5, 0.5)
         axes.set_axis_off()
-        axes.set_title(title, loc="left", weight="bold")
+        axes.set_title(_literal(title), loc="left", weight="bold")
         figure.subplots_adjust(left=1.25 / figure.get_figwidth(), right=0.98, bottom=0.03, top=0.88)
         save(figure, path)
     caption = "Arrows point from what is computed first to what needs its new value."
     return Picture(path, caption, title)
 
 
-def draw_frequencies(path: Path, tables: Mapping[str, LevelTable], tokens: int = 1) -> Picture:
+def draw_frequencies(
+    path: str | Path, tables: Mapping[str, LevelTable], tokens: int = 1
+) -> Picture:
     """Who is written how often: a block for each model, a line for each of its levels.
 
     Args:
-        path: of the PNG file.
+        path: of the PNG file; its folder is made if there is none.
         tables: a model's name -> the level table of one step of its outer optimizer.
         tokens: that such a step reads; frequencies are drawn in writes per token and per step.
 
     Raises:
-        ValueError: tokens below 1, no table, or one without a level.
+        ValueError: tokens below 1, no table, or one without a level; or the file's name does not
+            end in .png.
     """
+    path = _file(path)
     if tokens < 1 or not tables or not all(table.levels for table in tables.values()):
         levels = {name: len(table.levels) for name, table in tables.items()}
         raise ValueError(
@@ -124,9 +141,9 @@ def draw_frequencies(path: Path, tables: Mapping[str, LevelTable], tokens: int =
             axes.plot([ranks[-1], x], [y, y], color=colour, linewidth=3, alpha=0.35)
             axes.plot([x], [y], "o", color=colour, markersize=4.5)
         axes.grid(visible=False, axis="y")
-        axes.set_yticks(centres, list(tables), weight="bold")
+        axes.set_yticks(centres, [_literal(name) for name in tables], weight="bold")
         right = axes.secondary_yaxis("right")
-        right.set_yticks(places, names, fontsize=7.5)
+        right.set_yticks(places, [_literal(name) for name in names], fontsize=7.5)
         right.spines["right"].set_visible(False)
         for one in (axes, right):
             one.tick_params(axis="y", length=0)
@@ -158,13 +175,23 @@ def _name(lane: Sequence[Any]) -> str:
     )
 
 
-def draw_flows(path: Path, found: FlowComparison) -> Picture:
-    """A comparison of flows: cosine, bias, spread, time and memory of each.
+def draw_flows(path: str | Path, found: FlowComparison) -> Picture:
+    """A comparison of flows: cosine, bias, spread, time and memory of each; what is finite for no
+    flow is left out.
 
     Args:
-        path: of the PNG file.
+        path: of the PNG file; its folder is made if there is none.
         found: what `nestax.compare_flows` returned.
+
+    Raises:
+        ValueError: nothing is finite, or the file's name does not end in .png.
     """
+    path = _file(path)
+    told = [(*r.cosine, r.bias, r.spread, r.milliseconds, r.mebibytes) for r in found.rows]
+    if not any(np.isfinite(row).any() for row in told):
+        raise ValueError(
+            f"draw_flows: found must have finite numbers, got {len(told)} rows without"
+        )
     draws = len(found.rows[0].cosine)
     numbers = {
         name: np.array([getattr(row, name) for row in found.rows])
@@ -182,7 +209,7 @@ def draw_flows(path: Path, found: FlowComparison) -> Picture:
     panels = [panel for panel in panels if np.isfinite(panel[1]).any()]
     with _style():
         figure = _figure(figsize=(8.6, 0.36 * len(found.rows) + 1.5), layout="constrained")
-        grid: Any = figure.subplots(1, len(panels), sharey=True)
+        grid: Any = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         places = np.arange(len(found.rows))
         for axes, (label, middle, low, high) in zip(grid, panels, strict=True):
             for i in places:
@@ -194,10 +221,10 @@ def draw_flows(path: Path, found: FlowComparison) -> Picture:
             axes.set_xlabel(label)
         if np.isfinite(cosines).any():
             grid[0].set_xlim(min(-0.05, 1.1 * float(np.nanmin(cosines))), 1.1)
-        grid[0].set_yticks(places, [row.name for row in found.rows])
+        grid[0].set_yticks(places, [_literal(row.name) for row in found.rows])
         grid[0].invert_yaxis()
         title = f"Flows for the gradient of {found.level}"
-        figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=10)
+        figure.suptitle(_literal(title), x=0.01, ha="left", weight="bold", fontsize=10)
         save(figure, path)
     caption = (
         f"Over {draws} draws of the data. Cosine: medians, bars from least to most; bias: bars of "
@@ -216,8 +243,13 @@ def label_logarithmic(axis: Any) -> None:
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def save(figure: Any, path: Path) -> None:
-    """Writes a matplotlib figure as a PNG file, whole or not at all."""
+def save(figure: Any, path: str | Path) -> None:
+    """Writes a matplotlib figure as a PNG file, whole or not at all.
+
+    Raises:
+        ValueError: the file's name does not end in .png.
+    """
+    path = _file(path)
     canvas = needed("matplotlib.backends.backend_agg", "matplotlib", "pictures").FigureCanvasAgg(
         figure
     )
@@ -229,8 +261,19 @@ def save(figure: Any, path: Path) -> None:
     image = image.quantize(256, dither=pillow.Dither.NONE)
     content = io.BytesIO()
     image.save(content, "PNG", dpi=(figure.dpi, figure.dpi))
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue())
+
+
+def _file(path: str | Path) -> Path:
+    if (path := Path(path)).suffix.lower() != ".png":
+        raise ValueError(f"a picture is written as PNG: path must end in .png, got {str(path)!r}")
+    return path
+
+
+def _literal(text: str) -> str:
+    """A text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")
 
 
 def _style() -> Any:

@@ -1,8 +1,11 @@
 """The documentation's table of what the models write how often, computed."""
 
 import functools
+import math
+import types
 from itertools import combinations
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -97,3 +100,23 @@ def test_a_picture_of_nothing_is_refused(tables, tokens, tmp_path):
     tables = {name: table_of(kind) for name, kind in tables.items()}
     with pytest.raises(ValueError, match="draw_frequencies: tokens must be at least 1"):
         plots.draw_frequencies(tmp_path / "frequencies.png", tables, tokens)
+
+
+def test_pictures_take_any_text_and_folder_but_only_png(tmp_path):
+    unlike, path = "one $_b^$ two", str(tmp_path / "new" / "folder" / "a.png")
+    assert plots.draw_levels(path, table_of("titans"), unlike).path.is_file()
+    row = types.SimpleNamespace(
+        name=unlike,
+        cosine=(0.5, 0.6),
+        **dict.fromkeys(("bias", "spread", "milliseconds", "mebibytes"), math.nan),
+    )  # one panel
+    found = Mock(plots.FlowComparison, rows=(row,), level=unlike, exact="exact")
+    assert plots.draw_flows(path, found).path.is_file()
+    found.rows += (types.SimpleNamespace(**vars(row) | {"cosine": (math.nan, math.nan)}),)
+    for rows in ((), found.rows[1:]):
+        with pytest.raises(ValueError, match="must have finite numbers"):
+            plots.draw_flows(path, Mock(plots.FlowComparison, rows=rows))
+    with pytest.raises(ValueError, match="table must have a level"):
+        plots.draw_levels(path, Mock(plots.LevelTable, rows=()), "title")
+    with pytest.raises(ValueError, match=r"must end in .png, got 'a.jpg'"):
+        plots.draw_flows("a.jpg", found)
