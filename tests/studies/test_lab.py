@@ -76,6 +76,47 @@ def test_a_claim_is_judged_by_the_arms_in_their_order():
     assert (lacking.holds, lacking.measured) == (None, "needs other")
 
 
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "rule", "holds"),
+    [
+        ({"a": [NAN, NAN, 1]}, lab.medians(lambda a: not a > 5), None),
+        ({"a": [2, 3], "b": [1, NAN]}, lab.medians(lambda a, b: a > b), None),
+        ({"a": [1], "b": [NAN]}, lambda *each: max(map(np.median, each)) < 2, None),
+        ({"a": [1, INF, INF]}, lab.medians(lambda a: a > 5), True),
+        ({"a": [-INF, INF]}, lab.medians(lambda a: not a > 5), None),
+        ({"a": [1]}, lambda a: NAN, None),
+        ({"a": []}, all, None),
+        ({}, lambda: True, None),
+    ],
+)  # fmt: skip
+def test_what_is_not_a_number_is_not_measured(values, rule, holds):
+    assert lab.judge("It is low.", "low", values, rule).holds is holds
+
+
+def test_numbers_that_would_hide_one_another_are_refused():
+    loss = lab.number("loss", lambda record: record["loss"])
+    for labels, measures, best, said in (
+        ((("a / b", "c"), ("a", "b / c")), [loss], "", "rows must differ, got twice: a / b / c"),
+        ((("a", "b"),), [loss, loss], "", "names of measures must differ, got twice: loss"),
+        ((("a", "b"),), [loss], "lost", "best must name a measure, got 'lost'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            lab.numbers("xy", {one: {"loss": [1]} for one in labels}, measures, best=best)
+    verdict = lab.Verdict("It is low.", "low", "1", True, "here")
+    with pytest.raises(ValueError, match=r"got twice: It is low. \[here\]"):
+        lab.Findings(lab.Numbers("x", []), [verdict, verdict])
+    # Those without a number are last, and say for how many seeds.
+    cases = {"p": [2], "q": [NAN], "r": [16777217], "s": [2, NAN, 2]}
+    cases = {(name,): {"loss": values} for name, values in cases.items()}
+    made = lab.numbers("x", cases, [loss], best="loss", facts=lambda record: {"n": np.int64(1234)})
+    cells = ["1.68e+07", "2", "-", "- (1 of 3 seeds without a number)"]
+    assert made.table().rows == [[*row] for row in zip("rpqs", ["1,234"] * 4, cells, strict=True)]
+    assert made.summary()["r"]["measures"]["loss"]["values"] == [16777217]
+
+
 def test_numbers_are_ordered_by_their_best_and_stored_by_seed():
     measures = [lab.share("right", lambda r: r["right"]), lab.number("loss", lambda r: r.get("l"))]
     cases = {
@@ -100,6 +141,10 @@ def test_numbers_are_ordered_by_their_best_and_stored_by_seed():
 def test_what_is_not_finite_is_stored_as_nothing():
     found = records.listed({"a": np.array([[1 / 3, np.nan], [np.inf, 2]]), "b": 3})
     assert found == {"a": [[0.333333, None], [None, 2.0]], "b": 3.0}
+    assert records.listed((16777217, True, jnp.float32(2.5), "a")) == [16777217, True, 2.5, "a"]
+    for wrong, said in (({1: 0, "1": 0}, "keys must .* got 1, '1'"), ({"b": b""}, "holds a bytes")):
+        with pytest.raises(ValueError, match=said):
+            records.listed(wrong)
 
 
 # Figures
@@ -137,6 +182,42 @@ def test_maps_and_images_show_the_values_given():
     shown = figures.images("name", {"row": np.arange(8.0).reshape(2, 4)}, "title", "caption")
     assert shown.drawn["row"].shape == (2, 2, 2)
     np.testing.assert_array_equal(shown.figure.axes[1].images[0].get_array(), [[4, 5], [6, 7]])
+
+
+def test_lines_break_where_a_seed_is_not_finite_and_the_caption_says_so():
+    y = [[1, NAN], [2, 4], [3, INF]]
+    lines = [figures.Line(range(3), y if i else np.ones(3), f"line {i}") for i in range(9)]
+    sheet = figures.curves("name", [figures.Panel("p", "x", "y", lines)], "title", "All.")
+    _, middle, low, high = sheet.drawn["p"]["line 1"]
+    np.testing.assert_array_equal([middle, low, high], [[NAN, i, NAN] for i in (3, 2, 4)])
+    assert sheet.caption == "All. A line breaks where the number of a seed is not finite."
+    looks = {(line.get_color(), str(line.get_linestyle())) for line in sheet.figure.axes[0].lines}
+    assert len(looks) == 9
+    lost = figures.Line(range(2), [NAN, -1], "lost")  # nothing that a logarithm can show
+    sheet = figures.curves("name", [figures.Panel("p", "x", "y", [lost], log="xy")], "title", "")
+    sheet.figure.draw_without_rendering()
+
+
+def test_figures_of_nothing_are_left_out_and_names_must_fit():
+    empty = figures.Column("task", "x", {})
+    for make, given in (
+        *((figures.curves, one) for one in ([], [figures.Panel("p", "x", "y", [])])),
+        *((figures.dots, one) for one in ([], [empty])),
+        *((figures.maps, one) for one in ([], [figures.Map("a", np.zeros((0, 2)))])),
+        *((figures.images, one) for one in ({}, {"row": []})),
+    ):
+        assert make("name", given, "title", "caption").drawn == {}
+    assert figures._dot(None, figures.Dot([]), 0) is None
+    panel = figures.Map("a", [[0.0, 1.0], [2.0, NAN], [4.0, 5.0]])
+    sheet = figures.maps("name", [panel], "title", "caption", label="scale", log=True)
+    sheet.figure.draw_without_rendering()
+    assert sheet.figure.axes[0].images[0].get_clim() == (1.0, 5.0)
+    for options, said in (
+        ({"y": ["one"]}, "3 rows and 2 columns, got 1 names of rows and 0 of columns"),
+        ({"log": True, "limits": (0, 1)}, "must be above 0, got 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            figures.maps("name", [panel], "title", "caption", **options)
 
 
 # Sweeps and runs side by side

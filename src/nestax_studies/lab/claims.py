@@ -12,22 +12,35 @@ SUPPORTED, NOT_SUPPORTED, NOT_MEASURED = "supported", "not supported", "not meas
 
 def spread(values: Any, digits: int = 1, scale: int | float = 100) -> str:
     """Median (least to most) over seeds, of fractions in percent unless scaled otherwise."""
-    return _spread(scale * np.asarray(values, float), f".{digits}f")
+    return ranged(scale * np.asarray(values, float), f".{digits}f")
 
 
 def significant(values: Any, digits: int = 3) -> str:
     """Median (least to most) over seeds, with so many significant digits."""
-    return _spread(values, f".{digits}g")
+    return ranged(values, f".{digits}g")
 
 
-def _spread(values: Any, form: str) -> str:
-    """What is not finite is "-"."""
+def quantiles(values: Any, axis: int | None = None) -> np.ndarray:
+    """Least, median and most, (3, ...); nan where one of the values is."""
     values = np.asarray(values, float)
-    # Between infinities there is nothing to interpolate.
-    how = "linear" if np.isfinite(values).all() else "nearest"
-    told = np.quantile(values, (0, 0.5, 1), method=how)
-    low, middle, high = (f"{v:{form}}" if np.isfinite(v) else "-" for v in told)
-    return f"{middle} ({low} to {high})"
+    with np.errstate(invalid="ignore"):  # between infinities of both signs there is no median
+        return np.stack([f(values, axis=axis) for f in (np.min, np.median, np.max)])
+
+
+def ranged(values: Any, form: str, alone: bool = False) -> str:
+    """Median (least to most), each in this form, or "-" for what is not finite; how many seeds have
+    no number, where some have.
+
+    Args:
+        values: (seeds,).
+        form: of a number.
+        alone: whether the range is left out where it says the same.
+    """
+    unknown = int(np.isnan(values := np.ravel(np.asarray(values, float))).sum())
+    if not values.size or 0 < unknown < values.size:
+        return f"- ({unknown} of {values.size} seeds without a number)" if unknown else "-"
+    low, middle, high = (f"{v:{form}}" if np.isfinite(v) else "-" for v in quantiles(values))
+    return middle if alone and low == middle == high else f"{middle} ({low} to {high})"
 
 
 def clearly(difference: np.ndarray, least: int | float) -> bool | None:
@@ -83,26 +96,36 @@ def judge(
     Args:
         claim: in words, with its source.
         criterion: what would have to be measured for it to hold.
-        values: label -> a number for each seed, (seeds,); None where the run lacks the arm, in
-            which case nothing was measured.
-        holds: the arrays in that order -> whether the claim holds; None if that cannot be told.
+        values: label -> a number for each seed, (seeds,); None where the run lacks the arm. Where
+            an arm or all are lacking, or a number is nan, nothing was measured; infinity is a
+            number, such as the steps to what was never reached.
+        holds: the arrays in that order -> whether the claim holds; None or nan if that cannot be
+            told.
         of: what it is judged for.
         shown: values -> text, where `measured` is not given.
         unit: behind that text.
         measured: in words; made of the values if not given.
     """
-    lacking = [label for label, value in values.items() if value is None]
-    if lacking:
-        return Verdict(claim, criterion, f"needs {' and '.join(lacking)}", None, of)
+    lacking = [label for label, value in values.items() if value is None or not np.size(value)]
+    if lacking or not values:
+        needs = " and ".join(lacking) or "numbers, and has none"
+        return Verdict(claim, criterion, f"needs {needs}", None, of)
     arrays = {label: np.asarray(value, float) for label, value in values.items()}
-    held = holds(*arrays.values())
+    known = not any(np.isnan(array).any() for array in arrays.values())
+    held = holds(*arrays.values()) if known else None
+    held = None if held is None or held != held else bool(held)  # nan differs from itself
     text = measured or "; ".join(f"{label} {shown(a)}{unit}" for label, a in arrays.items())
-    return Verdict(claim, criterion, text, None if held is None else bool(held), of, arrays)
+    return Verdict(claim, criterion, text, held, of, arrays)
 
 
 def medians(holds: Callable[..., bool | None]) -> Callable[..., bool | None]:
-    """A rule about the arms' medians over seeds, for `judge`."""
-    return lambda *arrays: holds(*(float(np.median(a)) for a in arrays))
+    """A rule about the arms' medians over seeds, for `judge`; None if one of them is nan."""
+
+    def rule(*arrays: np.ndarray) -> bool | None:
+        middles = [float(quantiles(array)[1]) for array in arrays]
+        return None if np.isnan(middles).any() else holds(*middles)
+
+    return rule
 
 
 def answer(verdicts: Sequence[Verdict], most: int = 3) -> str:

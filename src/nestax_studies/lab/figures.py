@@ -11,7 +11,11 @@ from matplotlib.figure import Figure
 
 from nestax.plots import COLOURS, GREY, STYLE, label_logarithmic
 
-STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--")
+from .claims import quantiles
+
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+"""Of lines in the order of a legend; fewer than colours, so that later lines look different."""
+_BREAKS = "A line breaks where the number of a seed is not finite."
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Line:
     Attributes:
         x: (C,).
         y: (C,) or (C, S) with one column for each seed; drawn are the median and, as a band, the
-            range from the least to the most.
+            range from the least to the most, where all seeds are finite.
         label: for the legend.
     """
 
@@ -71,7 +75,7 @@ class Panel:
 def curves(name: str, panels: Sequence[Panel], title: str, caption: str) -> Sheet:
     """Panels side by side, with one legend for all of them; those without lines are left out.
     `drawn`: panel -> label -> (x, median, least, most), the last two None for a line without a
-    band."""
+    band. The caption says where lines break, if any does."""
     panels = [panel for panel in panels if panel.lines]
     columns = 2 if len(panels) == 4 else max(1, min(len(panels), 3))
     size = (max(3.3 * columns, 5.0), 2.7 * -(-len(panels) // columns) + 0.7)
@@ -83,6 +87,8 @@ def curves(name: str, panels: Sequence[Panel], title: str, caption: str) -> Shee
         for axes, panel in zip(cells, panels, strict=True):
             for line in panel.lines:
                 handles[line.label], told = _line(axes, line, labels.index(line.label))
+                if np.isnan(told[1]).any() and not caption.endswith(_BREAKS):
+                    caption = f"{caption} {_BREAKS}".lstrip()
                 drawn.setdefault(panel.title, {})[line.label] = told
             for text, level in (panel.levels or {}).items():
                 axes.axhline(level, color=GREY, linewidth=0.9, linestyle=":")
@@ -93,8 +99,7 @@ def curves(name: str, panels: Sequence[Panel], title: str, caption: str) -> Shee
             axes.set_title(panel.title, loc="left")
             axes.set(xlabel=panel.x, ylabel=panel.y)
             for letter in panel.log:
-                axes.set(**{f"{letter}scale": "log"})
-                label_logarithmic(getattr(axes, f"{letter}axis"))
+                _logarithmic(axes, letter)
         if labels:
             wide = 0.6 + 0.055 * max(map(len, labels))  # inches, about
             figure.legend(
@@ -106,11 +111,12 @@ def curves(name: str, panels: Sequence[Panel], title: str, caption: str) -> Shee
 
 def _line(axes: Any, line: Line, place: int) -> tuple[Any, Any]:
     x, y = np.asarray(line.x), np.asarray(line.y, float)
+    y = np.where(np.isfinite(y), y, np.nan)
     colour, style = COLOURS[place % len(COLOURS)], STYLES[place % len(STYLES)]
     look: Any = {"marker": "o", "markersize": 3.5} if len(x) < 12 else {}
     low = high = None
     if y.ndim == 2:
-        low, y, high = np.quantile(y, (0, 0.5, 1), axis=1)
+        low, y, high = quantiles(y, axis=1)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     (handle,) = axes.plot(x, y, color=colour, linestyle=style, linewidth=1.5, **look)
     return handle, (x, y, low, high)
@@ -121,7 +127,7 @@ class Dot:
     """The median over seeds as a dot and their range as a bar.
 
     Attributes:
-        values: (seeds,); None draws nothing.
+        values: (seeds,); None and an empty one draw nothing.
         colour: number of the colour; its row's if not given.
         filled: whether the dot is; an open one is drawn a little below.
     """
@@ -150,8 +156,10 @@ class Column:
 
 
 def dots(name: str, columns: Sequence[Column], title: str, caption: str) -> Sheet:
-    """A row for each arm, axes for each task. `drawn`: column -> row -> [(least, median, most)]."""
-    labels = list(dict.fromkeys(label for column in columns for label in column.rows))
+    """A row for each arm, axes for each task. `drawn`: column -> row -> [(least, median, most)];
+    empty without rows."""
+    if not (labels := list(dict.fromkeys(label for column in columns for label in column.rows))):
+        return _empty(name, title, caption)
     wide = 2.2 if len(columns) < 5 else 1.35
     size = (wide * len(columns) + 2.0, 0.24 * len(labels) + 1.1)
     drawn: dict[str, Any] = {}
@@ -165,8 +173,7 @@ def dots(name: str, columns: Sequence[Column], title: str, caption: str) -> Shee
             axes.set_title(column.title, loc="left", fontsize=9 if wide > 2 else 7.5)
             axes.set_xlabel(column.x)
             if column.log:
-                axes.set_xscale("log")
-                label_logarithmic(axes.xaxis)
+                _logarithmic(axes, "x")
             if column.limits:
                 axes.set_xlim(*column.limits)
         cells[0].set_yticks(range(len(labels)), labels)
@@ -175,9 +182,9 @@ def dots(name: str, columns: Sequence[Column], title: str, caption: str) -> Shee
 
 
 def _dot(axes: Any, dot: Dot, place: int) -> Any:
-    if dot.values is None:
+    if dot.values is None or not np.size(dot.values):
         return None
-    low, middle, high = np.quantile(np.asarray(dot.values, float), (0, 0.5, 1))
+    low, middle, high = quantiles(dot.values)
     colour = COLOURS[(place if dot.colour is None else dot.colour) % len(COLOURS)]
     y = place if dot.filled else place + 0.3
     axes.plot([low, high], [y, y], color=colour, linewidth=2.5, alpha=0.35)
@@ -219,18 +226,36 @@ def maps(
     Args:
         name, panels, title, caption: see `Sheet`.
         x: names of the columns; none are shown if empty.
-        y: names of the first and of the last row, or of every row.
+        y: names of the first and of the last row, or of every row; none are shown if empty.
         label: of the scale of colours; "" draws no scale.
-        limits: of the colours; the least and the most of all values if not given.
-        log: whether the scale is logarithmic.
+        limits: of the colours; the least and the most of all finite values if not given.
+        log: whether the scale is logarithmic; values that are not above 0 are left blank.
         columns: panels in a row, at most.
         square: whether entries are squares, as pixels are.
         colours: matplotlib's name of the colours.
+
+    Raises:
+        ValueError: names that are not as many as the rows or columns, or limits of a logarithmic
+            scale that are not above 0.
     """
+    for panel in (panels := [panel for panel in panels if np.size(panel.values)]):
+        height, width = np.shape(panel.values)
+        if len(x) not in (0, width) or len(y) not in (0, 2, height):
+            raise ValueError(
+                f"maps: {panel.title!r} has {height} rows and {width} columns, got {len(y)} names "
+                f"of rows and {len(x)} of columns; name all, none, or the first and the last row"
+            )
+    if not panels:
+        return _empty(name, title, caption)
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    every = np.concatenate([np.ravel(panel.values) for panel in panels])
-    low, high = limits or (np.nanmin(every), np.nanmax(every))
+    every = np.concatenate([np.ravel(np.asarray(panel.values, float)) for panel in panels])
+    every = every[np.isfinite(every) & ((every > 0) | (not log))]
+    low, high = limits or ((every.min(), every.max()) if every.size else (1, 1))
+    if log and low <= 0:
+        raise ValueError(
+            f"maps: limits of a logarithmic scale must be above 0, got {low} to {high}"
+        )
     scale = LogNorm(low, high) if log else Normalize(low, high)
     each = (0.8, 0.8) if square else (1.9, 1.7)
     size = (each[0] * columns + 1.2 * bool(label) + 0.3, each[1] * rows + 0.5)
@@ -264,7 +289,8 @@ def images(
         colours: matplotlib's name of the colours.
     """
     drawn = {}
-    count = max(len(some) for some in rows.values())
+    if not (count := max(map(len, rows.values()), default=0)):
+        return _empty(name, title, caption)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 0.95 * len(rows) + 0.2), layout="constrained")
         grid: Any = figure.subplots(len(rows), count, squeeze=False)
@@ -300,6 +326,18 @@ def free(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         return Sheet(name, title, caption, figure, draw(figure))
+
+
+def _logarithmic(axes: Any, letter: str) -> None:
+    """A logarithmic axis, where anything drawn is above 0."""
+    if np.isfinite(getattr(axes.dataLim, f"minpos{letter}")):
+        axes.set(**{f"{letter}scale": "log"})
+        label_logarithmic(getattr(axes, f"{letter}axis"))
+
+
+def _empty(name: str, title: str, caption: str) -> Sheet:
+    """A figure with nothing drawn, which reports leave out."""
+    return Sheet(name, title, caption, Figure())
 
 
 def _grid(count: int, columns: int, size: tuple[Any, Any], **shared: Any) -> Any:

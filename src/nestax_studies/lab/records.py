@@ -1,5 +1,8 @@
 """What finished stages leave behind, and the numbers that a study reports of them."""
 
+import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +11,11 @@ import numpy as np
 
 from nestax.runs import Table
 
+from .claims import ranged
+
 Record = dict[str, Any]
+"""Texts, numbers, arrays, and lists and mappings of them, by any key but "stage". Arrays come back
+as lists; what is not finite as nan in a list, as None by itself."""
 Records = dict[str, Record]
 """The finished stages' records, by the stage's name."""
 
@@ -19,13 +26,61 @@ def of_subject(records: Records, subject: str, arms: Iterable[str]) -> Records:
     return {arm: record for arm, record in found.items() if record is not None}
 
 
-def listed(values: Any, digits: int = 6) -> Any:
-    """Arrays as lists for JSON: so many significant digits, None for what is not finite."""
+def listed(values: Any, digits: int | None = 6, where: str = "values") -> Any:
+    """Values as JSON holds them: arrays as lists, None for numbers that are not finite.
+
+    Args:
+        values: numbers, texts, arrays, and lists and mappings of them.
+        digits: significant digits of fractions; None keeps all. Whole numbers keep theirs.
+        where: what an error names.
+
+    Raises:
+        ValueError: JSON cannot hold a value, or a mapping's keys are not distinct texts.
+    """
     if isinstance(values, Mapping):
-        return {name: listed(value, digits) for name, value in values.items()}
-    if np.ndim(values):
-        return [listed(value, digits) for value in values]
-    return float(f"{values:.{digits}g}") if np.isfinite(values) else None
+        made = {str(k): listed(v, digits, f"{where}[{k!r}]") for k, v in values.items()}
+        if len(made) < len(values) or not all(isinstance(key, str | int) for key in values):
+            keys = ", ".join(map(repr, values))
+            raise ValueError(f"{where}: keys must be texts that differ, got {keys}")
+        return made
+    values = values.tolist() if hasattr(values, "tolist") else values  # arrays and their scalars
+    if isinstance(values, list | tuple):
+        return [listed(value, digits, where) for value in values]
+    if values is None or isinstance(values, bool | int | str):
+        return values
+    if isinstance(values, os.PathLike):
+        return os.fspath(values)
+    if not hasattr(values, "__float__"):
+        raise ValueError(
+            f"{where} holds a {type(values).__name__}, which JSON cannot; give numbers, texts, "
+            "arrays, or lists and mappings of them"
+        )
+    value = float(values)
+    if not math.isfinite(value):
+        return None
+    whole = value.is_integer() and abs(value) < 2**53
+    return value if digits is None or whole else float(f"{value:.{digits}g}")
+
+
+def read_back(values: Any) -> Any:
+    """What `listed` made, with nan again for None in lists of numbers."""
+    if isinstance(values, dict):
+        return {name: read_back(value) for name, value in values.items()}
+    if not isinstance(values, list):
+        return values
+    if {*map(type, values)} <= {int, float, type(None)}:
+        return [math.nan if value is None else value for value in values]
+    return [read_back(value) for value in values]
+
+
+def refuse_repeated(what: str, names: Iterable[Any]) -> None:
+    """Refuses names of which there are several alike.
+
+    Raises:
+        ValueError: names them.
+    """
+    if repeated := [str(name) for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{what} must differ, got twice: {', '.join(repeated)}; rename one")
 
 
 @dataclass(frozen=True)
@@ -93,6 +148,9 @@ class Numbers:
     rows: Sequence[Row]
     caption: str = ""
 
+    def __post_init__(self) -> None:
+        refuse_repeated("labels of the table's rows", (" / ".join(r.labels) for r in self.rows))
+
     def table(self) -> Table:
         """As it is shown: medians, least and most over seeds."""
         facts = list(dict.fromkeys(name for row in self.rows for name in row.facts))
@@ -109,7 +167,7 @@ class Numbers:
         return {
             " / ".join(row.labels): {
                 "labels": dict(zip(self.heads, row.labels, strict=True)),
-                "facts": dict(row.facts),
+                "facts": listed(row.facts, None, "facts"),
                 "measures": {
                     name: {"unit": m["unit"], "values": listed(m["values"], 7)}
                     for name, m in row.measures.items()
@@ -136,8 +194,16 @@ def numbers(
         caption: how to read the table.
         facts: record -> further cells, by head.
         best: a measure's name, by whose median arms that share all labels but the last are ordered,
-            largest first; "-name" for smallest first. As given if empty.
+            largest first, those that have no number last; "-name" for smallest first. As given if
+            empty.
+
+    Raises:
+        ValueError: rows with the same labels, measures of the same name, or an unknown `best`.
     """
+    refuse_repeated("names of measures", (m.name for m in measures))
+    name, sign = best.removeprefix("-"), 1 if best.startswith("-") else -1
+    if name not in ("", *(m.name for m in measures)):
+        raise ValueError(f"numbers: best must name a measure, got {name!r}")
     rows = []
     for labels, record in cases.items():
         found = {
@@ -147,12 +213,12 @@ def numbers(
         measured = {name: one for name, one in found.items() if one["values"] is not None}
         rows.append(Row(labels, facts(record), measured))
     if best:
-        name, sign = best.lstrip("-"), 1 if best.startswith("-") else -1
         groups = list(dict.fromkeys(row.labels[:-1] for row in rows))
 
         def order(row: Row) -> tuple[int, float]:
-            values = row.measures.get(name, {"values": sign * np.inf})["values"]
-            return groups.index(row.labels[:-1]), sign * float(np.median(values))
+            values = row.measures.get(name, {"values": np.nan})["values"]
+            median = sign * float(np.median(values))
+            return groups.index(row.labels[:-1]), np.inf if np.isnan(median) else median
 
         rows.sort(key=order)
     return Numbers(heads, rows, caption)
@@ -164,16 +230,12 @@ def rate_tuned(record: Mapping[str, Any]) -> str:
 
 
 def _fact(value: Any) -> Any:
+    value = listed(value, None, "facts")
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _cell(measured: Mapping[str, Any] | None) -> str | None:
     if measured is None:
         return None
-    values, digits = np.asarray(measured["values"], float), measured["digits"]
-    # Between infinities there is nothing to interpolate.
-    how = "linear" if np.isfinite(values).all() else "nearest"
-    low, middle, high = np.quantile(values, (0, 0.5, 1), method=how)
-    form = ".3g" if digits is None else f".{digits}f"
-    shown = [f"{v:{form}}" if np.isfinite(v) else "-" for v in (middle, low, high)]
-    return shown[0] if len(set(shown)) == 1 else f"{shown[0]} ({shown[1]} to {shown[2]})"
+    digits = measured["digits"]
+    return ranged(measured["values"], ".3g" if digits is None else f".{digits}f", alone=True)

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from nestax import __version__
 from nestax.runs import RunError, RunFolder, Section
 
 from .claims import Verdict, answer
-from .records import Numbers, listed
+from .records import Numbers, listed, refuse_repeated
 
 SCHEMA = 1
 """Version of the layout; another number whenever a key changes its meaning or goes."""
@@ -22,6 +23,9 @@ KEYS: dict[str, type] = {"schema": int, "complete": bool, "claims": list}
 KEYS |= dict.fromkeys(("study", "question", "nestax", "answer"), str)
 KEYS |= dict.fromkeys(("settings", "machine", "seconds", "arms", "more"), dict)
 """Keys of the layout, and what they hold."""
+_CLAIM: dict[str, type] = dict.fromkeys(("claim", "of", "criterion", "measured", "verdict"), str)
+_ARM: dict[str, type] = dict.fromkeys(("labels", "facts", "measures"), dict)
+_MEASURE: dict[str, type] = {"unit": str, "values": list}
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,19 @@ class Findings:
         verdicts: the claims judged.
         more: numbers that belong to no arm, JSON-able.
         sections: of the report, after the numbers.
+
+    Raises:
+        ValueError: a claim was judged twice for the same case.
     """
 
     numbers: Numbers
     verdicts: Sequence[Verdict] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
     sections: Sequence[Section] = ()
+
+    def __post_init__(self) -> None:
+        cases = (v.claim + f" [{v.of}]" * bool(v.of) for v in self.verdicts)
+        refuse_repeated("claims judged for one case", cases)
 
 
 def summarized(
@@ -57,7 +68,7 @@ def summarized(
         "seconds": facts.get("seconds", {}),
         "arms": found.numbers.summary(),
         "claims": claims(found.verdicts),
-        "more": dict(found.more),
+        "more": listed(found.more, None, "more"),
     }
 
 
@@ -94,7 +105,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = f"; make it with: nestax report {path}" if (path / "settings.json").exists() else ""
+        hint = f"; {_again(file)}".replace(" again", "") * (path / "settings.json").exists()
         raise RunError(f"{file}: there is no such file{hint}") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read as a summary: {error}") from None
@@ -106,15 +117,37 @@ def read(path: Path) -> dict[str, Any]:
     if found["schema"] != SCHEMA:
         raise RunError(
             f"{file} has layout {found['schema']}, and nestax {__version__} reads layout {SCHEMA}; "
-            f"make it again with: nestax report {file.parent}"
+            f"{_again(file)}"
         )
-    for key, kind in KEYS.items():
-        if not isinstance(found.get(key), kind):
-            raise RunError(
-                f"{file} is damaged: {key!r} is missing or not what it should be; make it again "
-                f"with: nestax report {file.parent}"
-            )
+    for place in _wrong(found):
+        raise RunError(
+            f"{file} is damaged: {place} is missing or not what it should be; {_again(file)}"
+        )
     return found
+
+
+def _again(file: Path) -> str:
+    return f"make it again with: nestax report {shlex.quote(str(file.parent))}"
+
+
+def _wrong(found: Any) -> Iterator[str]:
+    """The places where a summary is not laid out as it should be."""
+    yield from _lacking("", found, KEYS)
+    for number, claim in enumerate(found["claims"]):
+        yield from _lacking(f"claims {number} ", claim, _CLAIM)
+    for name, arm in found["arms"].items():
+        yield from _lacking(f"arms {name!r} ", arm, _ARM)
+        for head, measure in arm["measures"].items():
+            place = f"arms {name!r} measures {head!r} "
+            yield from _lacking(place, measure, _MEASURE)
+            if not all(value is None or type(value) in (int, float) for value in measure["values"]):
+                yield f"{place}'values'"
+
+
+def _lacking(place: str, found: Any, keys: Mapping[str, type]) -> Iterator[str]:
+    for key, kind in keys.items():
+        if not isinstance(found, Mapping) or not isinstance(found.get(key), kind):
+            yield f"{place}{key!r}"
 
 
 def spread_of(values: Sequence[int | float | None]) -> tuple[float, float, float]:
