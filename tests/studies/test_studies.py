@@ -46,12 +46,14 @@ def test_an_interrupted_run_does_each_stage_once_and_equals_one_that_was_not(fol
         assert [path.name for path in kept.iterdir()] == ["fast"]  # of the stage that is not done
         unfinished = study.report(settings, opened)
         assert not unfinished["complete"] and list(unfinished["arms"]) == ["slow"]
+        spent = unfinished["seconds"]["fast"]
         errors.clear()
         study.run(settings, opened)
         assert not list(kept.iterdir())
         finished = study.report(settings, opened)
     assert done == [("slow",), ("fast", "slow"), ("fast", "slow")]
     assert finished["complete"] and set(finished["seconds"]) == {"slow", "fast"}
+    assert finished["seconds"]["fast"] > spent > 0  # both attempts count
     assert [finished[key] for key in ("arms", "claims")] == [
         whole[key] for key in ("arms", "claims")
     ]
@@ -81,6 +83,57 @@ def test_runs_that_cannot_go_on_or_be_reported_say_why(folder, tmp_path):
         stubs.STUDY.perform(tmp_path / "done", stubs.Settings(seeds=1))
     with RunFolder(tmp_path / "done") as opened:
         assert len(opened.metrics()) == 2
+
+
+RECORD = {"score": np.array([1, np.nan, np.inf]), "rate": np.float32(0.5), "curve": [(1, 2)]}
+
+
+def test_records_come_back_alike_in_the_run_that_made_them_and_in_one_that_goes_on(tmp_path):
+    """Arrays as lists, and what is not finite as nan; claims about it are not measured."""
+    seen = []
+
+    def find(settings, records):
+        seen.append(records["slow"])
+        more = {"n": np.int64(3), "x": np.nan}
+        return dataclasses.replace(stubs.find(settings, records), more=more)
+
+    def second(desk):
+        seen.append(desk.done["slow"])
+        return RECORD
+
+    study = dataclasses.replace(
+        stubs.STUDY, stages=lambda s: {"slow": lambda desk: RECORD, "fast": second}, find=find
+    )
+    found = study.perform(tmp_path / "run", stubs.Settings())
+    expected = {"stage": "slow", "score": [1.0, np.nan, np.nan], "rate": 0.5, "curve": [[1, 2]]}
+    assert [repr(one) for one in seen] == 2 * [repr(expected)]
+    assert found["claims"][0]["verdict"] == "not measured" and found["more"] == {"n": 3, "x": None}
+    assert found["arms"]["slow"]["measures"]["score"]["values"] == [1, None, None]
+
+
+def raises(settings, records):
+    raise FileNotFoundError("my own data")
+
+
+@pytest.mark.parametrize(
+    ("stages", "parts", "said"),
+    [
+        *(({name: RECORD}, {}, "name of a stage must be able to name a file") for name in
+          ("/abs", "..", "", "a/b")),
+        ({"a b": RECORD, "a-b": RECORD}, {}, "folders must differ, got twice: a-b"),
+        ({"slow": RECORD | {"stage": 1}}, {}, "'slow' must .* without the key 'stage'"),
+        ({"slow": None}, {}, "'slow' must return a mapping .* got None"),
+        ({"slow": {"a": {"b": [1j]}}}, {}, r"'slow': record\['a'\]\['b'\] holds a complex"),
+        ({"slow": RECORD}, {"draw": lambda s, r: 2 * stubs.draw(s, r)}, "figures must differ"),
+        ({"slow": RECORD}, {"draw": raises}, "my own data"),
+    ],
+)  # fmt: skip
+def test_what_a_study_cannot_mean_is_refused_by_name(stages, parts, said, tmp_path):
+    made = {name: lambda desk, record=record: record for name, record in stages.items()}
+    study = dataclasses.replace(stubs.STUDY, stages=lambda s: made, **parts)
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        study.perform(tmp_path / "run", stubs.Settings())
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 # Of all studies

@@ -4,7 +4,8 @@ A stage (an arm, a seed, a solver) is done whole or not at all; going on with an
 does the stages that are missing.
 """
 
-import json
+import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from . import page
 from .figures import Sheet
 from .log import Log
 from .options import question
-from .records import Record, Records
+from .records import Record, Records, listed, read_back, refuse_repeated
 from .summary import Findings, summarized
 
 
@@ -50,7 +51,7 @@ class Desk:
             name: of the folder within `path`, where a stage has several runs.
             options: see `Watch`; no bar is shown unless asked for.
         """
-        folder = self.path / name if name else self.path
+        folder = self.path / plain("name of a watched run", name) if name else self.path
         return [Watch(folder, **{"progress": False, **options}), *self.loggers]
 
 
@@ -82,8 +83,7 @@ class Study:
         title: of the report.
         lead: the question, and how it is asked.
         settings: a frozen dataclass, see `Options`; raises SettingsError.
-        stages: settings -> name -> stage. A stage is given its desk and returns its record,
-            JSON-able.
+        stages: settings -> name -> stage. A stage is given its desk and returns its `Record`.
         find: (settings, records) -> Findings; records hold the finished stages, by name.
         draw: (settings, records) -> figures, the most important one first; those with nothing drawn
             are left out.
@@ -110,8 +110,11 @@ class Study:
         Raises:
             RunError: the folder cannot be written, a file of it was changed, or a loss is not
                 finite. Finished stages stay.
+            ValueError: a stage's name is not a file's, or JSON cannot hold its record.
         """
         done, stages = _records(folder), self.stages(settings)
+        folders = {name: plain("name of a stage", name).replace(" ", "-") for name in stages}
+        refuse_repeated("names of stages' folders", folders.values())
         facts = _facts(folder) or {"machine": machine(), "seconds": {}}
         with Progress(len(stages)) as progress:
             for number, (name, stage) in enumerate(stages.items()):
@@ -123,15 +126,19 @@ class Study:
 
                 say("begins")
                 began = time.monotonic()
-                own = folder.path / "checkpoints" / name.replace(" ", "-")
+                own = folder.path / "checkpoints" / folders[name]
                 desk = Desk(say, own, dict(done), [log.of(name)] if log else [])
                 try:
-                    done[name] = stage(desk)
+                    record = stage(desk)
                 except FloatingPointError as error:
                     raise RunError(f"{name}: {error}") from error
-                facts["seconds"][name] = time.monotonic() - began
-                folder.write_json("facts.json", facts)
-                folder.append({"stage": name, **done[name]})
+                finally:  # an interrupted stage's time counts too
+                    spent = facts["seconds"].get(name, 0) + time.monotonic() - began
+                    facts["seconds"][name] = spent
+                    folder.write_json("facts.json", facts)
+                stored = _stored(name, record)
+                folder.append(stored)
+                done[name] = read_back(stored)
                 shutil.rmtree(desk.path, ignore_errors=True)
                 if log:
                     log.record(name, number, done[name])
@@ -150,7 +157,7 @@ class Study:
             RunError: as `run`; or the folder holds another run.
         """
         path, name = Path(path), self.title.lower().replace(" ", "-")
-        asked = json.loads(json.dumps(asdict(settings)))  # as it comes back
+        asked = listed(asdict(settings), None, "settings")  # as it comes back
         there = (path / "settings.json").exists()
         with RunFolder(path) if there else RunFolder.create(path, name, asked) as folder:
             if (folder.experiment, folder.settings) != (name, asked):
@@ -163,24 +170,49 @@ class Study:
 
         Raises:
             RunError: there is no measurement yet.
+            ValueError: two figures of one name, or JSON cannot hold what was found.
         """
         records = _records(folder)
         if not records:
-            hint = f"go on with: nestax resume {folder.path}"
+            hint = f"go on with: nestax resume {shlex.quote(str(folder.path))}"
             raise RunError(f"{folder.path} holds no measurement yet; {hint}")
         found, facts = self.find(settings, records), _facts(folder)
         complete = set(self.stages(settings)) <= set(records)
         summary = summarized(folder, question(self.settings), complete, found, facts)
         folder.write_json("summary.json", summary)
+        sheets = [sheet for sheet in self.draw(settings, records) if sheet.drawn]
+        refuse_repeated("names of figures", (plain("name of a figure", s.name) for s in sheets))
         with refusals(folder.path):
             directory, pictures = folder.path / "figures", []
             directory.mkdir(exist_ok=True)
-            for sheet in (sheet for sheet in self.draw(settings, records) if sheet.drawn):
+            for sheet in sheets:
                 path = directory / f"{sheet.name}.png"
                 save(sheet.figure, path)
                 pictures.append(Picture(path, sheet.caption, sheet.title))
             page.write(folder.path / "report.html", self.title, self.lead, summary, found, pictures)
         return summary
+
+
+def plain(what: str, name: Any) -> str:
+    """A name, if it can be a file's within a folder.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+        raise ValueError(f"{what} must be able to name a file, without / and \\, got {name!r}")
+    return name
+
+
+def _stored(name: str, record: Any) -> Record:
+    """A stage's record as the folder holds it."""
+    if not isinstance(record, Mapping) or "stage" in record:
+        got = f"keys {', '.join(map(str, record))}" if isinstance(record, Mapping) else record
+        raise ValueError(
+            f"stage {name!r} must return a mapping without the key 'stage', under which its own "
+            f"name is stored; got {got!r:.80}"
+        )
+    return {"stage": name, **listed(record, None, f"stage {name!r}: record")}
 
 
 def _facts(folder: RunFolder) -> dict[str, Any]:
@@ -196,4 +228,4 @@ def _records(folder: RunFolder) -> Records:
             "laid out otherwise; run the study again in another folder, or replace it with "
             "--overwrite"
         )
-    return {str(record["stage"]): record for record in folder.metrics("stage")}
+    return {str(record["stage"]): read_back(record) for record in folder.metrics("stage")}
