@@ -61,6 +61,24 @@ def test_the_table_fits_the_terminal(runs):
         assert claim.split()[5:] == ["✓", "✗", "\u2013", "✓", "✗"][:count]
 
 
+def test_any_number_of_runs_fits_and_what_differs_is_seen(runs):
+    for count, columns in ((8, 80), (6, 60), (26, 120)):
+        lines = compared.lines(compared.read((runs * 9)[:count]), columns)
+        assert max(map(len, lines)) <= columns
+    one, other = (copy.deepcopy(run) for run in compared.read([runs[0]] * 2))
+    one.summary["settings"] |= {"list": [*range(50)], "one": 1, "empty": []}
+    other.summary["settings"] |= {"list": [*range(49), 99], "one": "1"}
+    other.summary["study"] = "other"
+    told = [line.split() for line in compared.lines([one, other])]
+    for line in (
+        ["list", "…7,", "48,", "49", "…7,", "48,", "99"],
+        ["one", "1", '"1"'],
+        ["empty", "[]"],
+    ):
+        assert line in told
+    assert "different studies" in "\n".join(compared.lines([one, other]))
+
+
 def test_many_measures_and_claims_are_cut_and_counted(runs):
     one, other = (copy.deepcopy(run) for run in compared.read(runs[:2]))
     measure = one.summary["arms"]["slow"]["measures"]["score"]

@@ -120,6 +120,18 @@ def test_counts_of_many_claims_are_right():
         assert counts == {page.mark(w): str(words.count(w)) for w in set(words)}
 
 
+def test_columns_for_which_there_is_no_room_are_counted_or_follow_below():
+    lines = page.lines(told(grid(3, [f"task {i}" for i in range(30)], "+")))
+    assert "… and 19 more" in lines and len(lines) < 24
+    heads, rows = [chr(65 + i) for i in range(26)], [("a" * 40, ["1.23456"] * 26)]
+    for columns in (20, 60, 80):
+        lines = page.aligned(heads, rows, columns)
+        assert [head for line in lines[::2] for head in line.split()] == heads
+        assert max(map(len, lines)) <= columns
+    longs = ["a" * 30 + end for end in ("1, 2", "1, 3", "2")] + ["b"]
+    assert page.apart(longs, 12) == ["…1, 2", "…1, 3", "…aaa2", "b"]
+
+
 # The page
 
 
@@ -233,11 +245,15 @@ def test_numbers_that_are_not_finite_are_null():
 def test_summaries_of_another_layout_are_refused(tmp_path):
     stubs.STUDY.perform(tmp_path / "run", stubs.Settings())
     path = tmp_path / "run" / "summary.json"
-    good = json.loads(path.read_text())
+    good = json.loads(whole := path.read_text())
     other = "has layout 2, and nestax .* reads layout 1; make it again with: nestax"
     for text, said in (
         (json.dumps(good | {"schema": 2}), other),
         (json.dumps(good | {"claims": {}}), "is damaged: 'claims' is missing or not what it"),
+        (json.dumps(good | {"arms": {"x": []}}), "is damaged: arms 'x' 'labels' is"),
+        (json.dumps(good | {"claims": [{"claim": "A"}]}), "is damaged: claims 0 'of' is"),
+        (whole.replace('"unit"', '"units"'), "is damaged: arms 'slow' measures 'score' 'unit' is"),
+        (whole.replace("31.0", "false"), "is damaged: arms 'fast' measures 'score' 'values' is"),
         ('{"complete": true, "verdicts": []}', "earlier version of nestax"),
         ("{", "cannot be read"),
     ):

@@ -1,5 +1,6 @@
 """Runs side by side: the settings that differ, the measures of every arm, the claims."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 from nestax.runs import RunError, Section, Table, Text, write_report
 
 from . import summary as summaries
-from .page import UNFINISHED, aligned, badge, cut, hung, labelled, legend, mark, shown
+from .page import UNFINISHED, aligned, apart, badge, hung, labelled, legend, mark, shown
 
 _ABSENT = ""  # of a run that has no such setting, measure or claim
 _ROWS = 40  # measures that the terminal shows
+_MIXED = "These runs are of different studies; what has one name need not be the same thing."
 _FEW = 3  # runs beside one another for which there is room for ranges and words
 
 
@@ -57,8 +59,13 @@ def settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Setting -> its value in each run, of those that are not the same in all."""
     every = [run.summary["settings"] for run in runs]
     names = dict.fromkeys(name for values in every for name in values)
-    found = {n: [shown(values[n]) if n in values else _ABSENT for values in every] for n in names}
-    return {name: values for name, values in found.items() if len(set(values)) > 1}
+    found = {}
+    for name in names:
+        exact = [json.dumps(v[name], sort_keys=True) if name in v else _ABSENT for v in every]
+        if len(set(exact)) > 1:
+            texts = [shown(values[name]) if name in values else _ABSENT for values in every]
+            found[name] = texts if len(set(texts)) == len(set(exact)) else exact
+    return found
 
 
 def measures(runs: Sequence[Run], ranges: bool = True) -> dict[tuple[str, str], list[str]]:
@@ -104,11 +111,12 @@ def lines(runs: Sequence[Run], columns: int = 80) -> list[str]:
     heads, told, few = [run.name for run in runs], [], len(runs) <= _FEW
     for run in runs:
         told += hung(f"{run.name}: ", _says(run), columns)
+    told += hung("", _MIXED, columns) if _mixed(runs) else []
     different, measured, judged = settings(runs), measures(runs, few), claims(runs)
     told += ["", "Settings that differ" if different else "All settings are the same."]
     if different:
         room = max(12, (columns - 20) // len(runs) - 2)
-        rows = [(name, [cut(value, room) for value in row]) for name, row in different.items()]
+        rows = [(name, apart(row, room)) for name, row in different.items()]
         told += aligned(heads, rows, columns)
     if measured:
         told += ["", f"Measures: median{' (least to most)' * few} over seeds"]
@@ -132,6 +140,10 @@ def lines(runs: Sequence[Run], columns: int = 80) -> list[str]:
         told += ["", title]
         told += [*aligned(heads, rows, columns), legend(_words(judged))] if rows else []
     return told
+
+
+def _mixed(runs: Sequence[Run]) -> bool:
+    return len({run.summary["study"] for run in runs}) > 1
 
 
 def _words(judged: Mapping[Any, Sequence[str]]) -> list[str]:
@@ -173,4 +185,4 @@ def write(path: Path, runs: Sequence[Run]) -> None:
         Section(title, [table if table.rows else Text("None.")]) for title, table in tables.items()
     ]
     questions = " ".join(dict.fromkeys(run.summary["question"] for run in runs))
-    write_report(path, "Runs compared", "", sections, questions)
+    write_report(path, "Runs compared", _MIXED * _mixed(runs), sections, questions)

@@ -7,6 +7,7 @@ readers want.
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ UNFINISHED = "The run is not finished; only finished stages are judged."
 _ROWS = 12  # claims that the terminal shows one by one
 _WORDED = 3  # columns of claims whose badges are words
 _NARROW = 6  # columns that are shown however many cells are empty
+_LABEL = 4  # of a terminal's columns, one in so many at least is a label's
 
 
 def mark(word: str) -> str:
@@ -179,7 +181,9 @@ def hung(head: str, text: str, columns: int) -> list[str]:
 def _grid(claims: Sequence[Claim], columns: int) -> list[str]:
     """Claims down, across what they were judged for; counts where that is more than a screen."""
     cases, heads = _cases(claims)
-    if len(cases if heads is not None else claims) > _ROWS:
+    many = len(heads or ())  # columns, numbered where there are many
+    broad = many * (len(str(many)) + 2) > columns - columns // _LABEL
+    if broad or len(cases if heads is not None else claims) > _ROWS:
         return _counted(claims, columns)
     rows = [(labelled(c["claim"], c["of"]), [mark(c["verdict"])]) for c in claims]
     if heads is not None:
@@ -211,20 +215,30 @@ def aligned(
     heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], columns: int
 ) -> list[str]:
     """A label and short cells in each row, below their heads. Heads that would take more than a
-    third of the columns are numbered and listed."""
+    third of the columns are numbered and listed; cells for which there is no room follow below."""
+    least = min(max(1, columns // _LABEL), max(len(label) for label, _ in rows))
+    most = max(1, columns - least - 2)
+    rows = [(label, [cut(cell, most) for cell in cells]) for label, cells in rows]
     wide, listed = _widths(heads, rows), []
-    if len(heads) > 1 and sum(wide) + 2 * len(wide) > columns // 3:
+    numbers = [str(i) for i in range(1, len(heads) + 1)]
+    longer = max(map(len, heads)) > len(numbers[-1])
+    if longer and len(heads) > 1 and sum(wide) + 2 * len(wide) > columns // 3:
         told = [f"{i}: {head or 'all'}" for i, head in enumerate(heads, 1)]
         whole = "  ".join(text.replace(" ", "\u00a0") for text in told)  # are not broken
         listed = [line.replace("\u00a0", " ") for line in textwrap.wrap(whole, columns)]
-        heads = [str(i) for i in range(1, len(heads) + 1)]
-        wide = _widths(heads, rows)
-    room = columns - sum(w + 2 for w in wide)
-    room = min(room, max(len(label) for label, _ in rows))
-    made = []
-    for label, cells in [("", heads), *rows]:
-        text = "".join(f"  {cell:>{w}}" for cell, w in zip(cells, wide, strict=True))
-        made.append(f"{cut(label, room):{room}}{text}".rstrip())
+        wide = _widths(heads := numbers, rows)
+    labels, made, start = [label for label, _ in rows], [], 0
+    while start < len(wide):
+        end = start + 1
+        while end < len(wide) and sum(w + 2 for w in wide[start : end + 1]) <= columns - least:
+            end += 1
+        room = max(1, columns - sum(w + 2 for w in wide[start:end]))
+        room = min(room, max(map(len, labels)))
+        texts = zip(["", *apart(labels, room)], [heads, *(cells for _, cells in rows)], strict=True)
+        for label, cells in texts:
+            told = zip(cells[start:end], wide[start:end], strict=True)
+            made.append(f"{label:{room}}{''.join(f'  {cell:>{w}}' for cell, w in told)}".rstrip())
+        start = end
     return [*listed, *filter(None, made)]
 
 
@@ -236,4 +250,18 @@ def _widths(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> 
 
 def cut(text: str, room: int) -> str:
     """Text that fits, with a sign where something is left out."""
-    return text if len(text) <= room else f"{text[: room - 1].rstrip()}…"
+    return text if len(text) <= room else f"{text[: max(0, room - 1)].rstrip()}…"
+
+
+def apart(texts: Sequence[str], room: int) -> list[str]:
+    """Texts that fit; where two would look alike, they are cut before the place where they
+    differ."""
+
+    def told(text: str) -> str:
+        pairs = [zip(text, other, strict=False) for other in {*texts} - {text}]
+        alike = [sum(1 for _ in takewhile(lambda two: two[0] == two[1], pair)) for pair in pairs]
+        if len(text) <= room or max(alike, default=0) < room - 1:
+            return cut(text, room)
+        return cut(f"…{text[max(alike) - room // 4 :]}", room)
+
+    return [told(text) for text in texts]
