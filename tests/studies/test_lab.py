@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,9 @@ class Settings(lab.Options):
     kinds: tuple[str, ...] = lab.names("xyz", small=("x",), full=("all",))
     rate: float = lab.option(0.1, above=0, below=1)
     trials: int = lab.option(3, most=9)
+    tune: bool = False
+    mode: Literal["a", 2] = "a"
+    times: tuple[int, ...] = lab.option((1,), least=1)
 
 
 def test_settings_take_what_their_preset_says_unless_they_are_told():
@@ -45,12 +49,27 @@ def test_settings_out_of_bounds_are_refused_by_name():
         ("rate", 0.0, "must be above 0, got 0"),
         ("rate", 1.0, "must be below 1, got 1"),
         ("rate", math.nan, "must be finite, got nan"),
+        # Of their annotations: beside an invented preset, and where nothing was given, too.
+        ("trials", 2.0, "must be a whole number, got 2.0"),
+        ("trials", True, "must be a whole number, got True"),
+        ("trials", None, "must be a whole number, got None"),
+        ("steps", "40", "must be a whole number or None, got '40'"),
+        ("rate", np.float32(0.5), "must be a number, got "),
+        ("tune", 1, "must be True or False, got 1"),
+        ("mode", "b", "must be one of a, 2, got 'b'"),
+        ("times", (1, 2.5), "must be a tuple, each a whole number, got"),
+        ("times", (1, 0), "must be at least 1, got 0"),
+        ("kinds", "x", "must be a tuple, each text, got 'x'"),
+        ("preset", "ful", "must be one of small, full, got ful"),
         ("arms", ("d",), "must be named once each, of all, first, a, b, c; got d"),
         ("arms", ("a", "a"), "must be named once each, of all, first, a, b, c; got a, a"),
         ("arms", (), "must be named once each, of all, first, a, b, c; got none"),
     ):
         with pytest.raises(SettingsError, match=f"^{name} {said}"):
             Settings(**{name: value})
+    with pytest.raises(SettingsError, match="^preset must be one of small, full, got ful"):
+        Settings(preset="ful", steps=60, kinds=("x",))
+    assert Settings(rate=0.5, mode=2, times=[3]).times == (3,)
 
 
 def test_clearly_is_nine_wins_in_ten_and_a_median_that_is_large_enough():

@@ -14,7 +14,9 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nestax.runs import SettingsError
 
@@ -25,6 +27,13 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "multiple": ("a multiple of", lambda value, limit: value % limit == 0),
     "above": ("above", operator.gt),
     "below": ("below", operator.lt),
+}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    NoneType: "None",
 }
 
 
@@ -79,20 +88,34 @@ class Options:
     `names`, or have a plain default.
 
     Raises:
-        SettingsError: a value out of bounds, or a name that is unknown or given twice; by the
-            setting's name.
+        SettingsError: a value that is not of its annotation, or out of bounds, a preset that there
+            is not, a name that is unknown or given twice; by the setting's name.
     """
 
     def __post_init__(self) -> None:
-        preset = getattr(self, "preset", None)
-        for field in dataclasses.fields(self):
-            presets, value = field.metadata.get("presets"), getattr(self, field.name)
-            if presets and value in (None, ()):
-                value = presets[preset]
+        hints, usual = _hints(type(self)), presets(type(self))
+        # Those that choose the preset come first.
+        for field in sorted(dataclasses.fields(self), key=lambda field: field.name in usual):
+            name, value = field.name, getattr(self, field.name)
+            if isinstance(value, list):
+                value = tuple(value)
+            if name in usual and (value is None or value == ()):
+                _within_presets(self._preset_key, usual[name])
+                value = usual[name][self._preset_key]
+            if not _is(hints[name], value):
+                raise SettingsError(f"{name} must be {_expected(hints[name])}, got {value!r}")
             if "known" in field.metadata:
                 value = _chosen(field, value)
-            object.__setattr__(self, field.name, value)
-            _within(field.name, value, field.metadata.get("bounds", {}))
+            object.__setattr__(self, name, value)
+            for one in value if isinstance(value, tuple) else (value,):
+                _within(name, one, field.metadata.get("bounds", {}))
+        if usual:
+            _within_presets(self._preset_key, [one for values in usual.values() for one in values])
+
+    @property
+    def _preset_key(self) -> Any:
+        """The preset that is looked up for what is not given."""
+        return getattr(self, "preset", None)
 
     def require(self, holds: bool, message: str) -> None:
         """Refuses settings for which something does not hold.
@@ -113,6 +136,38 @@ def presets(settings: type) -> dict[str, dict[str, Any]]:
 def question(settings: type) -> str:
     """What a study asks: the first line of its settings' docstring."""
     return (settings.__doc__ or "").strip().partition("\n")[0]
+
+
+@cache
+def _hints(settings: type) -> dict[str, Any]:
+    return get_type_hints(settings)
+
+
+def _is(kind: Any, value: Any) -> bool:
+    """Whether a value is of an annotation; of one that is none of settings', anything is."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is(one, value) for one in inner)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if origin is tuple and inner[1:] == (...,):
+        return isinstance(value, tuple) and all(_is(inner[0], one) for one in value)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return kind not in _WORDS or isinstance(value, kind)
+
+
+def _expected(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) is tuple:
+        return f"a tuple, each {_expected(get_args(kind)[0])}"
+    return _WORDS.get(kind) or " or ".join(map(_expected, get_args(kind)))
+
+
+def _within_presets(key: Any, known: Iterable[str]) -> None:
+    if key not in known:
+        raise SettingsError(f"preset must be one of {', '.join(dict.fromkeys(known))}, got {key}")
 
 
 def _chosen(field: Any, given: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from nestax.levels import DivergenceError, Held, Level, Nest
 from .. import lab
 from ..lab import train
 from ..lab.figures import Line, Panel, Sheet, curves
-from ..lab.options import Preset, presets
+from ..lab.options import Preset
 from .tasks import Episode, Family, omniglot, sinusoids
 
 ARMS = {
@@ -90,14 +90,13 @@ class Settings(lab.Options):
     implicit_steps: int | None = _sized(20, 20, 5, 16)
 
     def __post_init__(self) -> None:
-        if self.task == "omniglot":
-            usual = presets(type(self))
-            for name in usual:
-                if getattr(self, name) is None:
-                    object.__setattr__(self, name, usual[name][f"omniglot {self.preset}"])
-            if self.arms == ("all",):
-                object.__setattr__(self, "arms", tuple(arm for arm in ARMS if arm != "joint"))
+        if self.task == "omniglot" and self.arms == ("all",):
+            object.__setattr__(self, "arms", tuple(arm for arm in ARMS if arm != "joint"))
         super().__post_init__()
+
+    @property
+    def _preset_key(self) -> str:
+        return f"omniglot {self.preset}" if self.task == "omniglot" else self.preset
 
 
 def system(
