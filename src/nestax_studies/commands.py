@@ -40,7 +40,7 @@ def main(given: list[str]) -> None:
     except SettingsError as error:
         fail(str(error), 2)
     except (RunError, data.DataError) as error:
-        fail(str(error), 1)
+        fail(". ".join([str(error), *getattr(error, "__notes__", ())]), 1)
 
 
 def resume(

@@ -162,32 +162,66 @@ def test_a_start_that_is_refused_changes_nothing(tmp_path):
         assert folder.settings == {"a": 1}
 
 
-@pytest.mark.parametrize("entry", ["metrics.jsonl", "checkpoints", "facts.json", "figures"])
-def test_killed_while_overwriting_it_can_be_overwritten_again(tmp_path, monkeypatch, entry):
+class Killed(BaseException):
+    pass
+
+
+def test_what_is_overwritten_stays_until_something_else_is_measured(tmp_path, monkeypatch):
+    """Whether the new run is refused, interrupted or killed before each of its calls."""
+    run, calls, moment = tmp_path / "run", [], 0
+
+    def files():
+        found = (path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+        return {path.relative_to(run).as_posix(): path.read_bytes() for path in found}
+
+    def dying(really):
+        def call(*args, **options):
+            calls.append(really)
+            if len(calls) == moment:
+                raise Killed
+            return really(*args, **options)
+
+        return call
+
     with start(tmp_path) as folder:
         folder.append({"epoch": 0})
         folder.write_json("facts.json", {})
         folder.checkpoint(1, STATE, {})
-        (folder.path / "figures").mkdir()
-        (folder.path / ".settings.json.123").write_text("half")
-
-    class Killed(BaseException):
-        pass
-
-    from nestax.runs import folder as module
-
-    def remove(path, really=module._remove):
-        if path.name == entry:
-            raise Killed
-        really(path)
-
-    monkeypatch.setattr(module, "_remove", remove)
-    with pytest.raises(Killed):
-        start(tmp_path, overwrite=True)
-    monkeypatch.undo()
-    with start(tmp_path, overwrite=True) as folder:
-        assert folder.metrics() == []
-        assert folder.saved() is None
+        (run / "figures").mkdir()
+        (run / "figures" / "one.png").write_text("drawn")
+    before = files()
+    for moment in range(1, 99):
+        calls.clear()
+        with monkeypatch.context() as patched:
+            for where, name in (("os", "replace"), ("shutil", "rmtree"), ("os", "unlink")):
+                really = getattr(sys.modules[where], name)
+                patched.setattr(sys.modules[where], name, dying(really))
+            try:
+                with start(tmp_path, overwrite=True) as folder:
+                    assert folder.metrics() == []
+                    (run / "checkpoints").mkdir()
+                    (run / "checkpoints" / "other").write_text("of the new run")
+                    raise RunError("no data")
+            except RunError as error:
+                assert "is in its place again" in error.__notes__[0] and files() == before
+                if len(calls) < moment:
+                    break
+            except Killed:
+                pass
+        with pytest.raises(RunError), start(tmp_path, overwrite=True):
+            raise RunError("no data")
+        assert files() == before, (moment, calls)
+        with RunFolder(run) as folder:
+            assert folder.metrics() == [{"epoch": 0}]
+    assert 10 < moment < 98
+    with RunFolder(run) as folder:
+        assert folder.rewind() == folder.saved() and folder.restore(STATE)
+    with pytest.raises(KeyboardInterrupt), start(tmp_path, overwrite=True):
+        raise KeyboardInterrupt
+    with RunFolder(run) as folder:
+        assert folder.metrics() == [] and (run / ".replaced").is_dir()
+        folder.append({"epoch": 5})
+    assert set(files()) == {"settings.json", "metrics.jsonl"}
 
 
 def test_killed_before_its_settings_were_written_the_folder_is_as_good_as_empty(tmp_path):
@@ -202,6 +236,11 @@ def test_files_of_others_survive_overwriting(tmp_path):
         folder.append({"epoch": 0})
         (folder.path / "notes.txt").write_text("mine")
     start(tmp_path, overwrite=True).close()
+    assert {one.name for one in (tmp_path / "run").iterdir()} <= {
+        ".lock",
+        "settings.json",
+        "notes.txt",
+    }
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 

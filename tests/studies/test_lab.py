@@ -67,7 +67,7 @@ def test_settings_out_of_bounds_are_refused_by_name():
     ):
         with pytest.raises(SettingsError, match=f"^{name} {said}"):
             Settings(**{name: value})
-    with pytest.raises(SettingsError, match="^preset must be one of small, full, got ful"):
+    with pytest.raises(SettingsError, match=r"^preset must be one of small, full, got ful"):
         Settings(preset="ful", steps=60, kinds=("x",))
     assert Settings(rate=0.5, mode=2, times=[3]).times == (3,)
 

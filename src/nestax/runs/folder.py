@@ -7,6 +7,7 @@
     summary.json     every number that the report prints
     figures/, report.html
     .lock            who has it open, and checksums of the lines of the first three files
+    .replaced/       the run that this one replaces, until it has measured something
 
 Order makes it safe: a measurement is on disk before the checkpoint that counts it, and going on
 cuts `metrics.jsonl` back to what the checkpoint counts. What was changed by somebody else is
@@ -17,29 +18,29 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from . import place
 from .checkpoints import Checkpoints
 from .errors import RunError
 from .files import refusals, write_atomically
-from .journal import NAME, Journal, content, document
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: nothing keeps two processes apart there
-    fcntl = None
+from .journal import Journal, content, document
 
 State = TypeVar("State")
 
-_OURS = ("metrics.jsonl", "facts.json", "checkpoints", "summary.json", "figures", "report.html")
 _CHECKED = ("settings.json", "facts.json")  # and metrics.jsonl
 _AGAIN = "to start the run again delete the folder, or give nestax run --overwrite"
 
 
 class RunFolder:
-    """An open run's folder; one process at a time. Close it, or use it in a `with` statement."""
+    """An open run's folder; one process at a time. Close it, or use it in a `with` statement.
+
+    If an error leaves that statement before a run that overwrites another one has measured
+    anything, the other one is put back.
+    """
+
+    _replaces = False  # a run, and was itself begun by this process
 
     def __init__(self, path: Path):
         """Opens an existing run.
@@ -48,17 +49,21 @@ class RunFolder:
             RunError: no run there; a file that the run wrote was changed, by file and line; or
                 another process has it open.
         """
-        if not (path / "settings.json").exists():
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; name the folder that a run wrote")
+        if not place.holds_run(path):
             _refuse_lost_settings(path)
             raise RunError(
                 f"{path} holds no run (no settings.json); name a folder that a run wrote"
             )
-        self._open(path, _lock(path))
+        self._open(path, place.lock(path))
 
     def _open(self, path: Path, lock: IO[bytes]) -> None:
         self.path, self._lock, self._journal = path, lock, Journal(path, lock)
         self._checkpoints = Checkpoints(path, self._journal)
         try:
+            with refusals(path):
+                place.settle(path, lock)
             known = self._journal.read()
             if known:
                 for name in _CHECKED:
@@ -101,20 +106,18 @@ class RunFolder:
             path: the folder; parents are made.
             experiment: name of the experiment, by which it is found again.
             settings: JSON-able.
-            overwrite: delete the run that is there; files that no run makes are left alone.
+            overwrite: delete the run that is there, once this one has measured something; files
+                that no run makes are left alone.
 
         Raises:
             RunError: the folder is in use, holds something else, or cannot be written.
         """
-        if path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file; name a folder")
+        place.vacant(path)
         with refusals(path):
             path.mkdir(parents=True, exist_ok=True)
-            foreign = [p.name for p in path.iterdir() if not _made_by_a_run(p.name)]
-            if foreign and not (path / "settings.json").is_file():
-                raise RunError(f"{path} is not empty and holds no run; name another folder")
-            lock = _lock(path)
+            lock = place.lock(path)
             try:
+                place.settle(path, lock)
                 content(path / "settings.json")  # a directory of that name is not ours to delete
                 journal = Journal(path, lock)
                 if not overwrite:
@@ -124,29 +127,44 @@ class RunFolder:
                         f"{path} already holds a run; continue it with --resume, replace it with "
                         "--overwrite (in Python overwrite=True), or name another folder"
                     )
-                # Settings, which make the folder a run's, go last and come first.
-                journal.clear()
-                for name in _OURS:
-                    _remove(path / name)
                 header = {"experiment": experiment, "settings": settings}
                 text = json.dumps(header, indent=2, allow_nan=False) + "\n"
+                # Settings, which make the folder a run's, go last and come first.
+                if replaces := overwrite and (path / "settings.json").exists():
+                    place.aside(path)
+                journal.clear()
+                for name in place.OURS:
+                    place.remove(path / name)
                 write_atomically(path / "settings.json", text)
             except BaseException:
                 lock.close()
                 raise
         folder = cls.__new__(cls)
         folder._open(path, lock)
+        folder._replaces = replaces
         return folder
 
     def close(self) -> None:
+        self._close(None)
+
+    def _close(self, error: BaseException | None) -> None:
         self._checkpoints.close()
-        self._lock.close()
+        try:
+            if self._replaces and (self.path / place.REPLACED).exists():
+                with refusals(self.path):
+                    if isinstance(error, Exception):
+                        place.back(self.path, self._lock)
+                        error.add_note("The run that was to be replaced is in its place again.")
+                    elif error is None:
+                        place.drop(self.path)
+        finally:
+            self._lock.close()
 
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._close(error)
 
     # Measurements
 
@@ -175,6 +193,7 @@ class RunFolder:
                         os.truncate(path, len(whole))
                     raise
             self._journal.has(path.name, (whole + lines).count(b"\n"))
+            place.drop(self.path)
 
     def metrics(self, *keys: str) -> list[dict[str, Any]]:
         """All measurements so far; an unfinished last line is left out.
@@ -328,30 +347,3 @@ def _counted(journal: Journal) -> int:
 
 def _sum(raw: bytes) -> str:
     return hashlib.blake2b(raw, digest_size=8).hexdigest()
-
-
-def _made_by_a_run(name: str) -> bool:
-    parts = name.split(".")  # ".settings.json.123" is left by a process killed while writing
-    whole = ".".join(parts[1:-1]) if name.startswith(".") and parts[-1].isdigit() else name
-    return whole in (*_OURS, "settings.json", NAME)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _lock(path: Path) -> IO[bytes]:
-    """The open lock file, which stays where it is; closing it gives the lock back."""
-    with refusals(path / NAME):
-        lock = os.fdopen(os.open(path / NAME, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-    if fcntl is None:
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise RunError(f"another process is writing to {path}; wait for it or stop it") from error
-    return lock
