@@ -186,6 +186,8 @@ def test_settings_name_families_and_must_fit():
     assert settings.arms == (*FAMILIES["blocks"], "hope-gd")
     with pytest.raises(SettingsError, match="multiple of twice the heads, 8, got 12"):
         language_model.Settings(width=12)
+    with pytest.raises(SettingsError, match="must be fewer than the 111540 tokens"):
+        language_model.Settings(batch_size=900)
     work = language_model._Work(language_model.Settings(dropout=0.25, width=8, heads=2))
     work.text = ALPHABET
     assert work.model("transformer", 0).dropout == 0.25

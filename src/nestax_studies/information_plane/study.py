@@ -14,7 +14,7 @@ import numpy as np
 from nestax.runs import Details, RunError, RunFolder, Section, Table, Text
 
 from .. import data, lab
-from ..images import Data
+from ..images import MOST, Data
 from ..lab import names, option
 from . import claims, figures
 from .arms import ARMS
@@ -67,12 +67,22 @@ class Settings(lab.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require(
+            self.batch_size <= self.learned,
+            f"a batch of {self.batch_size} does not fit into the {self.learned} images of "
+            f"{self.data} that are learned from; give a smaller batch_size",
+        )
         positive = min(self.widths, default=0) >= 1
         self.require(positive, f"widths must be positive numbers, got {self.widths}")
         words = "tune_epochs is the length of a sweep; give --tune as well"
         self.require(self.tune or self.tune_epochs is None, words)
         words = "tune and match_step both choose the learning rates; give one of them"
         self.require(not self.tune or self.match_step is None, words)
+
+    @property
+    def learned(self) -> int:
+        """Images that are learned from; a sweep holds a tenth out."""
+        return MOST[self.data] * 9 // 10 if self.tune else MOST[self.data]
 
     def schedule(self) -> tuple[int, ...]:
         """The epochs of measurement: 0, then log-spaced to the last."""
@@ -89,19 +99,12 @@ class Bench:
 
     Raises:
         DataError: the data set cannot be had.
-        RunError: it has fewer images than a batch.
     """
 
     def __init__(self, settings: Settings, keep: float = 30.0):
         self.settings, self.keep = settings, keep
         dataset = data.load(settings.data)
         self.kept = len(dataset.train) * 9 // 10  # what a sweep learns from; the rest is held out
-        images = self.kept if settings.tune else len(dataset.train)
-        if settings.batch_size > images:
-            raise RunError(
-                f"a batch of {settings.batch_size} does not fit into the {images} images of "
-                f"{settings.data} that are learned from; give a smaller --batch-size"
-            )
         self.sizes = (dataset.train.images[0].size, *settings.widths, dataset.classes)
         self.measurement = Measurement(dataset, settings.activation, settings.kde_points)
         # Measuring takes a third of a minute to compile; meanwhile the first arm's sweep runs.

@@ -32,6 +32,7 @@ _POINTS = 20  # looks at kept text in a trial; twice as many in a whole run
 _DECADES = 0.4  # between the rates tried
 LEAST = 0.01  # bits; a smaller difference does not count
 CAP = 8.0  # bits, those of a byte of which nothing is known: stands for a run that diverged
+_JUDGED = {"tinyshakespeare": 111_540, "wikitext2": 1_255_018}  # tokens, at least
 REACHED = 1.6  # nats, which the preset hour is to reach
 _THREE = functools.partial(lab.spread, digits=3, scale=1)
 # The criteria stood here before the recorded runs, but for those of temperature and of learning in
@@ -94,6 +95,12 @@ class Settings(lab.Options):
         assert self.width and self.heads
         wrong = f"width must be a multiple of twice the heads, {2 * self.heads}, got {self.width}"
         self.require(self.width % (2 * self.heads) == 0, wrong)
+        assert self.length and self.batch_size
+        self.require(
+            self.batch_size * self.length < _JUDGED[self.data],
+            f"batch_size windows of length must be fewer than the {_JUDGED[self.data]} tokens that "
+            f"models are judged by, got {self.batch_size} of {self.length}",
+        )
 
     @property
     def unit(self) -> str:
