@@ -220,7 +220,13 @@ def test_what_is_overwritten_stays_until_something_else_is_measured(tmp_path, mo
         raise KeyboardInterrupt
     with RunFolder(run) as folder:
         assert folder.metrics() == [] and (run / ".replaced").is_dir()
-        folder.append({"epoch": 5})
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr("os.replace", lambda *_: (_ for _ in ()).throw(Killed))
+            folder.append({"epoch": 5})
+    with pytest.raises(RunError), start(tmp_path, overwrite=True):
+        raise RunError("no data")
+    with RunFolder(run) as folder:
+        assert folder.metrics() == [{"epoch": 5}]
     assert set(files()) == {"settings.json", "metrics.jsonl"}
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,9 +56,10 @@ def refusals(path: Path) -> Iterator[None]:
         if code is None:
             raise
         if code in (errno.ENOSPC, errno.EDQUOT):
+            again = f"nestax resume {shlex.quote(str(path))}"
             raise RunError(
                 f"the disk is full: could not write to {path}. What was written before is intact; "
-                f"make room, then go on with the same call, or with: nestax resume {path}"
+                f"make room, then go on with the same call, or with: {again}"
             ) from error
         raise RunError(
             f"cannot write to {what}: {os.strerror(code)}. What was written before is intact; "
