@@ -4,16 +4,18 @@ This file imports no package, so that `nestax --version` and `nestax list` answe
 `commands` does the rest.
 """
 
+import io
+import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple, NoReturn
 
 from . import interrupts
 from .registry import DATA, EXPERIMENTS, SHIPPED, STUDIES, Entry, imported
-from .spelling import correction, options, unnamed
+from .spelling import correction, last_value, options, unnamed
 
 
 class Command(NamedTuple):
@@ -78,6 +80,8 @@ _TAKES = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits 0, 1 (a run could not be done) or 2 (the command was not understood)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # signs that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="replace")
     try:
         if given == ["--version"]:
             print(version("nestax"))
@@ -112,7 +116,12 @@ def _misspelt(given: list[str]) -> str | None:
     """What to write instead of a command, study, data set or option that does not exist."""
     command, words = given[0], given[1:]
     if command in STUDIES:
-        return f"{command} is a study; did you mean: nestax run {' '.join(given)}?"
+        return f"{command} is a study; did you mean: nestax run {shlex.join(given)}?"
+    if command in ("--version", "--help", "-h"):
+        meant = f"leave out {shlex.join(words)}"
+        if command != "--version":
+            meant = f"did you mean: nestax {shlex.join(words)} --help?"
+        return f"nestax {command} stands alone; {meant}"
     if wrong := unnamed(COMMANDS, given[:1], "nestax"):
         return wrong
     if command not in COMMANDS:
@@ -129,7 +138,11 @@ def _misspelt(given: list[str]) -> str | None:
         if wrong := unnamed(DATA, words[1:2], f"{before} {words[0]}"):
             return wrong
         before = f"{before} {words[0]}"
-    return correction(COMMANDS[command].options, words, before, _elsewhere(command))
+    wrong = correction(COMMANDS[command].options, words, before, _elsewhere(command))
+    rest = words[len(takes) > 0 :]
+    if not wrong and takes in ("", "shell") and rest and not {"-h", "--help"} & set(words):
+        return f"{before} takes nothing more; leave out {shlex.join(rest)}"
+    return wrong
 
 
 def _study_misspelt(command: str, words: list[str]) -> str | None:
@@ -137,7 +150,7 @@ def _study_misspelt(command: str, words: list[str]) -> str | None:
     if words[:1] and words[0].startswith("-") and not {"-h", "--help"} & set(words):
         study = next((word for word in words if word in known), "STUDY")
         rest = [word for word in words if word != study]
-        return f"{before} needs the study first: {before} {study} {' '.join(rest)}"
+        return f"{before} needs the study first: {before} {study} {shlex.join(rest)}"
     if not words:
         return f"{before} needs the name of a study, such as: {before} {known[0]}. All: nestax list"
     if words[0] not in known:
@@ -145,8 +158,24 @@ def _study_misspelt(command: str, words: list[str]) -> str | None:
     study = EXPERIMENTS[words[0]]
     if command != "run" and study.example is None:
         return f"{before} {words[0]}: this study has no nest"
-    right = options(study.settings, **COMMANDS[command].options)
-    return correction(right, words[1:], f"{before} {words[0]}", _elsewhere(command))
+    if command == "run" and last_value(words, "--from") is not None:
+        return None  # `running` knows the defaults, which are that run's settings
+    return misspelt_option(command, words)
+
+
+def misspelt_option(
+    command: str, words: Sequence[str], usual: Mapping[str, Any] | None = None
+) -> str | None:
+    """What to write instead of the first option of a study that is spelled wrong; None if all are
+    right.
+
+    Args:
+        command: that takes a study.
+        words: behind it; the first one is the study's name.
+        usual: setting -> default, where it is not the study's own.
+    """
+    known = options(EXPERIMENTS[words[0]].settings, **COMMANDS[command].options) | dict(usual or {})
+    return correction(known, words[1:], f"nestax {command} {words[0]}", _elsewhere(command))
 
 
 def _elsewhere(command: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import tyro
 from nestax.levels import compare_flows
 from nestax.runs import RunError, RunFolder, SettingsError, refusals
 from nestax.runs.machine import machine
+from nestax.runs.place import holds_run
 
 from . import data, running
 from .cli import fail
@@ -58,7 +59,9 @@ def resume(
         verbose: Print criteria and measurements of every claim.
     """
     with RunFolder(folder) as opened:
-        experiment, settings = settings_of(opened.path, opened.experiment, opened.settings)
+        experiment, settings = settings_of(
+            opened.path / "settings.json", opened.experiment, opened.settings
+        )
         running.finish(experiment, settings, opened, log, open_, verbose)
 
 
@@ -75,7 +78,9 @@ def report(
         verbose: Print criteria and measurements of every claim.
     """
     with RunFolder(folder) as opened:
-        experiment, settings = settings_of(opened.path, opened.experiment, opened.settings)
+        experiment, settings = settings_of(
+            opened.path / "settings.json", opened.experiment, opened.settings
+        )
         running.tell(experiment, settings, opened, open_, verbose)
 
 
@@ -88,14 +93,16 @@ def compare(
 
     Args:
         folders: Folders of runs, or their summary.json; two or more.
-        out: Write the comparison as a page (HTML) to this file too.
+        out: Write the comparison as a page to this file too, NAME.html.
         open_: Show that page in a browser; it is compare.html beside the first run if no file is
             named.
     """
     from .lab import compared
 
+    if out is not None:
+        _is_a_page(out)
     found = compared.read(folders)
-    print("\n".join(compared.lines(found, running.width())))
+    running.say(compared.lines(found, running.width()))
     if open_ and out is None:
         out = found[0].path.parent / "compare.html"
     if out is not None:
@@ -104,6 +111,15 @@ def compare(
         print(f"page: {out}")
         if open_:
             running.browse(out)
+
+
+def _is_a_page(out: Path) -> None:
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise RunError(f"--out {out}: the comparison is a page; name a file that ends in .html")
+    if holds_run(out.parent) and out.name != "compare.html":
+        raise RunError(
+            f"--out {out}: that folder holds a run; name a file outside of it, or compare.html"
+        )
 
 
 def _look(command: str, words: list[str]) -> Any:

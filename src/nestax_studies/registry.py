@@ -21,7 +21,8 @@ class Entry(NamedTuple):
         question: one line; it begins with the first line of the settings' docstring.
         minutes: of a run with the default settings on two cores, roughly.
         data: data sets that the default settings need.
-        needs: value of a setting -> data set that it needs, where the value is not its name.
+        needs: value of a setting -> data set that it needs, or the setting that names it; only
+            such values need data then.
     """
 
     module: str
@@ -78,7 +79,7 @@ STUDIES = {
         "Are optimizers that are memories better ones? All tuned alike, on four tasks.",
         200,
         ("digits", "tinyshakespeare"),
-        {"language": "tinyshakespeare"},
+        {"language": "tinyshakespeare", "network": "data"},
     ),
     "timescales": Entry(
         "timescales",
@@ -108,6 +109,7 @@ STUDIES = {
         "Does a continuum memory forget less than plain networks, consolidation and replay?",
         60,
         ("digits",),
+        {"class": "data", "permuted": "data"},
     ),
 }
 

@@ -3,23 +3,27 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from nestax.runs import RunError, RunFolder
+from nestax.runs.place import vacant
 
 from . import data, interrupts
-from .cli import fail
+from .cli import fail, misspelt_option
 from .lab import log as logs
 from .lab import page
 from .lab.options import presets
 from .parsing import plain, shown
 from .registry import EXPERIMENTS, STUDIES, Entry, Experiment
+from .spelling import last_value
 
 Open = Annotated[bool, tyro.conf.arg(name="open")]
 Logger = Annotated[
@@ -39,8 +43,11 @@ def command(_: str, words: list[str]) -> Callable[..., None]:
     """
     name = words[0]
     experiment = EXPERIMENTS[name]
-    given = _value(words, "--from")
-    start = None if given is None else _settings_from(name, Path(given), _value(words, "--preset"))
+    given, start = last_value(words, "--from"), None
+    if given is not None:
+        start = _settings_from(name, Path(given), last_value(words, "--preset") is not None)
+        if wrong := misspelt_option("run", words, vars(start)):
+            fail(wrong, 2)
 
     def function(
         settings: Any,
@@ -59,15 +66,16 @@ def command(_: str, words: list[str]) -> Callable[..., None]:
                 "--resume goes on with the run in the folder and --overwrite deletes it; give one",
                 2,
             )
-        if dry_run:
-            print("\n".join(_plan(name, experiment, made, out)))
-            return
         if log:
             logs.check(log)
         asked = json.loads(json.dumps(dataclasses.asdict(made)))  # as it comes back
+        if dry_run:
+            say(_plan(name, experiment, made))
+            say([_place(name, asked, out, resume, overwrite), "Nothing was run or written."])
+            return
         if resume and (out / "settings.json").exists():
             with RunFolder(out) as folder:
-                _is_the_same(name, asked, folder)
+                _is_the_same(name, asked, out, (folder.experiment, folder.settings))
                 finish(experiment, made, folder, log, open_, verbose)
         else:
             with RunFolder.create(out, name, asked, overwrite) as folder:
@@ -78,7 +86,7 @@ def command(_: str, words: list[str]) -> Callable[..., None]:
         "    settings: What to run.\n"
         "    out: Folder of the run: settings, metrics, checkpoints, figures, report.\n"
         "    from_: Take the settings of this run, a folder or its settings.json; options given "
-        "beside it go first.\n"
+        "beside it go first, and --preset says again all that has presets.\n"
         "    resume: Go on with the run in that folder, or start it.\n"
         "    overwrite: Replace the run in that folder.\n"
         "    dry_run: Show settings, data and rough time; run and write nothing.\n"
@@ -94,82 +102,86 @@ def command(_: str, words: list[str]) -> Callable[..., None]:
     return function
 
 
-def _is_the_same(name: str, asked: dict[str, Any], folder: RunFolder) -> None:
-    if (folder.experiment, folder.settings) != (name, asked):
-        keys = {*asked, *folder.settings}
-        different = sorted(k for k in keys if folder.settings.get(k) != asked.get(k))
+def _is_the_same(name: str, asked: dict[str, Any], path: Path, header: tuple[str, Any]) -> None:
+    if header != (name, asked):
+        keys = {*asked, *header[1]}
+        different = sorted(k for k in keys if header[1].get(k) != asked.get(k))
         raise RunError(
-            f"the run in {folder.path} has other settings ({', '.join(different) or name}); "
-            f"go on with its own: nestax resume {folder.path}"
+            f"the run in {path} has other settings ({', '.join(different) or name}); "
+            f"go on with its own: {resuming(path)}"
         )
+
+
+def resuming(path: Path) -> str:
+    """The command that goes on with a run."""
+    return f"nestax resume {shlex.quote(str(path))}"
 
 
 # Settings of a run that there is
 
 
 def settings_of(path: Path, name: str, values: dict[str, Any]) -> tuple[Experiment, Any]:
-    """The study and the settings that a run's folder names.
+    """The study and the settings that the settings.json of a run names.
 
     Raises:
-        RunError: this version has no such study or setting.
+        RunError: this version has no such study or setting, or the file lacks one.
     """
     if name not in STUDIES and name not in EXPERIMENTS:
         raise RunError(
             f"{path} is a run of {name!r}, which this version does not have; "
             f"it has: {', '.join(STUDIES)}"
         )
-    experiment, path = EXPERIMENTS[name], path / "settings.json"
+    experiment = EXPERIMENTS[name]
     known = {f.name for f in dataclasses.fields(experiment.settings)}
     if unknown := sorted(set(values) - known):
         raise RunError(f"{path} was made by another version: unknown {', '.join(unknown)}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
-        return experiment, experiment.settings(**values)
+        made = experiment.settings(**given)
     except (TypeError, ValueError) as error:
         raise RunError(f"{path}: {error}; put back what the run wrote") from None
+    left_open = {k for k in values if values[k] is None and getattr(made, k) is not None}
+    if lacking := sorted(known - set(values) | left_open):
+        raise RunError(
+            f"{path} does not say {', '.join(lacking)}; put back what the run wrote, or add them"
+        )
+    return experiment, made
 
 
-def _settings_from(name: str, path: Path, preset: str | None) -> Any:
-    """The settings of a run, of which those that its preset chose follow another preset."""
-    path = path / "settings.json" if path.is_dir() else path
+def _header(path: Path, words: str) -> tuple[str, dict[str, Any]]:
+    """A run's study and settings, as they are stored; `words` begin the errors."""
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
-        study, values = header["experiment"], dict(header["settings"])
+        study, values = header["experiment"], header["settings"]
     except FileNotFoundError:
-        raise RunError(f"--from {path}: there is no such file; name a run's folder") from None
+        raise RunError(f"{words}: there is no such file; name a run's folder") from None
     except (OSError, ValueError, KeyError, TypeError):
-        raise RunError(f"--from {path}: these are not a run's settings") from None
+        study, values = None, None
+    if not isinstance(study, str) or not isinstance(values, dict):
+        raise RunError(f"{words}: these are not a run's settings")
+    return study, values
+
+
+def _settings_from(name: str, path: Path, by_preset: bool) -> Any:
+    """The settings of a run. Those that have presets are left open if a preset is to say them."""
+    path = path / "settings.json" if path.is_dir() else path
+    study, values = _header(path, f"--from {path}")
     if study != name:
-        raise RunError(f"--from {path}: a run of {study}; write: nestax run {study} --from {path}")
-    experiment, settings = settings_of(path.parent, study, values)
-    before = getattr(settings, "preset", None)
-    if preset is None or preset == before:
-        return settings
-    kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    for field, by_preset in presets(experiment.settings).items():
-        if preset in by_preset and before in by_preset and kept[field] == by_preset[before]:
-            del kept[field]
-    try:
-        return experiment.settings(**kept | {"preset": preset})
-    except (KeyError, ValueError):
-        return settings  # the parser says which presets there are
-
-
-def _value(words: list[str], flag: str) -> str | None:
-    """The value of an option among words, the last one given."""
-    found = None
-    for at, word in enumerate(words):
-        if word == flag and at + 1 < len(words):
-            found = words[at + 1]
-        elif word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
-    return found
+        also = f"nestax run {study} --from {shlex.quote(str(path))}"
+        raise RunError(f"--from {path}: a run of {study}; write: {also}")
+    experiment, settings = settings_of(path, study, values)
+    start, usual = object.__new__(experiment.settings), presets(experiment.settings)
+    for field in dataclasses.fields(settings):
+        is_open = by_preset and field.name in usual
+        value = field.default if is_open else getattr(settings, field.name)
+        object.__setattr__(start, field.name, value)
+    return start
 
 
 # What would be done
 
 
-def _plan(name: str, experiment: Experiment, settings: Any, out: Path) -> list[str]:
+def _plan(name: str, experiment: Experiment, settings: Any) -> list[str]:
     """Settings, data and rough time of a run."""
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     wide = max(map(len, values))
@@ -182,28 +194,44 @@ def _plan(name: str, experiment: Experiment, settings: Any, out: Path) -> list[s
     for one in needed:
         known = data.describe(one)
         lines.append(f"data: {one}, {known.where or 'not here yet; it would be downloaded'}")
-    if holds := (out / "settings.json").exists():
-        lines.append(
-            f"folder: {out} holds a run; --resume goes on with it, --overwrite replaces it"
-        )
-    lines += [] if holds else [f"folder: {out}"]
     if entry is not None:
         usual = experiment.settings()
         other = [field for field, value in values.items() if value != getattr(usual, field)]
         text = f"about {entry.minutes} minutes on two cores with the default settings"
         lines.append(f"time: {text}{'; here differ: ' + ', '.join(other) if other else ''}")
-    return [*lines, "Nothing was run or written."]
+    return lines
+
+
+def _place(name: str, asked: dict[str, Any], out: Path, resume: bool, overwrite: bool) -> str:
+    """What would become of a run's folder.
+
+    Raises:
+        RunError: the run would be refused.
+    """
+    vacant(out)
+    there = next(one for one in (out, *out.absolute().parents) if one.exists())
+    try:  # nothing else tells whether a folder can be written to
+        tempfile.TemporaryDirectory(dir=there).cleanup()
+    except OSError as error:
+        raise RunError(f"cannot write to {there}: {error.strerror}; name another folder") from None
+    file = out / "settings.json"
+    if not file.exists():
+        return f"folder: {out}"
+    if resume:
+        _is_the_same(name, asked, out, _header(file, str(file)))
+    then = "--resume goes on with it, --overwrite replaces it"
+    then = "it would go on" if resume else "it would be replaced" if overwrite else then
+    return f"folder: {out} holds a run; {then}"
 
 
 def _data(entry: Entry | None, values: dict[str, Any]) -> list[str]:
     """The data sets that settings name."""
-    words = [
-        v for value in values.values() for v in (value if isinstance(value, tuple) else [value])
-    ]
     needs = {} if entry is None else entry.needs
+    given = [value for name, value in values.items() if name not in needs.values()]
+    words = [w for value in given for w in (value if isinstance(value, tuple) else [value])]
     named = [needs.get(w, w) for w in words if isinstance(w, str)]
-    found = list(dict.fromkeys(w for w in named if w in data.names()))
-    return found or list(() if entry is None else entry.data)
+    found = list(dict.fromkeys(values.get(w, w) for w in named if values.get(w, w) in data.names()))
+    return found or list(() if entry is None or needs else entry.data)
 
 
 # Doing it
@@ -218,7 +246,7 @@ def finish(
     verbose: bool = False,
 ) -> None:
     """Does what a run lacks, and writes its report."""
-    interrupted = f"interrupted, nothing is lost; go on with: nestax resume {folder.path}"
+    interrupted = f"interrupted, nothing is lost; go on with: {resuming(folder.path)}"
     interrupts.says(interrupted)
     try:
         with logs.opened(log, folder) if log else contextlib.nullcontext() as logger:
@@ -238,7 +266,7 @@ def tell(
     """Writes a run's report, and prints what it found."""
     lines = page.lines(experiment.report(settings, folder), verbose, width())
     path = folder.path / "report.html"
-    print("\n".join(map(_printable, [*lines, f"report: {path}"])))
+    say([*lines, f"report: {path}"])
     if browse_:
         browse(path)
 
@@ -254,6 +282,11 @@ def browse(path: Path) -> None:
 def width() -> int:
     """Columns of text to print in."""
     return min(100, max(60, shutil.get_terminal_size((80, 24)).columns))
+
+
+def say(lines: Iterable[str]) -> None:
+    """Prints lines."""
+    print("\n".join(map(_printable, lines)))
 
 
 def _printable(text: str) -> str:

@@ -18,6 +18,17 @@ def options(settings: type, **more: Any) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(settings)} | more
 
 
+def last_value(words: Sequence[str], flag: str) -> str | None:
+    """The value of an option among words, the last one given."""
+    found = None
+    for at, word in enumerate(words):
+        if word == flag and at + 1 < len(words):
+            found = words[at + 1]
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found
+
+
 def correction(
     known: Mapping[str, Any],
     given: Sequence[str],

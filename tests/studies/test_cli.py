@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import io
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def nestax(capsys):
     def run(words):
         code = 0
         try:
-            cli.main(words.split())
+            cli.main(words.split() if isinstance(words, str) else words)
         except SystemExit as stopped:
             code = stopped.code
         return (code, *capsys.readouterr())
@@ -81,7 +82,8 @@ def test_the_table_of_studies_says_what_their_modules_say(name, completed):
     entry, study = STUDIES[name], EXPERIMENTS[name]
     asked = study.settings.__doc__.strip().partition("\n")[0]
     assert asked.partition("?")[0] == entry.question.partition("?")[0] and entry.minutes > 0
-    assert set(entry.data) | set(entry.needs.values()) <= set(data.names())
+    named = {field.name for field in dataclasses.fields(study.settings)}
+    assert set(entry.data) | set(entry.needs.values()) - named <= set(data.names())
     assert registry.imported(entry.module).STUDY.title and study.run and study.report
     known = options(study.settings, **cli.COMMANDS["run"].options)
     flags = {f"--{'no-' * (v is True)}{n.replace('_', '-')}" for n, v in known.items()}
@@ -169,6 +171,12 @@ MEANT = {
     "resume a --tune": "nestax resume has no option --tune",
     "list --all": "nestax list has no option --all",
     "completion": "one of bash, zsh, fish",
+    "list extra": "nestax list takes nothing more; leave out extra",
+    "list -x": "nestax list takes nothing more; leave out -x",
+    "doctor much": "nestax doctor takes nothing more; leave out much",
+    "completion bash zsh": "nestax completion takes nothing more; leave out zsh",
+    "--version x": "nestax --version stands alone; leave out x",
+    "--help run": "nestax --help stands alone; did you mean: nestax run --help?",
     "completion bsh": "did you mean: nestax completion bash?",
     # Values
     "run maml --arms=adamax": "arms must be named once each, of all, unrolled",
@@ -185,7 +193,6 @@ def test_what_the_parser_does_not_understand_is_refused_without_a_traceback(nest
     for words in ("run maml --seeds=many", "run information-plane --widths=12,x", "resume"):
         code, out, err = nestax(words)
         assert code == 2 and out + err and "Traceback" not in out + err
-    assert nestax("doctor much")[0] == 2
 
 
 def test_right_spellings_are_let_pass(monkeypatch):
@@ -221,6 +228,9 @@ def test_a_dry_run_shows_settings_data_and_time_and_writes_nothing(stub, nestax,
         ("stub --preset full", "steps   100", "data: none needed", "Nothing was run"),
         ("weight-decay --seeds 3", "data: mnist, ", "about 8 minutes", "here differ: seeds"),
         ("optimizers --tasks toy,language", "data: tinyshakespeare, "),
+        ("optimizers --tasks toy --data mnist", "data: none needed"),
+        ("optimizers --tasks network --data mnist", "data: mnist, "),
+        ("continual --streams languages --preset full", "data: none needed"),
     ):
         _, out, _ = nestax(f"run {words} --dry-run")
         assert all(one in out for one in said)
@@ -250,10 +260,16 @@ def test_settings_are_taken_from_a_run(stub, nestax):
     same = {"arms": "fast", "preset": "small", "seeds": "2", "steps": "7", "tune": "False"}
     assert asked("runs/stub") == asked("runs/stub/settings.json") == same
     assert asked("runs/stub --seeds 5") == same | {"seeds": "5"}
-    # Another preset decides what the run's preset has decided, and nothing else.
-    assert asked("runs/stub --preset full") == same | {"preset": "full"}
-    nestax("run stub --out plain")
-    assert asked("plain --preset full")["steps"] == "100"
+    # A preset decides all that it can, whatever that was in the run, unless it is given.
+    assert asked("runs/stub --preset full") == same | {"preset": "full", "steps": "100"}
+    assert asked("runs/stub --preset=small --steps 8") == same | {"steps": "8"}
+    # Switches are those which change what the run has.
+    assert asked("runs/stub --tune") == same | {"tune": "True"}
+    code, _, err = nestax("run stub --from runs/stub --no-tune --dry-run")
+    assert code == 2 and "tune is off by default; leave out --no-tune" in err
+    nestax("run stub --tune --from runs/stub --out tuned")
+    assert asked("tuned --no-tune") == same
+    assert nestax("run stub --from runs/stub --preset ful --steps 3 --dry-run")[0] == 2
     nestax("run stub --from=runs/stub --seeds 1 --out again")
     with RunFolder(stub / "again") as folder:
         stored = {"arms": ["fast"], "preset": "small", "seeds": 1, "steps": 7, "tune": False}
@@ -261,10 +277,16 @@ def test_settings_are_taken_from_a_run(stub, nestax):
 
 
 def test_settings_and_folders_that_cannot_be_taken_are_refused(stub, nestax):
+    whole = json.loads(json.dumps(dataclasses.asdict(stubs.Settings())))
     for name, experiment, settings in (
         ("other", "recall", {}),
         ("new", "stub", {"speed": 3}),
         ("bad", "stub", {"seeds": 0}),
+        ("half", "stub", whole | {"seeds": 2.5}),
+        ("medium", "stub", whole | {"preset": "medium"}),
+        ("null", "stub", whole | {"steps": None}),
+        ("lacking", "stub", {k: v for k, v in whole.items() if k != "tune"}),
+        ("list", "stub", []),
         ("unknown", "alchemy", {}),
     ):
         (stub / name).mkdir()
@@ -276,12 +298,83 @@ def test_settings_and_folders_that_cannot_be_taken_are_refused(stub, nestax):
         ("run stub --from other", "write: nestax run recall --from other"),
         ("run stub --from text.json", "these are not a run's settings"),
         ("run stub --from new", "made by another version: unknown speed"),
+        ("run stub --from half --dry-run", "seeds must be a whole number, got 2.5"),
+        ("resume medium", "preset must be one of small, full, got 'medium'"),
+        ("run stub --from null", "null/settings.json does not say steps"),
+        ("run stub --from lacking", "lacking/settings.json does not say tune"),
+        ("run stub --from list", "these are not a run's settings"),
+        ("report text.json", "text.json is a file; name the folder that a run wrote"),
         ("resume bad", "seeds must be at least 1, got 0; put back what the run wrote"),
         ("resume .", "holds no run"),
         ("report unknown", "a run of 'alchemy', which this version does not have"),
     ):
         code, _, err = nestax(words)
         assert code == 1 and said in err
+
+
+def test_an_overwriting_run_that_is_refused_leaves_the_run_that_was_there(
+    stub, nestax, monkeypatch
+):
+    nestax("run stub")
+    before = {p: p.read_bytes() for p in stub.rglob("*") if p.is_file()}
+
+    def refuses(settings, folder, log):
+        folder.write_json("facts.json", {})
+        raise data.DataError("mnist cannot be had")
+
+    monkeypatch.setitem(EXPERIMENTS, "stub", EXPERIMENTS["stub"]._replace(run=refuses))
+    code, _, err = nestax("run stub --overwrite --seeds 2")
+    said = "mnist cannot be had. The run that was to be replaced is in its place again."
+    assert (code, err) == (1, f"nestax: {said}\n")
+    assert {p: p.read_bytes() for p in stub.rglob("*") if p.is_file()} == before
+    assert nestax("report runs/stub")[0] == 0
+
+
+def test_a_dry_run_refuses_what_the_run_would(stub, nestax):
+    nestax(["run", "stub", "--out", "a b"])
+    (stub / "file").write_text("")
+    (stub / "foreign").mkdir()
+    (stub / "foreign" / "thesis.tex").write_text("years of work")
+    before = sorted(stub.rglob("*"))
+    for words, code, said in (
+        (["file"], 1, "file is a file; name a folder"),
+        (["file/x"], 1, "cannot write to"),
+        (["/proc/x"], 1, "cannot write to /proc"),
+        (["foreign"], 1, "is not empty and holds no run"),
+        (
+            ["a b", "--resume", "--seeds", "2"],
+            1,
+            "(seeds); go on with its own: nestax resume 'a b'",
+        ),
+        (["a b", "--resume"], 0, "it would go on"),
+        (["a b", "--overwrite"], 0, "it would be replaced"),
+        (["a b"], 0, "--resume goes on with it, --overwrite replaces it"),
+        (["new/er"], 0, "folder: new/er"),
+    ):
+        found, out, err = nestax(["run", "stub", "--dry-run", "--out", *words])
+        assert found == code and said in out + err, words
+    assert sorted(stub.rglob("*")) == before
+
+
+def test_a_comparison_overwrites_no_file_of_a_run(stub, nestax):
+    for out in ("a", "b"):
+        nestax(f"run stub --out {out}")
+    before = {p: p.read_bytes() for p in stub.rglob("*") if p.is_file()}
+    for out in ("b/metrics.jsonl", "b/report.html", "page", "", "b"):
+        code, _, err = nestax(["compare", "a", "b", "--out", out])
+        assert code == 1 and err.startswith("nestax: --out "), out
+    assert {p: p.read_bytes() for p in stub.rglob("*") if p.is_file()} == before
+    assert nestax("compare a b --out b/compare.html")[0] == 0
+
+
+def test_terminals_that_know_ascii_alone_get_ascii(stub, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    for words in ("run stub --out a", "run stub --out \u00e4", "compare a \u00e4"):
+        cli.main(words.split())
+    shown.flush()
+    assert b"report: ?/report.html" in shown.buffer.getvalue()
+    assert b"scores more  y  y" in shown.buffer.getvalue()
 
 
 def test_a_run_is_handed_to_tensorboard(stub, monkeypatch, nestax):
@@ -311,9 +404,10 @@ def test_a_run_is_handed_to_loggers_whose_steps_never_fall(stub, monkeypatch, ne
 
 
 def test_a_logger_that_is_not_installed_is_refused_before_anything_runs(stub, monkeypatch, nestax):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    code, _, err = nestax("run stub --log wandb")
-    assert code == 1 and "--log wandb needs the package wandb" in err
+    for found in (None, types.ModuleType("wandb")):  # as a folder wandb, imported, is
+        monkeypatch.setitem(sys.modules, "wandb", found)
+        code, _, err = nestax("run stub --log wandb")
+        assert code == 1 and "--log wandb needs the package wandb" in err
     assert list(stub.iterdir()) == []
 
 

@@ -15,6 +15,7 @@ _PACKAGES = {
     "wandb": ("wandb",),
     "trackio": ("trackio",),
 }
+_MAKERS = {"SummaryWriter", "Writer", "init"}  # which a folder of that name, imported, lacks
 _VALUES = {int, float, bool, type(None)}
 
 
@@ -26,7 +27,8 @@ def check(kind: str) -> Any:
     """
     for name in _PACKAGES[kind]:
         with contextlib.suppress(ImportError):
-            return import_module(name)
+            if _MAKERS & set(dir(module := import_module(name))):
+                return module
     raise RunError(
         f"--log {kind} needs the package {kind}; install it with: pip install {kind}"
         + (" (tensorboardX and torch have such a writer too)" if kind == "tensorboard" else "")
