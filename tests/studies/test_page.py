@@ -53,7 +53,7 @@ ANSWERS = {
     "++": "All 2 claims are supported. Supported: A holds; B holds.",
     "--": "None of 2 claims is supported. Not supported: A holds; B holds.",
     "+-?": "1 of 2 claims is supported and 1 is not. Supported: A holds. Not supported: B holds. "
-    "One more could not be judged, because the run lacks what is needed.",
+    "One more could not be judged.",
     "-a": "None of 2 claims is supported and 1 is an artefact. Not supported: A holds. Artefact: "
     "B holds.",
     "+++++-aa": "5 of 8 claims are supported, 1 is not, and 2 are artefacts. Supported: A holds; "
@@ -64,6 +64,11 @@ ANSWERS = {
 def test_the_answer_is_plain_english_and_short():
     for words, said in ANSWERS.items():
         assert lab.answer(judged(words)) == said
+    held = {"A": np.ones(3), "Hope": None}
+    lacking = [lab.judge(f"{c} holds", "", held, max, of=c) for c in "xy"]
+    assert lab.answer(lacking) == "No claim could be judged for want of Hope."
+    said = "The claim is supported: A holds. 2 more could not be judged for want of Hope."
+    assert lab.answer(judged("+") + lacking) == said
     one = "One claim was judged in 2 cases, and supported in all. Supported: Claim 0 holds for "
     assert lab.answer(grid(1, ["x", "y"], "+")) == f"{one}what it is about (x and y)."
     text = lab.answer(grid(5, [f"task {i}" for i in range(12)], "+--a-?"))

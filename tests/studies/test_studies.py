@@ -78,7 +78,8 @@ def test_runs_that_cannot_go_on_or_be_reported_say_why(folder, tmp_path):
             with pytest.raises(RunError, match=r"earlier version.*another folder"):
                 call(settings, opened)
     again = stubs.STUDY.perform(tmp_path / "done", settings)
-    assert stubs.STUDY.perform(str(tmp_path / "done"), settings) == again
+    with pytest.warns(UserWarning, match=r"done holds this run already.*another folder"):
+        assert stubs.STUDY.perform(str(tmp_path / "done"), settings) == again
     with pytest.raises(RunError, match="other settings"):
         stubs.STUDY.perform(tmp_path / "done", stubs.Settings(seeds=1))
     with RunFolder(tmp_path / "done") as opened:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+NEEDS = "needs "  # begins what is told in place of a measurement
 SUPPORTED, NOT_SUPPORTED, NOT_MEASURED = "supported", "not supported", "not measured"
 
 
@@ -109,7 +110,7 @@ def judge(
     lacking = [label for label, value in values.items() if value is None or not np.size(value)]
     if lacking or not values:
         needs = " and ".join(lacking) or "numbers, and has none"
-        return Verdict(claim, criterion, f"needs {needs}", None, of)
+        return Verdict(claim, criterion, f"{NEEDS}{needs}", None, of)
     arrays = {label: np.asarray(value, float) for label, value in values.items()}
     known = not any(np.isnan(array).any() for array in arrays.values())
     held = holds(*arrays.values()) if known else None
@@ -135,10 +136,15 @@ def answer(verdicts: Sequence[Verdict], most: int = 3) -> str:
         verdicts: of all claims.
         most: claims named for each verdict; of the others only their number is given.
     """
+    if not verdicts:
+        return "This study judges no claim."
     told = [v for v in verdicts if v.word != NOT_MEASURED]
     lacking = len(verdicts) - len(told)
+    needed = dict.fromkeys(v.measured for v in verdicts if v.measured.startswith(NEEDS))
+    named = [text.removeprefix(NEEDS) for text in list(needed)[:most]]
+    why = f" for want of {' or '.join(named)}{' and more' * (len(needed) > most)}" * bool(named)
     if not told:
-        return "No claim could be judged yet." if verdicts else "This study judges no claim."
+        return f"No claim could be judged{why or ' yet'}."
     if len(told) == 1:
         (one,) = told
         sentences = [f"The claim {_is(1, one.word)}: {short(one.claim)}{_among([one.of], 1)}."]
@@ -152,7 +158,7 @@ def answer(verdicts: Sequence[Verdict], most: int = 3) -> str:
                 sentences.append(f"{word.capitalize()}: {'; '.join(named[:most])}{more}.")
     if lacking:
         cases = "One more" if lacking == 1 else f"{lacking} more"
-        sentences.append(f"{cases} could not be judged, because the run lacks what is needed.")
+        sentences.append(f"{cases} could not be judged{why}.")
     return " ".join(sentences)
 
 

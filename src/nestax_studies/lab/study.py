@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -147,7 +148,8 @@ class Study:
 
     def perform(self, path: str | Path, settings: Any) -> dict[str, Any]:
         """Runs the study into a folder, or goes on with the run that is there, and writes its
-        report: for programs; the command line does the same for the studies it knows.
+        report: for programs; the command line does the same for the studies it knows. Warns where
+        every stage was done before.
 
         Args:
             path: of the run's folder.
@@ -162,6 +164,12 @@ class Study:
         with RunFolder(path) if there else RunFolder.create(path, name, asked) as folder:
             if (folder.experiment, folder.settings) != (name, asked):
                 raise RunError(f"{path} holds a run with other settings; name another folder")
+            if set(self.stages(settings)) <= set(_records(folder)):
+                warnings.warn(
+                    f"{path} holds this run already: no stage was done again, whatever has changed "
+                    "in the program; name another folder, or delete it, to do them anew",
+                    stacklevel=2,
+                )
             self.run(settings, folder)
             return self.report(settings, folder)
 
