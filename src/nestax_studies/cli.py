@@ -152,7 +152,8 @@ def _study_misspelt(command: str, words: list[str]) -> str | None:
         rest = [word for word in words if word != study]
         return f"{before} needs the study first: {before} {study} {shlex.join(rest)}"
     if not words:
-        return f"{before} needs the name of a study, such as: {before} {known[0]}. All: nestax list"
+        one = known[0] if command == "run" else "maml"  # which has a nest, and flows
+        return f"{before} needs the name of a study, such as: {before} {one}. All: nestax list"
     if words[0] not in known:
         return unnamed(known, words[:1], before)
     study = EXPERIMENTS[words[0]]

@@ -129,7 +129,8 @@ def settings_of(path: Path, name: str, values: dict[str, Any]) -> tuple[Experime
     if name not in STUDIES and name not in EXPERIMENTS:
         raise RunError(
             f"{path} is a run of {name!r}, which this version does not have; "
-            f"it has: {', '.join(STUDIES)}"
+            f"it has: {', '.join(STUDIES)}. A study of your own is reported, and goes on, where it "
+            "is defined: by its `perform`, into this folder"
         )
     experiment = EXPERIMENTS[name]
     known = {f.name for f in dataclasses.fields(experiment.settings)}
