@@ -136,6 +136,13 @@ def test_what_was_not_run_or_not_long_enough_is_not_measured():
     assert verdict(LAST, "dmgd", dmgd=short).holds is False
 
 
+def test_what_no_estimator_could_tell_is_not_absent_either():
+    record = run()
+    told = record["information"]["train"]
+    record["information"]["train"] = {n: told[n] for n in told if n not in SCALE_BOUND}
+    assert verdict(ABSENT, "sgd", sgd=record).word == "not measured"
+
+
 def test_an_estimator_whose_ceiling_is_below_the_claim_is_not_asked():
     high = run((2, 12, 12, 12, 12, 12, 12))
     low = {name: {"x": [8.97, 8.97]} for name in ESTIMATORS if "kde" in name}

@@ -202,7 +202,7 @@ def _judge(claim: Claim, arm: str, by_arm: Arms, ceilings: Ceilings) -> Ruling:
     order = (NOT_SUPPORTED, NOT_MEASURED, ARTEFACT, SUPPORTED)
     concluded = [(_conclude(said, claim.negated), said, layer) for said, layer in found]
     (word, because), said, layer = max(concluded, key=lambda x: order.index(x[0][0]))
-    if claim.negated:
+    if claim.negated and word != NOT_MEASURED:
         word = NOT_SUPPORTED if word == SUPPORTED else SUPPORTED
     where = f" (layer {layer + 1})" if claim.layer is None else ""
     return _ruled(told, arm, because + where, word, said)
