@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from drawn import drawn
+from modules import drawn
 
 from nestax.memory._generate import generate, stream_tokens
 from nestax.memory._sampling import leave_out, penalize

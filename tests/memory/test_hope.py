@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from drawn import drawn
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from modules import drawn
 
 import nestax as nx
 from nestax.memory._generate import generate

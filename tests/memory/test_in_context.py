@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 import optax
 import pytest
-from drawn import drawn
+from modules import drawn
 from references import memory_continuum as naive
 
 import nestax as nx

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import drawn
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from modules import drawn, redrawn, run, slopes
 from references.memory_layers import naive_delta_memory, naive_linear_attention, naive_titans
 
 from nestax.memory.layers import (
@@ -50,27 +50,11 @@ def make(name, seed=0, width=WIDTH, scale=1.0, **more):
     if scale == 1:
         return drawn(kind, width, 2, seed=seed, **{**options, **more})
     layer = kind(width, 2, **{**options, **more}, key=jax.random.key(seed))
-    leaves, treedef = jax.tree.flatten(layer)
-    rng = np.random.default_rng(seed)
-    leaves = [
-        jnp.asarray(scale * (np.asarray(a) + 0.3 * rng.normal(size=a.shape)), a.dtype)
-        for a in leaves
-    ]
-    return treedef.unflatten(leaves)
+    return redrawn(layer, 0.3, seed, scale)
 
 
 def sequence(time=TIME, width=WIDTH, seed=1):
     return np.random.default_rng(seed).normal(size=(time, width))
-
-
-run = jax.jit(lambda layer, x, state=None: layer(x, state))
-
-
-@jax.jit
-def slopes(layer, x):
-    """Outputs, the state, and slopes of every output by all parameters and by the tokens."""
-    y, pull, state = jax.vjp(lambda layer, x: layer(x), layer, x, has_aux=True)
-    return y, state, jax.vmap(pull)(jnp.eye(y.size).reshape(-1, *y.shape))
 
 
 @functools.cache

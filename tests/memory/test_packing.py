@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import drawn
+from modules import drawn
 
 from nestax import memory
 from nestax.memory.blocks import KINDS

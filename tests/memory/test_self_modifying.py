@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from modules import redrawn, run, slopes
 from references.memory_layers import naive_self_modifying
 
 from nestax.memory.layers import SelfModifyingMemory
@@ -36,27 +37,11 @@ def make(name, seed=0, width=WIDTH, scale=1.0, **more):
     """A layer all of whose parameters are drawn anew, none zero."""
     options = {**OPTIONS[name], **more}
     layer = SelfModifyingMemory(width, 2, **options, key=jax.random.key(seed))
-    leaves, treedef = jax.tree.flatten(layer)
-    rng = np.random.default_rng(seed)
-    leaves = [
-        jnp.asarray(scale * (np.asarray(a) + 0.5 * rng.normal(size=a.shape)), a.dtype)
-        for a in leaves
-    ]
-    return treedef.unflatten(leaves)
+    return redrawn(layer, 0.5, seed, scale)
 
 
 def sequence(time=TIME, width=WIDTH, seed=1):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(time, width)))
-
-
-run = jax.jit(lambda layer, x, state=None: layer(x, state))
-
-
-@jax.jit
-def slopes(layer, x):
-    """Outputs, the state, and slopes of every output by all parameters and by the tokens."""
-    y, pull, state = jax.vjp(lambda layer, x: layer(x), layer, x, has_aux=True)
-    return y, state, jax.vmap(pull)(jnp.eye(y.size).reshape(-1, *y.shape))
 
 
 @functools.cache
