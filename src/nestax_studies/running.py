@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from nestax.runs import RunError, RunFolder
+from nestax.runs.files import resuming
 from nestax.runs.place import vacant
 
 from . import data, interrupts
@@ -112,11 +113,6 @@ def _is_the_same(name: str, asked: dict[str, Any], path: Path, header: tuple[str
         )
 
 
-def resuming(path: Path) -> str:
-    """The command that goes on with a run."""
-    return f"nestax resume {shlex.quote(str(path))}"
-
-
 # Settings of a run that there is
 
 
@@ -136,9 +132,8 @@ def settings_of(path: Path, name: str, values: dict[str, Any]) -> tuple[Experime
     known = {f.name for f in dataclasses.fields(experiment.settings)}
     if unknown := sorted(set(values) - known):
         raise RunError(f"{path} was made by another version: unknown {', '.join(unknown)}")
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
-        made = experiment.settings(**given)
+        made = experiment.settings(**values)
     except (TypeError, ValueError) as error:
         raise RunError(f"{path}: {error}; put back what the run wrote") from None
     left_open = {k for k in values if values[k] is None and getattr(made, k) is not None}

@@ -40,6 +40,11 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
+def resuming(path: Path) -> str:
+    """The command that goes on with a run."""
+    return f"nestax resume {shlex.quote(str(path))}"
+
+
 @contextlib.contextmanager
 def refusals(path: Path) -> Iterator[None]:
     """Turns the file system's refusals into a `RunError` that says what to do."""
@@ -56,10 +61,9 @@ def refusals(path: Path) -> Iterator[None]:
         if code is None:
             raise
         if code in (errno.ENOSPC, errno.EDQUOT):
-            again = f"nestax resume {shlex.quote(str(path))}"
             raise RunError(
                 f"the disk is full: could not write to {path}. What was written before is intact; "
-                f"make room, then go on with the same call, or with: {again}"
+                f"make room, then go on with the same call, or with: {resuming(path)}"
             ) from error
         raise RunError(
             f"cannot write to {what}: {os.strerror(code)}. What was written before is intact; "

@@ -5,7 +5,6 @@ does the stages that are missing.
 """
 
 import re
-import shlex
 import shutil
 import time
 import warnings
@@ -17,6 +16,7 @@ from typing import Any
 from nestax.levels import Nest, State
 from nestax.plots import save
 from nestax.runs import Picture, Progress, RunError, RunFolder, Watch, refusals
+from nestax.runs.files import resuming
 from nestax.runs.machine import machine
 
 from . import page
@@ -182,7 +182,7 @@ class Study:
         """
         records = _records(folder)
         if not records:
-            hint = f"go on with: nestax resume {shlex.quote(str(folder.path))}"
+            hint = f"go on with: {resuming(folder.path)}"
             raise RunError(f"{folder.path} holds no measurement yet; {hint}")
         found, facts = self.find(settings, records), _facts(folder)
         complete = set(self.stages(settings)) <= set(records)
