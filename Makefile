@@ -9,6 +9,8 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV ?= .venv/$(VERSION)
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
+SNIPPETS ?= $(shell grep -l '^```python' README.md docs/*.md docs/guides/*.md docs/interop/*.md docs/api/*.md \
+	| grep -v cookbook)
 
 .PHONY: demo test check lint types contract snippets clean
 
@@ -32,8 +34,7 @@ contract: $(VENV)/ready
 	$(BIN)/lint-imports
 
 snippets: $(VENV)/ready
-	$(BIN)/python tests/readme.py README.md docs/flows.md docs/levels.md docs/optimizers.md docs/memories.md \
-		docs/studies.md
+	$(BIN)/python tests/readme.py $(SNIPPETS)
 
 # One stamp per interpreter; remade when the requirements change.
 $(VENV)/ready: pyproject.toml $(wildcard constraints/*.txt)

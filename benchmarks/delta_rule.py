@@ -184,7 +184,7 @@ def timed_pairs(made: dict[Any, Pair], rounds: int) -> dict[Any, tuple[float, fl
 
 def of_heads(path: Any) -> NamedSharding:
     """All devices, each with some of the heads: an array's first axis, or, of a layer's parameter
-    with this path, the one that docs/memories.md says."""
+    with this path, the one that docs/guides/memories.md says."""
     mesh = jax.make_mesh((jax.device_count(),), ("heads",), axis_types=(AxisType.Auto,))
     axes = {".output.out": P(None, "heads"), ".output.scale": P()}
     return NamedSharding(mesh, axes.get(jax.tree_util.keystr(path), P("heads")))

@@ -1,4 +1,4 @@
-"""Which flow for which problem: the tables of docs/flows.md, measured by `nx.compare_flows`.
+"""Which flow for which problem: the tables of docs/guides/flows.md, measured by `nx.compare_flows`.
 
     python benchmarks/flows.py
 
@@ -22,7 +22,7 @@ import optax
 
 import nestax as nx
 
-PAGE = Path(__file__).parents[1] / "docs" / "flows.md"
+PAGE = Path(__file__).parents[1] / "docs" / "guides" / "flows.md"
 HEAD = ("flow", "error", "spread", "time", "KiB")
 RIGHT = 1e-3  # relative errors below it are shown as 0: rounding in float32
 

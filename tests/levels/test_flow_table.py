@@ -15,7 +15,7 @@ from optax import contrib
 
 import nestax as nx
 
-PAGE = Path(__file__).parents[2] / "docs" / "flows.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "flows.md"
 ROWS = {
     cells[0].strip("`"): cells[1:]
     for line in PAGE.read_text().splitlines()

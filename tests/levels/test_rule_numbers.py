@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[2]
 RULES = {
     int(number): title
     for number, title in re.findall(
-        r"^## R(\d+) (\S.*)$", (ROOT / "docs/levels.md").read_text(), re.M
+        r"^## R(\d+) (\S.*)$", (ROOT / "docs/guides/levels.md").read_text(), re.M
     )
 }
 

@@ -222,7 +222,7 @@ def test_a_summary_has_the_documented_layout(tmp_path):
     stubs.STUDY.perform(tmp_path / "run", stubs.Settings())
     found = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert found == summary.read(tmp_path / "run") == summary.read(tmp_path / "run/summary.json")
-    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "studies.md").read_text()
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(found)
     assert set(found) == set(summary.KEYS)
     (example,) = re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

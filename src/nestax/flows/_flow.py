@@ -52,7 +52,7 @@ class Flow(Brief, abc.ABC):
 
     A flow is a frozen dataclass. Nests ask it for facts, by these attributes, and never for its
     type. A flow of your own sets `follows = True` and defines `gradient`, which may run the level's
-    period as often as it likes; docs/flows.md has one of fifteen lines.
+    period as often as it likes; docs/guides/flows.md has one of fifteen lines.
 
     Attributes:
         partial: whether it takes the levels inside as constants.

@@ -131,7 +131,7 @@ def compare_flows(
         exact: the flow that is computed in float64 to compare with. By default `Unroll()` where the
             level follows a trajectory, else `Implicit(Dense())`. For a loss that is a step
             function, whose gradient is 0, a flow of your own that computes the gradient of the
-            smoothed loss: docs/flows.md has one. It is then off from central differences.
+            smoothed loss: docs/guides/flows.md has one. It is then off from central differences.
         draws: how many draws of the data (of contexts and tasks; the keys differ).
         repeats: how many timings.
         updates: over how many updates in a row gradients are summed, while the level and those that
@@ -172,7 +172,7 @@ def compare_flows(
         raise ValueError(
             f"compare_flows: exact={exact!r} draws an estimate, and what is compared with must be "
             "exact. Leave it out, or give a flow that computes the gradient of the smoothed loss, "
-            'such as Smoothed in docs/flows.md under "A flow of your own"'
+            'such as Smoothed in docs/guides/flows.md under "A flow of your own"'
         )
     if exact is None:
         condition: Any = "update" if flow_of(target).by_update else "objective"
@@ -279,7 +279,7 @@ def _check_size(name: str, truth: list[np.ndarray], updates: int) -> None:
     if zero == len(truth):
         repair = (
             "give exact=, a flow that computes the gradient of the smoothed loss, such as Smoothed "
-            'in docs/flows.md under "A flow of your own"'
+            'in docs/guides/flows.md under "A flow of your own"'
         )
         raise ValueError(
             f"compare_flows: level {name!r}: the exact gradient is 0, as that of a loss which is a "

@@ -95,7 +95,7 @@ def associative_momentum(
 
     Returns:
         A transformation; state: `AssociativeState`, float32 at least. Complex parameters are
-        accepted with a named objective and none of the functions; see `docs/optimizers.md`.
+        accepted with a named objective and none of the functions; see `docs/guides/optimizers.md`.
 
     Raises:
         ValueError: an argument outside the ranges above; parameters or gradients that are no

@@ -1,4 +1,4 @@
-"""summary.json: every number of a run's report in one layout, described in docs/studies.md."""
+"""summary.json: every number of a run's report in one layout, described in docs/guides/studies.md."""
 
 import json
 import math

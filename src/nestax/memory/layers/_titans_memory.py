@@ -77,7 +77,7 @@ class TitansMemory(eqx.Module):
 
     Attributes:
         into: rows of all heads one after another, of each those of queries, keys and values; so
-            that devices can be given heads, see "Meshes" in docs/memories.md.
+            that devices can be given heads, see "Meshes" in docs/guides/memories.md.
 
     Raises:
         ValueError: heads that do not divide the width, sizes below 1, unknown options.
