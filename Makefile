@@ -1,6 +1,7 @@
 # make demo   the main job on embedded data (under three minutes after installation)
 # make test   the test suite
-# make check  what CI runs besides the tests: lint, types, import contract, README snippets
+# make check  what CI runs besides the tests: lint, types, import contract, snippets, the site
+# make docs   the site, in site/ (build/docs has the pages that went into it)
 #
 # Every target sets up its own virtual environment first. Another interpreter: make test PYTHON=python3.13
 
@@ -12,7 +13,7 @@ DEMO ?= runs/demo
 SNIPPETS ?= $(shell grep -l '^```python' README.md docs/*.md docs/guides/*.md docs/interop/*.md docs/api/*.md \
 	| grep -v cookbook)
 
-.PHONY: demo test check lint types contract snippets clean
+.PHONY: demo test check lint types contract snippets figures docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/nestax run information-plane --data digits --arms sgd,gdm,adamw,dmgd,published \
@@ -21,7 +22,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-check: lint types contract snippets
+check: lint types contract snippets docs
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -36,6 +37,14 @@ contract: $(VENV)/ready
 snippets: $(VENV)/ready
 	$(BIN)/python tests/readme.py $(SNIPPETS)
 
+figures: $(VENV)/ready
+	$(BIN)/python tests/readme.py --figures docs/figures $(SNIPPETS)
+
+docs: $(VENV)/ready
+	$(BIN)/python docs/gather.py
+	PYTHONPATH=src $(BIN)/zensical build --clean --strict
+	$(BIN)/python docs/check.py site
+
 # One stamp per interpreter; remade when the requirements change.
 $(VENV)/ready: pyproject.toml $(wildcard constraints/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -44,8 +53,8 @@ $(VENV)/ready: pyproject.toml $(wildcard constraints/*.txt)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints/python$(if $(filter 3.11,$(VERSION)),3.11,3.12+).txt \
-		-e ".[studies]" --group dev
+		-e ".[studies]" --group dev --group docs
 	@touch $@
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist site

@@ -1,48 +1,72 @@
-"""Copies the pages that are kept outside docs/ into it, for the site; git ignores the copies.
+"""Lays out the site's pages in build/docs, from where mkdocs.yml has them built.
 
     python docs/gather.py
 
-Links are rewritten from where a page is kept to where the site has it. A link to a file that the
-site does not have points to the repository.
+Copies docs/ and the pages that are kept elsewhere, so that every link works both in the repository
+and on the site: links between pages become links of the site, links to other files of the
+repository become addresses. Draws the gallery.
 """
 
+import os
 import re
+import shutil
 from pathlib import Path
 
+import gallery
+
 ROOT = Path(__file__).parents[1]
+SITE = ROOT / "build" / "docs"
 REPOSITORY = "https://github.com/nestax/nestax/blob/main/"
-PAGES = {
-    "benchmarks/RESULTS.md": "docs/results.md",
-    "CHANGELOG.md": "docs/changelog.md",
-    "CONTRIBUTING.md": "docs/contributing.md",
+ELSEWHERE = {
+    "README.md": "index.md",
+    "benchmarks/RESULTS.md": "results.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
 }
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
-def target(link: str, page: Path) -> str:
-    """Where a relative link of a page leads, seen from the top of the site.
+def target(link: str, page: Path, place: Path) -> str:
+    """Where a relative link leads on the site.
+
+    Args:
+        link: as the page has it, without anchor.
+        page: the page's file in the repository.
+        place: the page's place within the site.
 
     Raises:
         FileNotFoundError: the link leads nowhere.
     """
     path = (page.parent / link).resolve()
+    if path == ROOT / "docs" / "gallery.md":
+        return Path(os.path.relpath("gallery.md", place.parent)).as_posix()
     if not path.exists():
         raise FileNotFoundError(f"{page.relative_to(ROOT)} links to {link}, which does not exist")
     kept = path.relative_to(ROOT).as_posix()
-    if kept in PAGES:
-        return PAGES[kept].removeprefix("docs/")
-    return kept.removeprefix("docs/") if kept.startswith("docs/") else REPOSITORY + kept
+    if kept in ELSEWHERE:
+        found = ELSEWHERE[kept]
+    elif kept.startswith("docs/"):
+        found = kept.removeprefix("docs/")
+    else:
+        return REPOSITORY + kept
+    return Path(os.path.relpath(found, place.parent)).as_posix()
 
 
 def gather() -> None:
-    """Writes every copy that has changed."""
-    for kept, copy in PAGES.items():
-        page = ROOT / kept
+    """Writes every page and figure of the site anew."""
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", SITE, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    gallery.write(SITE)
+    places = {path: path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
+    places |= {ROOT / kept: Path(place) for kept, place in ELSEWHERE.items()}
+    for page, place in places.items():
         text = _LINK.sub(
-            lambda link, page=page: f"]({target(link[1], page)}{link[2] or ''})", page.read_text()
+            lambda link, page=page, place=place: (
+                f"]({target(link[1], page, place)}{link[2] or ''})"
+            ),
+            page.read_text(),
         )
-        if not (ROOT / copy).exists() or (ROOT / copy).read_text() != text:
-            (ROOT / copy).write_text(text)
+        (SITE / place).write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,32 @@
 """Runs the Python snippets of Markdown files, each in a process of its own; what a comment says is
 printed must be printed.
 
-    python tests/readme.py README.md docs/guides/optimizers.md
+    python tests/readme.py [--figures FOLDER] README.md docs/guides/optimizers.md
 
-A line `print(...)  # 1.25` must print 1.25; only comments on print lines are compared. On a page
-that says so in a comment every snippet goes on from the first. A page that says it needs a package
-is left out where that package is not installed.
+A line `print(...)  # 1.25` must print 1.25; only comments on print lines are compared. After `# ≈`
+stands all that is printed, in one line and with numbers that may be 5 % off: what many steps of
+training end with differs a little among processors. On a page that says so in a comment every
+snippet goes on from the first. A page that says it needs a package is left out where that package
+is not installed. Programs run in a folder of their own; figures they save there must be those that
+the documentation shows, and --figures copies them to a folder.
 """
 
+import argparse
 import importlib.util
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _ONWARD = "<!-- every snippet goes on from the first -->"
 _NEEDS = re.compile(r"<!-- needs (\w+) -->")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+_FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 _PRINTED = re.compile(r"^\s*print\(.*\)\s+# (.+)$", re.MULTILINE)
 
 
@@ -36,19 +45,44 @@ def snippets_of(path: Path) -> list[str]:
     return snippets
 
 
-def passed(name: str, code: str) -> bool:
-    """Runs one program; reports whether it ended well and printed what its comments say."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def agrees(expected: list[str], printed: list[str]) -> bool:
+    """Whether a program printed what its comments say."""
+    if not expected or printed == expected:
+        return True
+    if len(expected) > 1 or not expected[0].startswith("≈"):
+        return False
+    said, found = expected[0].removeprefix("≈").strip(), ", ".join(printed)
+    return _NUMBER.sub("#", said) == _NUMBER.sub("#", found) and all(
+        math.isclose(float(a), float(b), rel_tol=0.05)
+        for a, b in zip(_NUMBER.findall(said), _NUMBER.findall(found), strict=True)
+    )
+
+
+def passed(name: str, code: str, figures: Path | None) -> bool:
+    """Runs one program; reports whether it ended well, printed and drew what the page says."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "MPLBACKEND": "agg"},
+        )
+        drawn = sorted(Path(folder).glob("*.png"))
+        for figure in drawn if figures else ():
+            shutil.copy(figure, figures)
     expected, printed = _PRINTED.findall(code), done.stdout.splitlines()
-    ok = done.returncode == 0 and (not expected or printed == expected)
+    unknown = [figure.name for figure in drawn if not (_FIGURES / figure.name).exists()]
+    ok = done.returncode == 0 and agrees(expected, printed) and not unknown
     report = [f"{name}: {'passed' if ok else 'FAILED'}"]
     if not ok:
         report += [done.stderr, f"expected {expected}", f"printed  {printed}"]
+        report += [f"draws {figure}, which docs/figures does not have" for figure in unknown]
     print("\n".join(report), flush=True)
     return ok
 
 
-def main(paths: list[Path]) -> int:
+def main(paths: list[Path], figures: Path | None) -> int:
     """Runs every snippet, as many at once as there are cores; returns how many failed."""
     programs = [
         (f"{path} snippet {number}", code)
@@ -56,8 +90,12 @@ def main(paths: list[Path]) -> int:
         for number, code in enumerate(snippets_of(path), 1)
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(not ok for ok in pool.map(lambda program: passed(*program), programs))
+        return sum(not ok for ok in pool.map(lambda program: passed(*program, figures), programs))
 
 
 if __name__ == "__main__":
-    sys.exit(main([Path(name) for name in sys.argv[1:]]) > 0)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--figures", type=Path)
+    parser.add_argument("pages", nargs="+", type=Path)
+    options = parser.parse_args()
+    sys.exit(main(options.pages, options.figures) > 0)
