@@ -1,6 +1,6 @@
 """Checks the built site: every link within it leads somewhere, and no page loads from elsewhere.
 
-    python docs/check.py site
+python docs/check.py site
 """
 
 import sys
