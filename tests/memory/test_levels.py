@@ -15,7 +15,7 @@ import nestax as nx
 from nestax import plots
 from nestax.memory.blocks import KINDS
 
-PAGE = Path(__file__).parents[2] / "docs" / "memories.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "memories.md"
 ROWS = dict(
     cells
     for line in PAGE.read_text().splitlines()

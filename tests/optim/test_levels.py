@@ -13,7 +13,7 @@ import nestax as nx
 
 WEIGHTS = jnp.asarray([[0.3, -0.5, 0.2], [0.7, 0.1, -0.4], [-0.2, 0.6, 0.9], [0.5, 0.5, -0.3]])
 TICKS = 10
-PAGE = Path(__file__).parents[2] / "docs" / "optimizers.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "optimizers.md"
 ROWS = {
     cells[0].strip("`"): cells[2:]
     for line in PAGE.read_text().splitlines()
