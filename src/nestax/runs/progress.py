@@ -35,7 +35,7 @@ class Progress:
         self._start: float | int | None = None
         self._bar: Any = None
         self._task: Any = None
-        if self.console is not None:
+        if self._live:  # rich before 15 prints an empty line for a bar that is not shown
             self._make_bar(total)
 
     def _make_bar(self, total: float | int) -> None:
@@ -49,7 +49,6 @@ class Progress:
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             console=self.console,
-            disable=not self._live,
             # Steps speed up after compilation; an estimate over the last minutes follows that.
             speed_estimate_period=120,
         )
