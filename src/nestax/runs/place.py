@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from .errors import RunError
+from .exclusive import hold
 from .files import refusals
 from .journal import NAME as LOCK
 from .journal import content
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: nothing keeps two processes apart there
-    fcntl = None
 
 OURS = ("metrics.jsonl", "facts.json", "checkpoints", "summary.json", "figures", "report.html")
 REPLACED, _DROPPED = ".replaced", ".dropped"
@@ -54,13 +50,15 @@ def lock(path: Path) -> IO[bytes]:
     """The open lock file, which stays where it is; closing it gives the lock back."""
     with refusals(path / LOCK):
         opened = os.fdopen(os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-    if fcntl is None:
-        return opened
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        opened.close()
-        raise RunError(f"another process is writing to {path}; wait for it or stop it") from error
+        try:
+            hold(opened.fileno())
+        except OSError as error:
+            opened.close()
+            if not isinstance(error, (BlockingIOError, PermissionError)):
+                raise
+            raise RunError(
+                f"another process is writing to {path}; wait for it or stop it"
+            ) from error
     return opened
 
 
