@@ -2,6 +2,8 @@
 # make test   the test suite
 # make check  what CI runs besides the tests: lint, types, import contract, snippets, the site
 # make docs   the site, in site/ (build/docs has the pages that went into it)
+# make test-lowest  a share of the tests with the lowest versions of all dependencies
+# make package      what is published, in dist/, checked
 #
 # Every target sets up its own virtual environment first. Another interpreter: make test PYTHON=python3.13
 
@@ -13,7 +15,12 @@ DEMO ?= runs/demo
 SNIPPETS ?= $(shell grep -l '^```python' README.md docs/*.md docs/guides/*.md docs/interop/*.md docs/api/*.md \
 	| grep -v cookbook)
 
-.PHONY: demo test check lint types contract snippets figures docs clean
+# The lowest versions have no wheels for later interpreters. SHARE=1: all tests.
+OLDEST ?= python3.11
+SHARE ?= 24
+TURN ?= $(shell git rev-parse HEAD)
+
+.PHONY: demo test test-lowest check lint types contract snippets figures docs package clean
 
 demo: $(VENV)/ready
 	$(BIN)/nestax run information-plane --data digits --arms sgd,gdm,adamw,dmgd,published \
@@ -21,6 +28,10 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-lowest: .venv/lowest/ready
+	.venv/lowest/bin/python -m pytest --numprocesses auto --dist worksteal \
+		--share=$(SHARE) --turn=$(TURN)
 
 check: lint types contract snippets docs
 
@@ -55,6 +66,25 @@ $(VENV)/ready: pyproject.toml $(wildcard constraints/*.txt)
 	$(BIN)/python -m pip install --quiet -c constraints/python$(if $(filter 3.11,$(VERSION)),3.11,3.12+).txt \
 		-e ".[studies]" --group dev --group docs
 	@touch $@
+
+.venv/lowest/ready: pyproject.toml constraints/lowest.txt
+	@command -v $(OLDEST) >/dev/null || { \
+		echo "the lowest versions are tested on Python 3.11; name one:  make test-lowest OLDEST=PATH"; exit 1; }
+	$(OLDEST) -m venv --clear .venv/lowest
+	.venv/lowest/bin/python -m pip install --quiet "pip>=25.1"
+	.venv/lowest/bin/python -m pip install --quiet -c constraints/lowest.txt -e ".[studies]" --group test
+	@touch $@
+
+# The archives; their texts; and that the tests can be run from the source archive alone.
+package: $(VENV)/ready
+	rm -rf dist build
+	$(PYTHON) -m venv --clear .venv/package
+	.venv/package/bin/python -m pip install --quiet build twine
+	.venv/package/bin/python -m build
+	.venv/package/bin/twine check --strict dist/*
+	mkdir build && tar -xzf dist/nestax-*.tar.gz -C build
+	cd build/nestax-* && PYTHONPATH=src $(abspath $(BIN))/python -m pytest \
+		--share=$(SHARE) --turn=$(TURN) --numprocesses auto --dist worksteal
 
 clean:
 	rm -rf .venv build dist site
