@@ -1,4 +1,4 @@
-"""summary.json: every number of a run's report in one layout, described in docs/guides/studies.md."""
+"""summary.json: all numbers of a run's report, laid out as docs/guides/studies.md describes."""
 
 import json
 import math
