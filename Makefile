@@ -20,7 +20,7 @@ OLDEST ?= python3.11
 SHARE ?= 24
 TURN ?= $(shell git rev-parse HEAD)
 
-.PHONY: demo test test-lowest check lint types contract snippets figures docs package clean
+.PHONY: demo test test-lowest check lint format types contract snippets figures docs package clean
 
 demo: $(VENV)/ready
 	$(BIN)/nestax run information-plane --data digits --arms sgd,gdm,adamw,dmgd,published \
@@ -38,6 +38,10 @@ check: lint types contract snippets docs
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 types: $(VENV)/ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -77,13 +81,13 @@ $(VENV)/ready: pyproject.toml $(wildcard constraints/*.txt)
 
 # The archives; their texts; and that the tests can be run from the source archive alone.
 package: $(VENV)/ready
-	rm -rf dist build
+	rm -rf dist build/sdist
 	$(PYTHON) -m venv --clear .venv/package
 	.venv/package/bin/python -m pip install --quiet build twine
 	.venv/package/bin/python -m build
 	.venv/package/bin/twine check --strict dist/*
-	mkdir build && tar -xzf dist/nestax-*.tar.gz -C build
-	cd build/nestax-* && PYTHONPATH=src $(abspath $(BIN))/python -m pytest \
+	mkdir -p build/sdist && tar -xzf dist/nestax-*.tar.gz -C build/sdist --strip-components 1
+	cd build/sdist && PYTHONPATH=src $(abspath $(BIN))/python -m pytest \
 		--share=$(SHARE) --turn=$(TURN) --numprocesses auto --dist worksteal
 
 clean:
