@@ -1,10 +1,14 @@
 """What importing nestax costs and brings."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nestax as nx
+
+ROOT = Path(__file__).parents[1]
 
 PROGRAM = """
 import sys, time
@@ -41,3 +45,41 @@ def test_every_public_name_is_documented():
         for name, value in vars(package).items():
             if not name.startswith("_") and getattr(value, "__module__", "").startswith("nestax"):
                 assert value.__doc__, f"{package.__name__}.{name}"
+
+
+def test_pypi_shows_the_readme_with_absolute_links_only():
+    """What PyPI gets is made here as its plugin does, without a build."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    plugin = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    source = (ROOT / "README.md").read_text()
+    text = source
+    for rule in plugin["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    text = text.replace("$HFPR_VERSION", project["project"]["version"])
+    code = re.compile(r"^```.*?^```", re.S | re.M)
+    assert code.findall(text) == code.findall(source)
+    links = re.findall(
+        r"\]\(([^)]*)\)|^\[[^\]]+\]: (\S+)|\b(?:href|src|srcset)=[\"']?([^\"'\s>]*)",
+        code.sub("", text),
+        re.M,
+    )
+    links = ["".join(found).split()[0] for found in links]
+    anchors = {link for link in links if link.startswith("#")}
+    assert [link for link in links if not link.startswith("https://") and link not in anchors] == []
+    ours = r"https://(?:github\.com|raw\.githubusercontent\.com)/nestax/nestax/(?:blob/)?v[\d.]+/"
+    paths = [re.sub(ours, "", link).partition("#")[0] for link in links if re.match(ours, link)]
+    assert paths
+    if not (ROOT / "PKG-INFO").exists():  # the source archive has no figures and no results
+        assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_nothing_that_is_read_can_hold_code():
+    """SECURITY.md says so."""
+    reads = re.compile(
+        r"(?<![.\w])(?:eval|exec)\(|pickle\.(?:loads?|Unpickler)|allow_pickle|(?:np|numpy)\.load\("
+        r"|^\s*(?:import|from) (?:dill|cloudpickle|joblib|marshal|shelve|yaml)\b",
+        re.M,
+    )
+    for path in (ROOT / "src").rglob("*.py"):
+        found = [one for one in reads.findall(path.read_text()) if one]
+        assert found == [], path
