@@ -8,7 +8,7 @@ import tyro
 
 from nestax.levels import compare_flows
 from nestax.runs import RunError, RunFolder, SettingsError, refusals
-from nestax.runs.machine import machine
+from nestax.runs.machine import machine, unused_gpu
 from nestax.runs.place import holds_run
 
 from . import data, running
@@ -196,5 +196,7 @@ def doctor() -> None:
     for key, value in machine().items():
         told = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         print(f"{key:10} {', '.join(told) if isinstance(told, list) else told}")
+    if gpu := unused_gpu():
+        print(f"{'gpu':10} " + gpu.replace("\n", f"\n{'':10} "))
     print(f"{'NESTAX_DATA':10} {os.environ.get('NESTAX_DATA', 'not set')}")
     data_list()

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import types
 
+import jax
 import pytest
 from studies import stubs
 
 from nestax import __version__
-from nestax.runs import RunFolder
+from nestax.runs import RunFolder, machine
 from nestax_studies import cli, commands, completion, data, registry, running
 from nestax_studies.registry import EXPERIMENTS, STUDIES, Experiment
 from nestax_studies.spelling import options
@@ -421,6 +422,42 @@ def test_doctor_version_and_data(nestax, monkeypatch, tmp_path):
     assert all(word in out for word in ("python", "jax", "cpu", "digits", str(tmp_path)))
     assert "60000 + 10000 images of 28x28" in nestax("data list")[1]
     assert nestax("data path digits")[1].strip()
+
+
+@pytest.mark.parametrize(
+    "plugin, platforms, told",
+    [
+        (None, None, 'jaxlib is CPU-only here\n           pip install -U "jax[cuda13]"'),
+        ("jax-cuda12-plugin", "cpu", "JAX was told not to\n           unset JAX_PLATFORMS"),
+        ("jax-cuda12-plugin", None, "jax-cuda12-plugin 0.10 is installed, but found no GPU\n"),
+    ],
+)
+def test_doctor_tells_of_a_gpu_that_is_not_used(
+    nestax, monkeypatch, tmp_path, plugin, platforms, told
+):
+    def version(package):
+        if package == plugin or "plugin" not in package:
+            return "0.10"
+        raise machine.PackageNotFoundError(package)
+
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-1)'")
+    tool.chmod(0o755)
+    config = types.SimpleNamespace(jax_platforms=platforms)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(machine, "version", version)
+    monkeypatch.setattr(machine, "jax", types.SimpleNamespace(devices=jax.devices, config=config))
+    assert f"\ngpu        GPU 0: NVIDIA H200: not used, {told}" in nestax("doctor")[1]
+
+
+def test_a_gpu_is_known_by_its_files_and_silent_if_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    assert machine.unused_gpu(tmp_path) is None
+    (tmp_path / "dev" / "nvidia0").mkdir(parents=True)
+    assert (machine.unused_gpu(tmp_path) or "").startswith(f"NVIDIA GPU at {tmp_path}/dev/nvidia0:")
+    used = types.SimpleNamespace(devices=lambda: [types.SimpleNamespace(platform="gpu")])
+    monkeypatch.setattr(machine, "jax", used)
+    assert machine.unused_gpu(tmp_path) is None
 
 
 def test_levels_flows_and_reports_are_printed_drawn_and_opened(stub, nestax, monkeypatch):
