@@ -5,6 +5,7 @@ differentiate a period as it was executed, or estimate the gradient from runs of
 look at one point: a partial derivative, or the implicit function theorem over a linear solver.
 """
 
+from ._best_response import ResponseInfo as ResponseInfo
 from ._best_response import best_response as best_response
 from ._check import GradientCheck as GradientCheck
 from ._check import check_gradient as check_gradient
@@ -31,6 +32,7 @@ from ._linear import solve_linear as solve_linear
 from ._lineax import Lineax as Lineax
 from ._nystrom import Nystrom as Nystrom
 from ._scan import unrolled as unrolled
+from ._solvers import Attempt as Attempt
 from ._solvers import Dense as Dense
 from ._solvers import Identity as Identity
 from ._solvers import SolveInfo as SolveInfo

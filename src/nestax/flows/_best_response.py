@@ -24,10 +24,15 @@ from ._weights import check_arrays, trained_leaves
 
 
 class ResponseInfo(NamedTuple):
-    """How well the inner problem was solved: two scalars, constants to differentiation."""
+    """The quality of the solution of an inner problem; scalars, constants to differentiation.
 
-    loss: Array  # the objective at the end
-    inner_gradient: Array  # Euclidean norm of its gradient with respect to fast
+    Attributes:
+        loss: the objective at the end.
+        inner_gradient: Euclidean norm of its gradient with respect to fast.
+    """
+
+    loss: Array
+    inner_gradient: Array
 
 
 def best_response(
@@ -36,50 +41,61 @@ def best_response(
     steps: int,
     flow: Flow | None = None,
 ) -> Callable[..., Any]:
-    """The map from slow values to where `steps` steps of the optimizer take the fast ones.
+    """The map from slow values to the fast values after `steps` steps of an optimizer.
 
     `best_response(objective, optimizer, steps, flow)(slow, start)` minimizes objective(slow, .)
-    from `start` by exactly `steps` updates. Its value is the same under every flow; the flow says
-    what its derivatives are:
+    from `start` by exactly `steps` updates. Its value is the same under every flow. The flow
+    determines its derivatives:
 
     | flow | d fast / d slow | d fast / d start |
     | --- | --- | --- |
-    | `Unroll()` (default), `Forward()` | of the steps as executed | likewise (as in MAML) |
-    | `Unroll(first_order=True)` | of the steps, inner gradients being constants | likewise |
+    | `Unroll()` (default), `Forward()` | of all steps | of all steps, as in MAML |
+    | `Unroll(first_order=True)` | of all steps, inner gradients constant | the same kind |
     | `Unroll(last=K)`, `OneStep()` | of the last K steps | 0 if K < steps |
     | `Implicit(solver)` | of the stationary point, -H^-1 d2 objective / d fast d slow | 0 |
     | `Implicit(solver, condition="update")` | of the fixed point of the optimizer's update | 0 |
     | `FiniteDifference()` | -rate d2 objective / d fast d slow, by a central difference | 0 |
     | `Direct()` | 0 | 0 |
 
-    What the objective closes over counts as slow, so a level deep inside still sees levels further
-    out. Everything has reverse mode, over and over. Forward mode (`jax.jvp`) is there for `Direct`,
-    `Forward` and `Unroll(checkpoint=False)`.
+    Arrays that the objective closes over count as slow, so that a level deep inside is a function
+    of levels further out too. Every flow has derivatives of every order in reverse mode. Forward
+    mode (`jax.jvp`) exists for `Direct`, `Forward` and `Unroll(checkpoint=False)`.
+
+    Example:
+        ```python
+        inner = lambda goal, w: (w - goal) ** 2
+        end = nx.best_response(inner, optax.sgd(0.25), steps=3)
+        print(end(1.0, jnp.zeros(())), jax.grad(end)(1.0, jnp.zeros(())))  # 0.875 0.875
+        ```
 
     Args:
-        objective: (slow, fast) -> scalar. `Implicit` and `FiniteDifference` require that it depends
-            on slow.
-        optimizer: an optax transformation, or slow -> transformation, whose hyperparameters are
-            then differentiated too by the trajectory flows (and not by the others). `update`
-            receives the parameters and `value`, `grad`, `value_fn`. Where its update takes a root
-            of exactly zero, the derivative of that root is taken as 0, so that Adam may be
-            differentiated at zero gradients. It can still be as large as 1 / eps where a gradient
-            passes through zero; `eps_root > 0` bounds it.
-        steps: number of updates, >= 0.
+        objective: `(slow, fast) -> scalar`. `Implicit` and `FiniteDifference` require that it
+            depends on slow.
+        optimizer: an optax transformation, or `slow -> transformation`: the trajectory flows then
+            differentiate its hyperparameters too (the others do not). `update` receives the
+            parameters and `value`, `grad`, `value_fn`. The derivative of a root of exactly zero is
+            taken as 0, so that Adam can be differentiated at zero gradients. Derivatives as large
+            as 1 / eps are possible where a gradient passes through zero; `eps_root > 0` bounds
+            them.
+        steps: number of updates, at least 0.
         flow: the rule of differentiation; None is `Unroll()`.
 
     Returns:
-        response(slow, start, diagnostics=False) -> fast, or (fast, `ResponseInfo`) with
-        diagnostics. Slow and start are any pytrees; of start the inexact arrays are trained, of
-        slow the inexact arrays are differentiated, and all other leaves are constants.
+        `response(slow, start, diagnostics=False) -> fast`; with diagnostics (fast, `ResponseInfo`).
+        Slow and start are any pytrees. Inexact arrays of start are trained, those of slow are
+        differentiated; all other leaves are constants.
 
     Raises:
-        TypeError: optimizer, steps or flow of the wrong type; an objective that is not scalar; an
-            evolution strategy, whose plain function is `evolution_gradient`.
-        ValueError: negative steps; `Unroll(last=K)` with K > steps; an `Implicit` with a context;
-            a start without inexact arrays, or with statistics, random state or modules of flax,
-            equinox or haiku, which are no weights: let the objective close over them; a point flow
-            whose objective does not contain slow.
+        TypeError: an optimizer, steps or a flow of the wrong type; an objective that is not scalar;
+            an evolution strategy, for which there is `evolution_gradient`.
+        ValueError: negative steps; `Unroll(last=K)` with K > steps; an `Implicit` with a context; a
+            start without inexact arrays, or with statistics, random state or modules of flax,
+            equinox or haiku, which are not weights (let the objective close over them); a point
+            flow whose objective does not contain slow.
+
+    Source: Lorraine, Vicol and Duvenaud, "Optimizing millions of hyperparameters by implicit
+    differentiation" (2020): from a stationary point, K unrolled steps of gradient descent are the
+    K-term Neumann series, and K -> infinity is the implicit function theorem.
     """
     flow = Unroll() if flow is None else flow
     _check(optimizer, steps, flow)

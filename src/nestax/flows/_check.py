@@ -18,19 +18,20 @@ STEPS = (1, 2, 4)  # multiples of the step at which the function is measured
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GradientCheck:
-    """What `check_gradient` found; printing it gives a table. One entry per direction.
+    """The result of `check_gradient`; print it for a table. Arrays have one entry per direction.
 
     Attributes:
-        directions: what was tried: coordinates by their path, then random directions.
-        given: derivative along the direction according to the gradient.
-        measured: the same by central differences.
-        uncertainty: estimated error of `measured`, truncation and rounding.
+        directions: the directions: coordinates by their path, then random directions.
+        given: derivatives along the directions according to the gradient.
+        measured: derivatives by central differences.
+        uncertainty: estimated errors of `measured`, from truncation and rounding.
         error: the largest |given - measured|, relative to the largest derivative measured, or to
             1e-4 of the function's value where that is larger.
-        resolution: the largest uncertainty, relative likewise: errors below it cannot be seen.
+        resolution: the largest uncertainty, relative to the same number. Smaller errors cannot be
+            seen.
         tolerance: relative error above which the check fails.
-        verdict: "passed"; "failed": a row disagrees by more than the tolerance and its own
-            uncertainty; "inconclusive": it does not, but the uncertainty is above the tolerance.
+        verdict: "passed"; "failed": a row differs by more than the tolerance and its own
+            uncertainty; "inconclusive": no row does, but the uncertainty is above the tolerance.
     """
 
     directions: tuple[str, ...]
@@ -44,7 +45,7 @@ class GradientCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the gradient is right as far as the tolerance asks; false if inconclusive."""
+        """Whether the gradient is right up to the tolerance; False if inconclusive."""
         return self.verdict == "passed"
 
     def __str__(self) -> str:
@@ -84,34 +85,40 @@ def check_gradient(
     """Compares a gradient with central differences, both in float64.
 
     Along a direction d the function is measured at point ± h d, ± 2 h d and ± 4 h d. Richardson's
-    extrapolation of the central differences gives two estimates of fourth order; the difference
-    between them, and the size of the function's values, say how far they can be trusted. Random
-    directions have unit length; up to 20 numbers each coordinate is a direction too.
+    extrapolation of the central differences gives two estimates of fourth order. The difference
+    between them, and the size of the function's values, give the uncertainty. Random directions
+    have unit length. For a point of up to 20 numbers each coordinate is a direction too.
 
-    The function must be one whose derivative is meant: a stop_gradient, or a flow which leaves part
-    of a total derivative out on purpose, shows here as an error, of the size of what it leaves out.
+    The check measures the derivative of the function as it is computed. A `stop_gradient`, or a
+    flow that leaves out a part of a total derivative on purpose, shows as an error of that size.
+
+    Example:
+        ```python
+        loss = lambda x: jnp.sum(jnp.sin(x))
+        print(nx.flows.check_gradient(loss, jnp.ones(2), verbose=False).passed)  # True
+        ```
 
     Args:
-        function: point -> scalar; computes in the dtype of the point, which is float64 here, so
-            arrays it closes over should not be cast down inside.
-        point: any pytree; its inexact arrays are moved, everything else is a constant.
-        gradient: point -> pytree like point, or that pytree itself; None is `jax.grad(function)`.
+        function: point -> scalar. It computes in the dtype of the point, which is float64 here;
+            arrays that it closes over should not be cast down inside.
+        point: any pytree; its inexact arrays are moved, everything else is constant.
+        gradient: point -> pytree like point, or that pytree itself. None: `jax.grad(function)`.
             Leaves for constants are ignored.
         directions: number of random directions.
         key: seed or typed PRNG key of the directions.
-        step: h; None: 1e-3 of the larger of 1 and the point's root mean square. Larger for noisy
-            functions, smaller where the function bends sharply.
+        step: h. None: 1e-3 times the larger of 1 and the point's root mean square. Choose a larger
+            one for noisy functions, a smaller one where the function bends sharply.
         tolerance: relative error, to the largest derivative measured, above which the check fails.
-        verbose: print the table.
+        verbose: whether to print the table.
         coordinates: whether each coordinate of up to 20 numbers is a direction too.
 
     Returns:
-        `GradientCheck`, true if the check passed.
+        A `GradientCheck`, true if the check passed.
 
     Raises:
-        ValueError: a point without inexact arrays, or with complex ones; a gradient whose
-            structure or shapes are not those of the point; no direction at all.
-        TypeError: a function which does not return a scalar.
+        ValueError: a point without inexact arrays, or with complex ones; a gradient whose structure
+            or shapes are not those of the point; no direction at all.
+        TypeError: a function that does not return a scalar.
     """
     with jax.enable_x64(True):
         moving, combine = partition(_widen(point))

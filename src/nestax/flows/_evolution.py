@@ -47,7 +47,11 @@ class Evolution(Flow, abc.ABC):
             check_number(who, "clip", self.clip)
 
     def init(self, value: PyTree, copies: int | None) -> PyTree:
-        """See `Flow.init`: refuses what it cannot perturb."""
+        """See `Flow.init`: no memory.
+
+        Raises:
+            ValueError: the value has complex leaves, which cannot be perturbed.
+        """
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(value)):
             raise ValueError(
                 f"{type(self).__name__} perturbs real numbers, and the level's value holds complex "
@@ -57,7 +61,15 @@ class Evolution(Flow, abc.ABC):
 
     @abc.abstractmethod
     def drawn(self, memory: PyTree, noise: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        """(perturbations, weights, memory) of all pairs, from their memory and fresh noise."""
+        """The perturbations of one period.
+
+        Args:
+            memory: the memory of the flow.
+            noise: fresh noise, a pytree whose leaves have a leading axis of pairs.
+
+        Returns:
+            (perturbations, weights, memory): two pytrees like `noise`, and the next memory.
+        """
 
     def gradient(
         self, period: Period, memory: PyTree, key: PRNGKeyArray
@@ -87,7 +99,14 @@ class Evolution(Flow, abc.ABC):
         return jax.tree.map(estimate, weight), reached, memory
 
     def slopes(self, losses: Array) -> Array:
-        """What the weights are multiplied by, (pairs,), from the losses, (pairs, 2)."""
+        """The factors that the weights of the pairs are multiplied by.
+
+        Args:
+            losses: shape (pairs, 2), of the positive and the negative perturbation.
+
+        Returns:
+            An array of shape (pairs,).
+        """
         sound = jnp.all(jnp.isfinite(losses), axis=1)
         losses = losses if self.clip is None else jnp.minimum(losses, self.clip)
         losses = jnp.where(sound[:, None], losses, 0)
@@ -113,21 +132,32 @@ def _ranks(losses: Array, sound: Array) -> Array:
 class ES(Evolution):
     """Evolution strategies over one period: a fresh perturbation for every period.
 
-    Unbiased for the loss of one period, smoothed by N(0, sigma^2). In longer episodes the influence
-    of earlier periods is lost, as under an `Unroll` over one period.
+    Each pair of copies runs the period with value + e and value - e, e drawn from N(0, sigma^2).
+    The gradient is the mean over pairs of e (L+ - L-) / (2 sigma^2). It is unbiased for the loss of
+    one period, smoothed by N(0, sigma^2). In longer episodes the influence of earlier periods is
+    lost, as under an `Unroll` over one period.
+
+    Example:
+        ```python
+        loss, key = jnp.floor, jax.random.key(0)  # the derivative is 0 almost everywhere
+        value, gradient = nx.evolution_gradient(loss, jnp.zeros(()), key, nx.ES(1.0), pairs=9999)
+        print(f"{gradient:.1f}")  # 1.0
+        ```
 
     Attributes:
         sigma: standard deviation of the perturbations.
-        shape: what is made of the losses. "difference": L+ - L-. "sign": its sign. "rank": the
-            difference of the losses' ranks among all copies, ranks from -1/2 to 1/2. The last two
-            are not unbiased, and do not change when losses are rescaled.
-        clip: losses above it count as it; None for no bound. A pair with a loss that is not finite
-            contributes nothing, in either case.
+        shape: the function of the losses in place of L+ - L-. "difference": L+ - L- itself. "sign":
+            its sign. "rank": the difference of their ranks among the losses of all copies, from
+            -1/2 to 1/2. The last two are biased, and do not change if losses are rescaled.
+        clip: losses above this are replaced by it; None for no bound. In either case a pair with a
+            loss that is not finite contributes nothing.
 
     Raises:
-        ValueError: sigma not positive, another shape, a clip that is no number.
+        ValueError: sigma is not a positive number; another shape; a clip that is not a finite
+            number.
 
-    Source: Salimans, Ho, Chen, Sidor and Sutskever (2017), with antithetic pairs.
+    Source: Salimans, Ho, Chen, Sidor and Sutskever, "Evolution strategies as a scalable alternative
+    to reinforcement learning" (2017), with antithetic pairs.
     """
 
     def drawn(self, memory: PyTree, noise: PyTree) -> tuple[PyTree, PyTree, PyTree]:
@@ -139,25 +169,36 @@ class ES(Evolution):
 class PES(Evolution):
     """Persistent evolution strategies: fresh perturbations, weighted by their sum in the episode.
 
-    Summed over the periods of an episode it is unbiased for the smoothed loss of the whole episode.
-    Its variance grows with the number of periods.
+    Summed over the periods of an episode the gradient is unbiased for the smoothed loss of the
+    whole episode. Its variance grows with the number of periods.
+
+    Example:
+        ```python
+        loss, zero = lambda v, batch: (v["w"] - 1) ** 2, lambda v, task, key: jnp.zeros(())
+        w = nx.Level("w", loss, lambda v: optax.sgd(v["rate"]), start=zero, horizon=8)
+        rate = nx.Level("rate", loss, optax.sgd(0.01), every=4, flow=nx.PES(0.01))
+        nest = nx.Nest([w, rate], copies=32)
+        state, info = nest.run(nest.init({"rate": 0.05}, jax.random.key(0)), steps=10)
+        print(state.values["rate"] > 0.05)  # True
+        ```
 
     Attributes:
         sigma: standard deviation of the perturbations.
-        shape: what is made of the losses. "difference": L+ - L-. "sign": its sign. "rank": the
-            difference of the losses' ranks among all copies, ranks from -1/2 to 1/2. The last two
-            are not unbiased, and do not change when losses are rescaled.
-        clip: losses above it count as it; None for no bound. A pair with a loss that is not finite
-            contributes nothing, in either case.
+        shape: the function of the losses in place of L+ - L-, as for `ES`: "difference", "sign" or
+            "rank". The last two are biased, and do not change if losses are rescaled.
+        clip: losses above this are replaced by it; None for no bound. In either case a pair with a
+            loss that is not finite contributes nothing.
 
     Raises:
-        ValueError: sigma not positive, another shape, a clip that is no number.
+        ValueError: sigma is not a positive number; another shape; a clip that is not a finite
+            number.
 
-    Source: Vicol, Metz and Sohl-Dickstein (2021), algorithm 2.
+    Source: Vicol, Metz and Sohl-Dickstein, "Unbiased gradient estimation in unrolled computation
+    graphs with persistent evolution strategies" (2021), algorithm 2.
     """
 
     def init(self, value: PyTree, copies: int | None) -> PyTree:
-        """See `Flow.init`: the sums, one for each pair."""
+        """See `Flow.init`: the sums of the perturbations, one for each pair."""
         super().init(value, copies)
         return _for_pairs(value, copies)
 
@@ -175,22 +216,22 @@ class PES(Evolution):
 class NRES(Evolution):
     """Noise-reuse evolution strategies: one perturbation for each episode.
 
-    Unbiased for the smoothed loss of the whole episode, as `PES` is; its variance does not grow
-    with the number of periods.
+    Like `PES` it is unbiased for the smoothed loss of the whole episode. Unlike that of `PES` its
+    variance does not grow with the number of periods.
 
     Attributes:
         sigma: standard deviation of the perturbations.
-        shape: what is made of the losses. "difference": L+ - L-. "sign": its sign. "rank": the
-            difference of the losses' ranks among all copies, ranks from -1/2 to 1/2. The last two
-            are not unbiased, and do not change when losses are rescaled.
-        clip: losses above it count as it; None for no bound. A pair with a loss that is not finite
-            contributes nothing, in either case.
+        shape: the function of the losses in place of L+ - L-, as for `ES`: "difference", "sign" or
+            "rank". The last two are biased, and do not change if losses are rescaled.
+        clip: losses above this are replaced by it; None for no bound. In either case a pair with a
+            loss that is not finite contributes nothing.
 
     Raises:
-        ValueError: sigma not positive, another shape, a clip that is no number.
+        ValueError: sigma is not a positive number; another shape; a clip that is not a finite
+            number.
 
-    Source: Li, Harrison, Sohl-Dickstein, Smith and Metz (2023), algorithm 1; the ES-Single of Vicol
-    (2023).
+    Source: Li, Harrison, Sohl-Dickstein, Smith and Metz, "Variance-reduced gradient estimation via
+    noise-reuse in online evolution strategies" (2023), algorithm 1; the ES-Single of Vicol (2023).
     """
 
     def init(self, value: PyTree, copies: int | None) -> PyTree:

@@ -22,49 +22,45 @@ def evolution_gradient(
     flow: Flow,
     pairs: int = 16,
 ) -> tuple[Array, PyTree]:
-    """Estimates the gradient of a smoothed loss from values of the loss: `jax.value_and_grad`
-    without derivatives.
+    """Estimates the gradient of a smoothed loss from values of the loss alone.
 
-    With perturbations e_i drawn from N(0, sigma^2) for each pair i, the gradient is the mean over
-    pairs of e_i (loss(value + e_i) - loss(value - e_i)) / (2 sigma^2). It is unbiased for
-    E loss(value + e) unless the flow ranks, clips or takes signs. Its variance is proportional to
-    1 / pairs, and grows with the number of perturbed numbers.
+    It is `jax.value_and_grad` without derivatives. With perturbations e_i drawn from N(0, sigma^2)
+    for each pair i, the gradient is the mean over pairs of e_i (loss(value + e_i) - loss(value -
+    e_i)) / (2 sigma^2). It is unbiased for E loss(value + e) unless the flow ranks, clips or takes
+    signs. Its variance is proportional to 1 / pairs, and grows with the number of perturbed
+    numbers.
 
-    The loss may be anything that `jax.vmap` takes: all 2 * pairs values are evaluated at once. What
-    is random in it should be drawn from a key that it closes over, so that all pairs share it. A
-    loss at the end of an inner problem is
-
-        def loss(slow):
-            return outer(nx.best_response(inner, optax.sgd(0.1), 20)(slow, start))
-
-        value, gradient = nx.evolution_gradient(loss, slow, key, nx.ES(0.1), pairs=64)
-
-    Args:
-        loss: value -> real scalar.
-        value: a pytree; its arrays of real numbers are perturbed, all other leaves are constants.
-        key: such as `jax.random.key(0)`; another one for every call.
-        flow: `ES(sigma)`, with its options `shape` and `clip`.
-        pairs: number of antithetic pairs, >= 1.
-
-    Returns:
-        (loss, gradient): the mean loss of the 2 * pairs perturbed values, not finite where one of
-        them is not; a pytree like `value`, in its dtypes, with None in place of constants.
-
-    Raises:
-        TypeError: a loss that is no function, or returns no real scalar; a flow that does not
-            perturb values.
-        ValueError: a flow that remembers perturbations (`PES`, `NRES`), which a nest can run; pairs
-            below 1; no key; a value that holds no array of real numbers, or a complex one.
-
-    Source: Salimans, Ho, Chen, Sidor and Sutskever (2017), with antithetic pairs.
+    The loss may be anything that `jax.vmap` accepts: all 2 * pairs values are evaluated at once.
+    Its randomness should come from a key that it closes over, so that all pairs share it. It may
+    contain an inner problem: `lambda slow: outer(nx.best_response(inner, optax.sgd(0.1), 20)(slow,
+    start))`.
 
     Example:
-        >>> import jax, jax.numpy as jnp, nestax as nx
-        >>> loss = lambda x: jnp.sum(jnp.floor(4 * x))  # its derivative is 0 almost everywhere
-        >>> key, flow = jax.random.key(0), nx.ES(1.0)
-        >>> _, gradient = nx.evolution_gradient(loss, jnp.ones(2), key, flow, pairs=9999)
-        >>> print(jnp.round(gradient))
-        [4. 4.]
+        ```python
+        loss = lambda x: jnp.sum(jnp.floor(4 * x))  # the derivative is 0 almost everywhere
+        key, flow = jax.random.key(0), nx.ES(1.0)
+        value, gradient = nx.evolution_gradient(loss, jnp.ones(2), key, flow, pairs=9999)
+        print(jnp.round(gradient))  # [4. 4.]
+        ```
+
+    Args:
+        loss: `value -> real scalar`.
+        value: a pytree. Its arrays of real numbers are perturbed; all other leaves are constants.
+        key: such as `jax.random.key(0)`; a new one for every call.
+        flow: `ES(sigma)`, with its options `shape` and `clip`.
+        pairs: number of antithetic pairs, at least 1.
+
+    Returns:
+        (loss, gradient): the mean loss of the 2 * pairs perturbed values, not finite if one of them
+        is not; and a pytree like `value`, in its dtypes, with None in place of constants.
+
+    Raises:
+        TypeError: a loss that is not a function, or does not return a real scalar; a flow that does
+            not perturb values.
+        ValueError: a flow that remembers perturbations (`PES`, `NRES`), which needs a nest; pairs
+            below 1; not a key; a value without an array of real numbers, or with a complex one.
+
+    Source: Salimans, Ho, Chen, Sidor and Sutskever (2017), with antithetic pairs.
     """
     who = "evolution_gradient"
     if not callable(loss):

@@ -24,19 +24,26 @@ from ._solvers import Identity, check_number
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class FiniteDifference(Flow):
-    """DARTS of second order: the inner level is one step of gradient descent away.
+    """Second-order DARTS: the inner level is one step of gradient descent away.
 
     With w' = w - rate d_w L_in(w) and v = d_w' L_out(w'),
 
-        d L_out(w', slow) / d slow = d_slow L_out
-            - rate (d_slow L_in(w + e v) - d_slow L_in(w - e v)) / (2 e),   e = scale / |v|,
+    ```text
+    d L_out(w', slow) / d slow = d_slow L_out
+        - rate (d_slow L_in(w + e v) - d_slow L_in(w - e v)) / (2 e),   e = scale / |v|,
+    ```
 
-    which takes two more gradients and no second derivative. Without the rounding and the error of
+    which needs two more gradients and no second derivative. Apart from rounding and the error of
     the difference it is `Implicit(Identity(rate))` at w'.
 
     Attributes:
-        rate: xi of the virtual step, best the inner level's own; 0 is DARTS of first order.
+        rate: xi, the step size of the virtual step; best that of the inner level. 0 is first-order
+            DARTS.
         scale: length of the difference's step in weight space, |e v|.
+
+    Raises:
+        ValueError: `rate` is not a finite Python number of at least 0; `scale` is not a positive
+            one.
 
     Source: Liu, Simonyan and Yang, "DARTS" (2019), equations (7) and (8).
     """
@@ -62,14 +69,34 @@ class FiniteDifference(Flow):
         return point_response(self, inner)
 
     def root(self, condition: Callable, inner: Callable, stays: bool = False) -> Callable:
-        """See `Implicit.root`; the value is where the virtual step leads, unless it stays."""
+        """The levels inside as a function of the values outside.
+
+        Args:
+            condition: what vanishes where they have settled; not used here.
+            inner: the sum of their objectives, `(fast, slow, data) -> scalar`.
+            stays: whether the value is `fast` itself, instead of the end of the virtual step.
+
+        Returns:
+            `(fast, slow, data) -> fast`, as from `virtual_step`.
+        """
         del condition
         return virtual_step(inner, self, stays)
 
     def value_and_gradient(
         self, loss: Callable, condition: Callable, inner: Callable, slow: PyTree, fast: PyTree
     ) -> tuple[tuple[Array, Any], PyTree, Diagnostics]:
-        """See `Implicit.value_and_gradient`."""
+        """The total derivative of a loss at the virtual point.
+
+        Args:
+            loss: `(fast, slow, None) -> (scalar, aux)`.
+            condition: what vanishes where the levels inside have settled; not used here.
+            inner: the sum of their objectives, `(fast, slow, data) -> scalar`.
+            slow: the level's own value.
+            fast: the values of the levels inside.
+
+        Returns:
+            ((value, aux), gradient, diagnostics), as from `finite_difference_gradient`.
+        """
         del condition
         return finite_difference_gradient(loss, inner, self, slow, fast)
 
@@ -81,15 +108,23 @@ class FiniteDifference(Flow):
 def virtual_step(inner: Callable, flow: FiniteDifference, stays: bool = False) -> Callable:
     """The map (fast, slow, data=None) -> fast - rate d_fast inner, with the derivative of DARTS.
 
-    That with respect to `slow` is the central difference, with respect to `fast` zero: the point
-    that the step starts from counts as given. Inexact arrays that `inner` closes over are
-    differentiated like `slow`; `data` is constant.
+    The derivative with respect to `slow` is the central difference. With respect to `fast` it is
+    zero: the point from which the step starts counts as given. Inexact arrays that `inner` closes
+    over are differentiated like `slow`; `data` is constant.
 
     Args:
-        inner: (fast, slow, data) -> scalar.
+        inner: `(fast, slow, data) -> scalar`.
         flow: rate and scale.
-        stays: whether the value is `fast` itself: it is where a step led, and higher derivatives
-            count that it moves with `slow`.
+        stays: whether the value is `fast` itself: it is the end of an earlier step, and higher
+            derivatives treat it as a function of `slow`.
+
+    Returns:
+        The map.
+
+    Raises:
+        ValueError: when called: `inner` does not return a real scalar.
+
+    Source: Liu, Simonyan and Yang, "DARTS" (2019), equations (7) and (8).
     """
 
     def step(fast: PyTree, slow: PyTree, data: Any = None) -> PyTree:
@@ -106,19 +141,25 @@ def finite_difference_gradient(
     fast: PyTree,
     data: Any = None,
 ) -> tuple[tuple[Array, Any], PyTree, Diagnostics]:
-    """The gradient of loss(w', slow) by DARTS; value and aux are those at the virtual point w'.
+    """The gradient of loss(w', slow) by DARTS, at the virtual point w'.
 
     Args:
-        loss: (fast, slow, data) -> (scalar, aux).
-        inner: (fast, slow, data) -> scalar, the inner objective itself.
+        loss: `(fast, slow, data) -> (scalar, aux)`.
+        inner: `(fast, slow, data) -> scalar`, the inner objective itself.
         flow: rate and scale.
-        slow: pytree; its inexact arrays are differentiated with respect to.
-        fast: pytree; the inner level's present value.
+        slow: a pytree; its inexact arrays are differentiated with respect to.
+        fast: a pytree; the inner level's present value.
         data: constants of any dtype.
 
     Returns:
-        ((value, aux), gradient, diagnostics) as from `implicit_gradient`. The inner gradient's norm
-        is that at `fast`; no linear system is solved (residual -1), no product is taken.
+        ((value, aux), gradient, diagnostics): value and aux are those at w'. The gradient is a
+        pytree like `slow`. In the `Diagnostics` the norm of the inner gradient is that at `fast`;
+        no linear system is solved (residual -1), and no product is counted.
+
+    Raises:
+        ValueError: `loss` or `inner` does not return a real scalar.
+
+    Source: Liu, Simonyan and Yang, "DARTS" (2019), equations (7) and (8).
     """
     step = _Step(inner, flow, fast, slow, data)
 

@@ -15,11 +15,11 @@ from ._point_response import settled
 
 
 class Reached(NamedTuple):
-    """Where a run of a period has come to.
+    """The end of a run of a period.
 
     Attributes:
-        loss: what is differentiated: the level's loss, over copies their mean.
-        losses: (copies,), each copy's own; a scalar without copies.
+        loss: the level's loss, which is differentiated, shape (); with copies their mean.
+        losses: the loss of each copy, shape (copies,); shape () without copies.
         end: what a nest needs to go on from there.
     """
 
@@ -32,13 +32,13 @@ class Period(NamedTuple):
     """A level's period, which its flow may run from the beginning with any value.
 
     Attributes:
-        value: the level's present value, what is trained of it, in float32 at least; None in place
+        value: the trained leaves of the level's present value, in float32 at least; None in place
             of other leaves.
-        copies: how many there are, or None.
-        run: value -> `Reached`, for any value like `value`; pure, and to be differentiated in any
-            mode.
-        run_each: values with a leading axis of copies -> `Reached`: a value for each copy, which a
-            flow announces by `perturbs = True`.
+        copies: number of copies, or None.
+        run: `value -> Reached`, for any value like `value`. A pure function that can be
+            differentiated in any mode.
+        run_each: `values -> Reached`, where values have a leading axis of copies: a value for each
+            copy. For flows that set `perturbs = True`.
     """
 
     value: PyTree
@@ -50,29 +50,30 @@ class Period(NamedTuple):
 class Flow(Brief, abc.ABC):
     """How the gradient of a level passes through the updates of the levels inside it.
 
-    A flow is a frozen dataclass. Nests ask it for facts, by these attributes, and never for its
-    type. A flow of your own sets `follows = True` and defines `gradient`, which may run the level's
-    period as often as it likes; docs/guides/flows.md has one of fifteen lines.
+    A flow is a frozen dataclass. Nests read its attributes and never test its type. To write one,
+    set `follows = True` and define `gradient`, which may run the level's period any number of
+    times. The guide [Which flow?](../guides/flows.md) has an example of fifteen lines.
 
     Attributes:
-        partial: whether it takes the levels inside as constants.
-        follows: whether it runs the level's own period, or looks at one point.
-        joint: of a flow that follows a period, whether it takes the gradients of several peers at
-            once, by `value_and_gradients`; else `gradient` is called for each level.
-        estimates: whether its gradient is right in the mean only, so that one draw of it cannot be
-            checked against differences.
+        partial: whether the levels inside are constants.
+        follows: whether it runs the level's own period; False: it evaluates derivatives at one
+            point.
+        joint: of a flow that follows a period, whether it computes the gradients of several peers
+            at once, by `value_and_gradients`. False: `gradient` is called for each level.
+        estimates: whether its gradient is right in the mean only, so that a single draw cannot be
+            compared with differences.
         perturbs: whether every copy runs the period with a value of its own. Copies 2i and 2i + 1
             are then an antithetic pair: they share tasks, starts and batches.
         reverse: of a flow that follows a period, whether it differentiates in reverse mode.
-        last: how many iterations of the loop just inside it differentiates; None for all of them.
-        first_order: whether it takes the gradients of the levels inside as constants.
-        by_update: of a flow that looks at one point, whether the levels inside rest where their
+        last: number of iterations of the loop just inside that it differentiates; None for all.
+        first_order: whether the gradients of the levels inside are constants.
+        by_update: of a flow that uses one point, whether the levels inside have settled where their
             updates vanish, instead of their gradients.
-        differences: whether it evaluates the objectives inside at other points, so that those must
-            be plain losses.
-        rough: whether it approximates by design, so that the derivative of its gradient is not that
-            of what it computes: `Nest.map` refuses it.
-        context: where it takes the batches of the levels inside from; None for their own.
+        differences: whether it evaluates the objectives inside at other points. These must then be
+            plain losses.
+        rough: whether it approximates by design, so that the derivative of its gradient is not the
+            derivative of what it computes. `Nest.map` refuses it.
+        context: source of the batches of the levels inside; None for their own.
     """
 
     partial: ClassVar[bool] = False
@@ -89,22 +90,29 @@ class Flow(Brief, abc.ABC):
     context: Any = None
 
     def init(self, value: PyTree, copies: int | None) -> PyTree:
-        """What the flow remembers, at first: arrays and numbers, whose structure, shapes and dtypes
-        it keeps.
+        """The first memory of the flow: arrays and numbers.
+
+        Later memories must have the same structure, shapes and dtypes.
 
         Args:
-            value: what is trained of the level's value, None in place of other leaves.
-            copies: of the nest, or None.
+            value: the trained leaves of the level's value, None in place of other leaves.
+            copies: number of copies of the nest, or None.
+
+        Returns:
+            A pytree; () for no memory.
         """
         del value, copies
         return ()
 
     def restarted(self, memory: PyTree, due: Array) -> PyTree:
-        """The memory when episodes begin.
+        """The memory at the moment when episodes begin.
 
         Args:
-            memory: of the flow.
-            due: (copies,), which copies begin anew; a scalar without copies.
+            memory: the memory of the flow.
+            due: which copies begin anew, bool, shape (copies,); shape () without copies.
+
+        Returns:
+            A memory like `memory`.
         """
         del due
         return memory
@@ -117,41 +125,71 @@ class Flow(Brief, abc.ABC):
         Args:
             period: the level's period, to be run.
             memory: from `init` or the last call.
-            key: for noise, another one for every update.
+            key: for noise; a new one for every update.
 
         Returns:
-            (gradient, reached, memory): the gradient is a pytree like `period.value`; `reached` is
-            what one of the runs returned; the memory is like the one that came. The nest goes on
-            from where that run has taken the levels inside. The level's own value stays where it
-            was, whatever value it was run with, and its optimizer moves it.
+            (gradient, reached, memory): the gradient is a pytree like `period.value`; `reached` was
+            returned by one of the runs; the memory is like the one given. The nest goes on from the
+            state that this run has reached inside. The level's own value stays as it was, whatever
+            value it was run with, and its optimizer moves it.
         """
         raise NotImplementedError(f"{type(self).__name__} follows a period and defines no gradient")
 
     def loop(self, make_body: Callable[[bool], Callable], carry: Any, length: int) -> Any:
-        """The loop of a period that this flow differentiates; `make_body(lean)` is one iteration,
-        as `unrolled` takes it."""
+        """Runs the loop of a period that this flow differentiates.
+
+        Args:
+            make_body: `lean -> body`, one iteration, as `unrolled` takes it.
+            carry: the carry at the beginning.
+            length: number of iterations.
+
+        Returns:
+            (carry, outputs) as from `jax.lax.scan`.
+        """
         return jax.lax.scan(make_body(False), carry, None, length)
 
     def response(self, inner: Inner) -> Callable[[PyTree, PyTree], PyTree]:
-        """(values, start) -> where an inner problem ends, with this flow's derivatives, as
-        `best_response` hands it out."""
+        """The map from slow values to the end of an inner problem, with this flow's derivatives.
+
+        `best_response` calls it.
+
+        Args:
+            inner: the inner problem: `loss(point, values)`, `transformation(values)` and `steps`.
+
+        Returns:
+            `(values, start) -> end`, where `values` is the slow value and `end` is like `start`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no response to differentiate")
 
     def doubt(self, report: Any) -> str | None:
-        """Why the gradients of some updates should not be trusted, from their `LevelInfo`; None
-        where nothing speaks against them."""
+        """The reason why the gradients of some updates should not be trusted.
+
+        Args:
+            report: the `LevelInfo` of these updates.
+
+        Returns:
+            The reason, to be completed to a warning; None if there is none.
+        """
         del report
         return None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Direct(Flow):
-    """Partial derivative. Inner levels are treated as constants."""
+    """Partial derivative. Inner levels are treated as constants.
+
+    Example:
+        ```python
+        inner = lambda goal, w: (w - goal) ** 2
+        end = nx.best_response(inner, optax.sgd(0.25), 3, nx.Direct())
+        print(jax.grad(end)(1.0, jnp.zeros(())))  # 0.0
+        ```
+    """
 
     partial: ClassVar[bool] = True
 
     def response(self, inner: Inner) -> Callable[[PyTree, PyTree], PyTree]:
-        """See `Flow.response`: a constant."""
+        """See `Flow.response`: the end is a constant."""
 
         def respond(values: PyTree, point: PyTree) -> PyTree:
             pure, constants, _ = hoist(inner.loss, point, values)

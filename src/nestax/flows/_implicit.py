@@ -30,42 +30,59 @@ _MOVING = 1e-4  # relative change of weights above which they are at no fixed po
 
 
 class Diagnostics(NamedTuple):
-    """How far to trust a gradient found at one point: scalars; -1 where nothing was measured."""
+    """How far to trust a gradient computed at one point; scalars, -1 where nothing was measured.
 
-    inner_gradient: Array  # norm of the stationarity condition, 0 at its root
-    residual: Array  # relative, of the linear system
-    products: Array  # Hessian-vector products spent
-    diverged: Array  # the solver went astray, or the gradient is not finite
+    Attributes:
+        inner_gradient: norm of the stationarity condition, 0 at its root.
+        residual: relative residual of the linear system.
+        products: number of Hessian-vector products.
+        diverged: whether the solver diverged or the gradient is not finite.
+    """
+
+    inner_gradient: Array
+    residual: Array
+    products: Array
+    diverged: Array
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Implicit(Flow):
     """Implicit derivative of the inner levels, linearized at their present values.
 
-    Leaves that an inner optimizer cannot move (`optax.set_to_zero` for a part of the leaves) are
-    constants. An inner level that accumulates is linearized on the batches of its whole period.
+    It is exact where the inner levels have settled, and costs one linear system instead of a pass
+    through the steps. Leaves that an inner optimizer cannot move (`optax.set_to_zero` for a part of
+    the leaves) are constants. An inner level that accumulates is linearized on the batches of its
+    whole period.
+
+    Example:
+        ```python
+        inner = lambda goal, w: (w - goal) ** 2
+        end = nx.best_response(inner, optax.sgd(0.25), 3, nx.Implicit(nx.CG()))
+        print(f"{jax.grad(end)(1.0, jnp.zeros(())):.3f}")  # 1.000
+        ```
 
     Attributes:
-        solver: how the linear system is solved.
-        context: where the condition takes its batch from; None: each inner level's own context.
+        solver: the solver of the linear system, such as `CG(20)`.
+        context: the source of the batch for the condition. None: each inner level's own context.
         tolerance: warn once if the norm of the condition or the relative residual of the linear
             system exceeds this. None: warn if the solver diverges, or if a converging solver leaves
             a residual above 0.1.
         condition: what vanishes where the inner levels have settled. "objective": the gradient of
             their objective. "update": the change that their optimizer makes, to the weights and to
             its memory. The second is right for weight decay, projections and proximal steps inside
-            an optimizer, under which weights come to rest at other points than the objective's
-            stationary ones. Its linear system is not symmetric and holds the optimizer's memory
-            too: use `GMRES`, `Dense`, or `Neumann(terms, rate=1.0)`, which equals unrolling as many
-            steps.
+            an optimizer: weights then settle at other points than the stationary points of the
+            objective. Its linear system is not symmetric and includes the optimizer's memory: use
+            `GMRES`, `Dense`, or `Neumann(terms, rate=1.0)`, which equals unrolling as many steps.
 
     Raises:
         TypeError: `solver` is not a solver.
-        ValueError: another condition; a solver for symmetric systems with `condition="update"`.
+        ValueError: another condition; a solver for symmetric systems with `condition="update"`; a
+            tolerance that is not a number of at least 0.
 
-    Source: Lorraine et al. (2020) for the objective; for fixed points of updates Gilbert,
-    "Automatic differentiation and iterative processes" (1992); for proximal and projected steps
-    Bertrand et al., "Implicit differentiation of Lasso-type models" (2020), section 3.
+    Source: Lorraine, Vicol and Duvenaud (2020), equation (3), for the objective; for fixed points
+    of updates Gilbert, "Automatic differentiation and iterative processes" (1992); for proximal and
+    projected steps Bertrand et al., "Implicit differentiation of Lasso-type models" (2020), section
+    3.
     """
 
     solver: Solver
@@ -90,12 +107,12 @@ class Implicit(Flow):
 
     @property
     def by_update(self) -> bool:
-        """See `Flow`."""
+        """Whether the condition is "update"; see `Flow`."""
         return self.condition == "update"
 
     @property
     def rough(self) -> bool:
-        """See `Flow`."""
+        """Whether the solver is truncated by design; see `Flow`."""
         return self.solver.truncated
 
     @property
@@ -108,12 +125,15 @@ class Implicit(Flow):
         return point_response(self, inner)
 
     def root(self, condition: Callable, inner: Callable, stays: bool = False) -> Callable:
-        """The levels inside as a function (fast, slow, data) -> fast of what lies outside.
+        """The levels inside as a function of the values outside.
 
         Args:
-            condition: what vanishes where they have settled, (fast, slow, data).
-            inner: the sum of their objectives, (fast, slow, data).
-            stays: whether its value is `fast` itself, as it always is here.
+            condition: what vanishes where they have settled, `(fast, slow, data) -> pytree`.
+            inner: the sum of their objectives, `(fast, slow, data) -> scalar`.
+            stays: whether the value is `fast` itself; here it always is.
+
+        Returns:
+            `(fast, slow, data) -> fast`, as from `implicit_root`.
         """
         del inner, stays
         return implicit_root(condition, self.solver)
@@ -121,14 +141,18 @@ class Implicit(Flow):
     def value_and_gradient(
         self, loss: Callable, condition: Callable, inner: Callable, slow: PyTree, fast: PyTree
     ) -> tuple[tuple[Array, Any], PyTree, Diagnostics]:
-        """The total derivative of loss(fast, slow, None) -> (scalar, aux) at the present point.
+        """The total derivative of a loss at the present point.
 
         Args:
-            loss: as for `implicit_gradient`.
-            condition: what vanishes where the levels inside have settled, (fast, slow, data).
-            inner: the sum of their objectives, (fast, slow, data).
+            loss: `(fast, slow, None) -> (scalar, aux)`.
+            condition: what vanishes where the levels inside have settled, `(fast, slow, data) ->
+                pytree`.
+            inner: the sum of their objectives, `(fast, slow, data) -> scalar`.
             slow: the level's own value.
-            fast: the levels inside.
+            fast: the values of the levels inside.
+
+        Returns:
+            ((value, aux), gradient, diagnostics), as from `implicit_gradient`.
         """
         del inner
         return implicit_gradient(loss, condition, self.solver, slow, fast, settled=False)
@@ -170,17 +194,33 @@ class Implicit(Flow):
 
 
 def implicit_root(stationarity: Callable, solver: Solver) -> Callable:
-    """The map (fast, slow, data=None) -> fast that differentiates as a root of `stationarity`.
+    """The map (fast, slow, data=None) -> fast that is differentiated as a root of `stationarity`.
 
-    Its value is `fast` itself, which should be (near) the root of stationarity(fast, slow, data);
-    its derivative with respect to `slow` is the implicit one, with respect to `fast` zero, of every
-    order in reverse mode. Inexact arrays that `stationarity` closes over are differentiated like
-    `slow`; `data` is constant.
+    Its value is `fast` itself, which should be a root of `stationarity(fast, slow, data)`, or near
+    it. Its derivative with respect to `slow` is the implicit one, and with respect to `fast` zero;
+    all orders exist in reverse mode. Inexact arrays that `stationarity` closes over are
+    differentiated like `slow`; `data` is constant.
+
+    Example:
+        ```python
+        square = lambda w, a, data: w**2 - a  # its root is sqrt(a)
+        root = nx.flows.implicit_root(square, nx.Dense())
+        print(f"{jax.grad(lambda a: root(jnp.asarray(2.0), a))(4.0):.3f}")  # 0.250
+        ```
 
     Args:
-        stationarity: (fast, slow, data) -> pytree with an array for each inexact array of `fast`,
-            of its shape: for an inner objective its gradient.
-        solver: solves with the transposed Jacobian; a game needs one that is not `symmetric`.
+        stationarity: `(fast, slow, data) -> pytree` with an array for each inexact array of `fast`,
+            of the same shape. For an inner objective: its gradient.
+        solver: solves with the transposed Jacobian. A game needs a solver that is not `symmetric`.
+
+    Returns:
+        The map.
+
+    Raises:
+        TypeError: `solver` is not a solver. When called: `fast` or `slow` has no inexact array.
+
+    Source: the implicit function theorem; Lorraine, Vicol and Duvenaud, "Optimizing millions of
+    hyperparameters by implicit differentiation" (2020), equations (3) and (5).
     """
     check_solver("implicit_root", solver)
 
@@ -202,22 +242,29 @@ def implicit_gradient(
 ) -> tuple[tuple[Array, Any], PyTree, Diagnostics]:
     """The total derivative of loss(fast(slow), slow) where `fast` solves `stationarity`.
 
-    d_slow loss - (d_slow S)' A^(-T) d_fast loss, with A = d_fast S. The result can be
-    differentiated again, in reverse mode, and then counts that `fast` moves with `slow`.
+    It is d_slow loss - (d_slow S)' A^(-T) d_fast loss, with A = d_fast S. The result can be
+    differentiated again, in reverse mode; `fast` then moves with `slow`.
 
     Args:
-        loss: (fast, slow, data) -> (scalar, aux).
-        stationarity: as for `implicit_root`.
+        loss: `(fast, slow, data) -> (scalar, aux)`.
+        stationarity: S, as for `implicit_root`.
         solver: as for `implicit_root`.
-        slow: pytree; its inexact arrays are differentiated with respect to.
-        fast: pytree; its inexact arrays are the root.
+        slow: a pytree; its inexact arrays are differentiated with respect to.
+        fast: a pytree; its inexact arrays are the root.
         data: constants of any dtype.
-        settled: whether derivatives of the result count that `fast` moves with `slow`; if not they
-            are those of the formula at (fast, slow) as it stands, with respect to both.
+        settled: whether `fast` moves with `slow` in derivatives of the result. False: these are the
+            derivatives of the formula at (fast, slow), with respect to both.
 
     Returns:
-        ((value, aux), gradient, diagnostics): the gradient is a pytree like `slow`, None in place
-        of leaves that are not inexact arrays.
+        ((value, aux), gradient, diagnostics): the gradient is a pytree like `slow`, with None in
+        place of leaves that are not inexact arrays; `diagnostics` is a `Diagnostics`.
+
+    Raises:
+        TypeError: `solver` is not a solver; `fast` or `slow` has no inexact array.
+        ValueError: the loss is not a real scalar; a stationarity condition of other shapes than
+            `fast`.
+
+    Source: Lorraine, Vicol and Duvenaud (2020), equation (3).
     """
     check_solver("implicit_gradient", solver)
     problem = _Problem(stationarity, fast, slow, data)
@@ -247,29 +294,35 @@ def implicit_gradient(
 
 
 def hypergradient(outer: Callable, inner: Callable, solver: Solver) -> Callable:
-    """The gradient of outer(slow, fast(slow)) with respect to slow, fast(slow) = argmin inner.
+    """The gradient of outer(slow, fast(slow)) in slow, where fast(slow) = argmin inner(slow, .).
 
-    Differentiable itself, in reverse mode: `fast` counts as the best response wherever it occurs.
-    Works under `jit`, which callers should apply, and under `vmap`, on sharded arrays, and within
-    `jax.shard_map`; objectives may close over anything. Any stationary point will do, a maximum
-    or, with `Dense`, a saddle too.
-
-    Args:
-        outer: (slow, fast) -> scalar.
-        inner: (slow, fast) -> scalar; `fast` is (near) a stationary point of it.
-        solver: `CG(20)` unless there is a reason: `Neumann` gives what unrolling would, `Dense` is
-            exact for small problems, `Nystrom` needs no iterations, `Identity` no products.
-
-    Returns:
-        A function (slow, fast, diagnostics=False) -> gradient, a pytree like `slow` with None in
-        place of what is no inexact array; with diagnostics, (gradient, `Diagnostics`).
+    The gradient can be differentiated again, in reverse mode: `fast` counts as the best response
+    wherever it occurs. It works under `jit`, which callers should apply, and under `vmap`, on
+    sharded arrays, and within `jax.shard_map`. Objectives may close over anything. Any stationary
+    point is allowed: also a maximum or, with `Dense`, a saddle.
 
     Example:
-        >>> import jax.numpy as jnp, nestax as nx
-        >>> inner = lambda decay, w: 0.5 * jnp.sum((w - 1) ** 2 + jnp.exp(decay) * w**2)
-        >>> outer = lambda decay, w: 0.5 * jnp.sum(w**2)
-        >>> nx.hypergradient(outer, inner, nx.CG(20))(jnp.zeros(2), jnp.full(2, 0.5))
-        Array([-0.125, -0.125], dtype=float32)
+        ```python
+        inner = lambda decay, w: 0.5 * jnp.sum((w - 1) ** 2 + jnp.exp(decay) * w**2)
+        outer = lambda decay, w: 0.5 * jnp.sum(w**2)
+        gradient = nx.hypergradient(outer, inner, nx.CG(20))
+        print(jnp.round(gradient(jnp.zeros(2), jnp.full(2, 0.5)), 3))  # [-0.125 -0.125]
+        ```
+
+    Args:
+        outer: `(slow, fast) -> scalar`.
+        inner: `(slow, fast) -> scalar`; `fast` is a stationary point of it, or near one.
+        solver: `CG(20)` unless there is a reason. `Neumann` gives the gradient of unrolling,
+            `Dense` is exact for small problems, `Nystrom` needs no iterations, `Identity` no
+            products.
+
+    Returns:
+        A function `(slow, fast, diagnostics=False) -> gradient`, a pytree like `slow` with None in
+        place of leaves that are not inexact arrays; with diagnostics, (gradient, `Diagnostics`).
+
+    Raises:
+        TypeError: `solver` is not a solver. When called: `slow` or `fast` has no inexact array.
+        ValueError: when called: `outer` or `inner` does not return a real scalar.
 
     Source: Lorraine, Vicol and Duvenaud (2020), equation (3).
     """

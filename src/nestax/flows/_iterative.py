@@ -15,21 +15,33 @@ from ._solvers import Attempt, Product, Solver, check_count, check_number
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CG(Solver):
-    """Conjugate gradients on A + damping I. A: symmetric and definite, of either sign.
+    """Conjugate gradients on A + damping I, where A is symmetric and definite, of either sign.
 
-    Exact after as many steps as A has distinct eigenvalues. Stops at a relative residual, and where
-    a direction has no curvature left, less than rounding leaves of the largest eigenvalue. What
-    breaks down so before it converged is reported as diverged.
+    Exact after as many steps as A has distinct eigenvalues. Stops at a relative residual, or at a
+    direction whose curvature is below the rounding error of the largest eigenvalue. A breakdown
+    before convergence is reported as divergence.
 
-    Within `jax.shard_map` all steps are always run, converged iterates frozen: devices that stop at
-    different steps would wait for one another for ever if the product communicates.
+    Within `jax.shard_map` all steps are always run, and converged iterates no longer change: if the
+    product communicates, devices that stop at different steps would wait for each other forever.
+
+    Example:
+        ```python
+        matrix, b = jnp.array([[2.0, 1.0], [1.0, 3.0]]), jnp.array([3.0, 4.0])
+        x, info = nx.flows.solve_linear(nx.CG(5), jnp.matmul, matrix, b)
+        print(jnp.round(x, 3), info.products)  # [1. 1.] 2
+        ```
 
     Attributes:
-        steps: at most so many products.
+        steps: largest number of products.
         tolerance: relative residual at which to stop. None: 10 units of rounding.
-        damping: added to every eigenvalue; the reported residual is that of A itself.
+        damping: added to every eigenvalue. The reported residual is that of A itself.
 
-    Source: Hestenes and Stiefel (1952), equations (3:1a-f).
+    Raises:
+        ValueError: `steps` is not a whole number of at least 1; `tolerance` or `damping` is not a
+            finite Python number of at least 0.
+
+    Source: Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems"
+    (1952), equations (3:1a-f).
     """
 
     steps: int = 20
@@ -105,18 +117,31 @@ class CG(Solver):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Neumann(Solver):
-    """The first terms of the Neumann series, rate sum_{j < terms} (I - rate A)^j b.
+    """The first terms of the Neumann series, rate * sum_{j < terms} (I - rate A)^j b.
 
-    At a stationary point this is what reverse mode through `terms` steps of gradient descent with
-    that rate gives. It converges iff every eigenvalue of I - rate A lies inside the unit circle,
-    for a Hessian iff 0 < rate < 2 / largest eigenvalue; a last term larger than the one before, or
-    a residual above 1, is reported as divergence. Truncation damps A by about 1 / (rate terms).
+    At a stationary point this equals reverse mode through `terms` steps of gradient descent with
+    that rate. The series converges if and only if every eigenvalue of I - rate A is inside the unit
+    circle; for a Hessian, if and only if 0 < rate < 2 / largest eigenvalue. A last term larger than
+    the one before, or a residual above 1, is reported as divergence. Truncation has the effect of a
+    damping of about 1 / (rate terms).
+
+    Example:
+        ```python
+        matrix, b = jnp.array([[2.0, 1.0], [1.0, 3.0]]), jnp.array([3.0, 4.0])
+        x, info = nx.flows.solve_linear(nx.Neumann(20, rate=0.3), jnp.matmul, matrix, b)
+        print(jnp.round(x, 3), info.products)  # [1. 1.] 19
+        ```
 
     Attributes:
         terms: number of terms; `terms - 1` products.
-        rate: of the steps. "auto": 1 / the eigenvalue of largest magnitude, sign included, which 10
-            steps of power iteration (10 products) estimate from below; the series still converges
-            where the estimate is short by up to a half. Needs a symmetric A; a number does not.
+        rate: the step size. "auto": 1 / the eigenvalue of largest magnitude, with its sign, which
+            10 steps of power iteration (10 products) estimate from below. The series still
+            converges if the estimate is too small by up to a half. "auto" needs a symmetric A; a
+            number does not.
+
+    Raises:
+        ValueError: `terms` is not a whole number of at least 1; `rate` is neither a finite Python
+            number nor "auto".
 
     Source: Lorraine, Vicol and Duvenaud, "Optimizing millions of hyperparameters by implicit
     differentiation" (2020), algorithm 3, whose result lacks the factor `rate` in some versions.
@@ -167,17 +192,22 @@ class Neumann(Solver):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GMRES(Solver):
-    """Generalized minimal residuals: for systems that are not symmetric.
+    """Generalized minimal residuals, for systems that are not symmetric.
 
-    Games, levels given by a field, and `Implicit(..., condition="update")` have such systems. Exact
+    Games, levels with a `Field`, and `Implicit(..., condition="update")` have such systems. Exact
     after as many steps as A has distinct eigenvalues.
 
     Attributes:
-        steps: at most so many products before a restart; so many vectors are stored.
-        restarts: how often it may begin again from where it is.
+        steps: number of products before a restart; as many vectors are stored.
+        restarts: number of times that it begins, each time from the present solution.
         tolerance: relative residual at which to stop. None: 10 units of rounding.
 
-    Source: Saad and Schultz (1986), algorithm 4, as `jax.scipy.sparse.linalg.gmres` has it.
+    Raises:
+        ValueError: `steps` or `restarts` is not a whole number of at least 1; `tolerance` is not a
+            finite Python number of at least 0.
+
+    Source: Saad and Schultz, "GMRES: a generalized minimal residual algorithm" (1986), algorithm 4,
+    as in `jax.scipy.sparse.linalg.gmres`.
     """
 
     steps: int = 20

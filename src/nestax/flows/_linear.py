@@ -27,19 +27,32 @@ System = Callable[[list, tuple, list], list]
 def solve_linear(
     solver: Solver, operator: Callable, parameters: PyTree, vector: PyTree
 ) -> tuple[PyTree, SolveInfo]:
-    """Solve operator(parameters, x) = vector; differentiable in reverse mode, repeatedly.
+    """Solves operator(parameters, x) = vector; differentiable in reverse mode, repeatedly.
 
-    The derivative is that of the exact solution, its linear systems solved by the same solver; with
-    respect to `parameters`, to `vector`, and to whatever inexact arrays `operator` closes over.
+    The derivative is that of the exact solution; its linear systems are solved by the same solver.
+    It is taken with respect to `parameters`, to `vector`, and to all inexact arrays that `operator`
+    closes over.
+
+    Example:
+        ```python
+        matrix, b = jnp.array([[2.0, 1.0], [1.0, 3.0]]), jnp.array([3.0, 4.0])
+        x, info = nx.flows.solve_linear(nx.Dense(), jnp.matmul, matrix, b)
+        print(jnp.round(x, 3))  # [1. 1.]
+        ```
 
     Args:
-        solver: one with `symmetric` set may be used only where the operator is.
-        operator: (parameters, x) -> A x, linear in x, returning a pytree like x.
-        parameters: pytree.
-        vector: pytree of real floating arrays.
+        solver: the solver. If it is `symmetric`, the operator must be so too.
+        operator: `(parameters, x) -> A x`, linear in x, returning a pytree like x.
+        parameters: a pytree.
+        vector: the right-hand side, a pytree of real floating arrays.
 
     Returns:
-        (x, info): a pytree like `vector`; info carries no derivative.
+        (x, info): x is a pytree like `vector`; info is a `SolveInfo` without derivatives.
+
+    Raises:
+        TypeError: `solver` is not a solver; `vector` contains other leaves than real floating
+            arrays.
+        ValueError: the operator changes structure or shapes.
     """
     check_solver("solve_linear", solver)
     b, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, vector))

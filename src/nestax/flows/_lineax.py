@@ -13,20 +13,21 @@ from ._solvers import Attempt, Product, Solver
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Lineax(Solver):
-    """Any `lineax` solver, for instance `Lineax(lineax.GMRES(rtol=1e-6, atol=1e-6))`.
+    """A solver of the package lineax, such as `Lineax(lineax.GMRES(rtol=1e-6, atol=1e-6))`.
 
-    For systems that the solvers here do not cover. lineax differentiates products in forward mode
-    where it needs the matrix itself (`lineax.LU` and the other direct ones), which a product that
-    contains an implicit derivative does not have: use `Dense` there. Its operators do not work
-    within `jax.shard_map`, and its CG answers NaN in float32 for large matrices of small scale.
+    For systems that the other solvers do not cover. Where lineax needs the matrix itself
+    (`lineax.LU` and other direct solvers) it differentiates products in forward mode, which a
+    product that contains an implicit derivative does not have: use `Dense` there. Its operators do
+    not work within `jax.shard_map`, and its CG returns NaN in float32 for large matrices of small
+    scale.
 
     Attributes:
         solver: a `lineax.AbstractLinearSolver`.
-        tags: lineax's tags of the matrix, such as `lineax.positive_semidefinite_tag`, where the
-            solver asks for them. A tagged system counts as symmetric.
+        tags: lineax's tags of the matrix, such as `lineax.positive_semidefinite_tag`, if the solver
+            asks for them. A tagged system counts as symmetric.
 
     Raises:
-        ImportError: at the first solve, where lineax is not installed.
+        ImportError: at the first solve, if lineax is not installed.
     """
 
     solver: Any
@@ -37,6 +38,11 @@ class Lineax(Solver):
         return self.tags != () and self.tags != frozenset()
 
     def attempt(self, product: Product, vector: PyTree) -> Attempt:
+        """See `Solver.attempt`.
+
+        Raises:
+            ImportError: lineax is not installed.
+        """
         try:
             import lineax  # pyright: ignore[reportMissingImports]
         except ImportError as error:

@@ -14,32 +14,46 @@ from ._solvers import Attempt, Product, Solver, check_count, check_number
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Nystrom(Solver):
-    r"""Low-rank approximation of a symmetric positive semi-definite A, inverted in closed form.
+    """Low-rank approximation of a symmetric positive semi-definite A, inverted in closed form.
 
     With an orthonormal random W of `rank` directions and Y = A W,
 
-        A_W = Y (W' Y)^-1 Y' = U diag(l_1 >= ... >= l_rank) U',
-        x   = U (diag(l) + damping)^-1 U' b + (b - U U' b) / (tail + damping),
+    ```text
+    A_W = Y (W' Y)^-1 Y' = U diag(l_1 >= ... >= l_rank) U',
+    x   = U (diag(l) + damping)^-1 U' b + (b - U U' b) / (tail + damping),
+    ```
 
-    from one batched product and small eigenvalue problems only. There is no step size, and nothing
-    iterates. With rank >= the number of coordinates W is the identity and x is exact up to damping.
+    computed from one batched product and small eigenvalue problems only. There is no step size and
+    no iteration. If rank >= the number of coordinates, W is the identity, and x is exact up to
+    damping.
 
-    Hataya and Yamada take directions outside the sketch for flat: tail = 0, their formula (6) up to
-    the choice of W. The default, tail = l_rank, answers them like the least curved direction found:
-    about right for a matrix of lower rank plus a multiple of I (weight decay), and never larger
-    than the answer within the sketch.
+    Hataya and Yamada treat directions outside the sketch as flat: tail = 0, their formula (6) up to
+    the choice of W. The default, tail = l_rank, treats them like the least curved direction of the
+    sketch. That is about right for a matrix of lower rank plus a multiple of I (weight decay), and
+    the part of x outside the sketch is never larger than the part inside.
+
+    Example:
+        ```python
+        matrix, b = jnp.array([[2.0, 1.0], [1.0, 3.0]]), jnp.array([3.0, 4.0])
+        x, info = nx.flows.solve_linear(nx.Nystrom(rank=2), jnp.matmul, matrix, b)
+        print(jnp.round(x, 3), info.products)  # [1. 1.] 2
+        ```
 
     Attributes:
-        rank: number of sketched directions, and of products.
-        damping: added to every eigenvalue. None: (rounding unit)^(2/3) x the largest eigenvalue,
-            2e-5 of it in float32, about the least that keeps rounding harmless; then the answer
-            does not depend on the scale of A.
-        tail: "captured" or "zero", see above. "zero" needs a damping, 0.1 in the paper.
-        seed: of W; the same for every solve.
+        rank: number of directions in the sketch, and of products.
+        damping: added to every eigenvalue. None: (rounding unit)^(2/3) times the largest eigenvalue
+            (2e-5 of it in float32), about the smallest that keeps rounding harmless. The solution
+            then does not depend on the scale of A.
+        tail: "captured" or "zero", see above. "zero" needs a positive damping, 0.1 in the paper.
+        seed: seed of W, the same for every solve.
 
-    Sources: Hataya and Yamada, "Nyström method for accurate and scalable implicit differentiation"
+    Raises:
+        ValueError: `rank` is not a whole number of at least 1; a damping below 0; another tail, or
+            "zero" without a damping; a seed outside [0, 2^32).
+
+    Source: Hataya and Yamada, "Nyström method for accurate and scalable implicit differentiation"
     (2023), formula (6); Frangella, Tropp and Udell, "Randomized Nyström preconditioning" (2023),
-    equation (1.3) and algorithm 2.1 for `tail="captured"` and the stable form.
+    equation (1.3) and algorithm 2.1, for `tail="captured"` and the stable form.
     """
 
     rank: int = 10

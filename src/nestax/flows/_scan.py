@@ -31,29 +31,35 @@ def unrolled(
 ) -> tuple[PyTree, PyTree]:
     """`lax.scan`, arranged to be differentiated in reverse mode within reasonable memory.
 
-    By default the arrangement is the first of these that fits, measured in bytes that a step would
-    leave for the backward pass (by abstract evaluation, so nothing is computed):
+    By default the arrangement is the first of these that fits. Sizes are the bytes that all steps
+    would leave for the backward pass, found by abstract evaluation:
 
-    1. up to 16 MiB for the whole loop: the plain body, everything stored, nothing recomputed;
-    2. up to 16 MiB with the lean body: that, its arguments stored;
-    3. up to 1 GiB with one level of segments: the lean body in segments of about sqrt(T C / R)
-       steps (C bytes of carry, R bytes left by a lean step) under `jax.checkpoint`;
-    4. otherwise segments of segments, O(T^(1/3)).
+    1. up to 16 MiB for the plain body: everything is stored, and nothing is recomputed; 2. up to 16
+    MiB for the lean body: its arguments are stored; 3. up to 1 GiB with one level of segments: the
+    lean body in segments of about sqrt(T C / R) steps (C bytes of carry, R bytes left by a lean
+    step) under `jax.checkpoint`; 4. otherwise segments of segments, O(T^(1/3)).
 
-    Under `vmap` the bytes are those of one copy. In a trace to be pushed forward (`Forward`) the
-    plain body is stored in full, as forward mode stores nothing.
+    Under `vmap` the bytes are those of one copy. In a trace for forward mode (`Forward`) the plain
+    body is used, as forward mode stores nothing.
 
     Args:
-        make_body: lean -> body, with body(carry, x) -> (carry, y) as `lax.scan` wants it;
-            the lean one takes its gradients from `lean_gradient`.
+        make_body: lean -> body, with body(carry, x) -> (carry, y) as for `lax.scan`. The lean body
+            stores only the point of each inner gradient.
         carry: initial carry; integer and key leaves are allowed.
         xs: pytree with leading axis `length`, or None.
-        length: number of steps T >= 0.
-        checkpoint: None for the choice above, False to store everything, or the length of the
+        length: number of steps T, at least 0.
+        checkpoint: None for the choice above; False to store everything; or the length of the
             segments of the lean body.
 
     Returns:
-        (last carry, stacked y), values and derivatives those of the plain scan up to rounding.
+        (last carry, stacked y), with the values and derivatives of the plain scan up to rounding.
+
+    Raises:
+        ValueError: `checkpoint` is below 1.
+        TypeError: `checkpoint` is not an int, None or False.
+
+    Source: Chen, Xu, Zhang and Guestrin, "Training deep nets with sublinear memory cost" (2016),
+    section 4.
     """
     check_checkpoint(checkpoint)
     if checkpoint is False or is_pushing_forward():

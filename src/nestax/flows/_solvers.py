@@ -22,28 +22,44 @@ Product = Callable[[PyTree], PyTree]
 
 
 class SolveInfo(NamedTuple):
-    """What a solve came to; scalars."""
+    """The quality of a solve; scalars.
 
-    residual: Array  # |b - A x| / |b| of the undamped system; 0 where b is 0
-    products: Array  # with A, to find x (-1: unknown); the residual's own is not counted
-    diverged: Array  # not finite, broken down, or moving away from the solution
+    Attributes:
+        residual: |b - A x| / |b| of the undamped system; 0 where b is 0.
+        products: number of products with A that were needed for x; -1 if unknown. The product for
+            the residual is not counted.
+        diverged: whether x is not finite, or the solver broke down or moved away from the solution.
+    """
+
+    residual: Array
+    products: Array
+    diverged: Array
 
 
 class Attempt(NamedTuple):
-    """What a solver hands back for a right-hand side of norm 1."""
+    """The result of `Solver.attempt`, for a right-hand side of norm 1.
+
+    Attributes:
+        solution: a pytree like the right-hand side.
+        products: number of products with A; -1 if unknown.
+        failed: whether the method broke down or moved away from the solution.
+        bound: a relative residual above this counts as divergence.
+    """
 
     solution: PyTree
     products: Array | int
     failed: Array | bool = False
-    bound: Array | float = math.inf  # a relative residual above this means divergence
+    bound: Array | float = math.inf
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Solver(Brief, abc.ABC):
     """Approximates the solution x of A x = b from products with A alone.
 
+    To write a solver, derive a frozen dataclass that defines `symmetric` and `attempt`.
+
     Attributes:
-        truncated: whether it stops early by design, so that a residual is no cause for doubt.
+        truncated: whether it stops early by design, so that a residual is no reason for doubt.
     """
 
     truncated: ClassVar[bool] = False
@@ -51,27 +67,38 @@ class Solver(Brief, abc.ABC):
     @property
     @abc.abstractmethod
     def symmetric(self) -> bool:
-        """Whether A must be symmetric: the Hessian of one inner objective, but no game's field."""
+        """Whether A must be symmetric.
+
+        The Hessian of one inner objective is symmetric; the Jacobian of a game's field is not.
+        """
 
     @abc.abstractmethod
     def attempt(self, product: Product, vector: PyTree) -> Attempt:
-        """One solve; `vector` has norm 1 (or is 0), in float32 or wider."""
+        """One solve, without scaling and checks; called by `solve`.
+
+        Args:
+            product: x -> A x on pytrees like `vector`.
+            vector: b, of norm 1 (or 0), in float32 or wider.
+
+        Returns:
+            An `Attempt`.
+        """
 
     def solve(self, product: Product, vector: PyTree) -> tuple[PyTree, SolveInfo]:
-        """Solve A x = b.
+        """Solves A x = b.
 
-        b is brought to norm 1 first and low precisions are computed in float32, so that neither
-        the scale nor the format of b matters. A right-hand side of zero is answered by zero.
+        b is scaled to norm 1 first, and low precisions are computed in float32, so that neither the
+        scale nor the dtype of b matters. If b is zero, so is x.
 
         Args:
             product: x -> A x on pytrees like `vector`; must be linear.
             vector: b, a pytree of real floating arrays.
 
         Returns:
-            (x, info): x has the structure, shapes and dtypes of `vector`.
+            (x, info): x has the structure, shapes and dtypes of `vector`; info is a `SolveInfo`.
 
         Raises:
-            TypeError: `vector` holds something else than real floating arrays.
+            TypeError: `vector` contains other leaves than real floating arrays.
             ValueError: `product` changes structure or shapes.
         """
         vector = jax.tree.map(jnp.asarray, vector)
@@ -106,10 +133,10 @@ class Solver(Brief, abc.ABC):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Dense(Solver):
-    """Writes A out, by one batch of products with the unit vectors, and factorizes it (LU).
+    """Computes all of A, by one batch of products with the unit vectors, and factorizes it (LU).
 
-    Exact for every regular A, symmetric or not. Memory is (numbers in b)^2, and as many times what
-    one product takes.
+    Exact for every regular A, symmetric or not. Memory is (numbers in b)^2, plus (numbers in b)
+    times the memory of one product.
     """
 
     @property
@@ -130,11 +157,19 @@ class Dense(Solver):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Identity(Solver):
-    """x = scale b: A is taken for I / scale, and no product is needed.
+    """x = scale b: A is replaced by I / scale, and no product is needed.
 
-    The T1-T2 method (Luketina et al., 2016). With the inner step size as scale it equals
-    `Neumann(1, rate)` and one-step differentiation; at another scale the direction of the gradient
-    changes too where there is a direct term.
+    With the inner step size as scale it equals `Neumann(1, rate)` and one-step differentiation.
+    Another scale changes the direction of the gradient too, if there is a direct term.
+
+    Attributes:
+        scale: the factor.
+
+    Raises:
+        ValueError: `scale` is not a finite Python number.
+
+    Source: the T1-T2 method of Luketina, Berglund, Greff and Raiko, "Scalable gradient-based tuning
+    of continuous regularization hyperparameters" (2016).
     """
 
     truncated: ClassVar[bool] = True

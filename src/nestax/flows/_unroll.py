@@ -23,20 +23,27 @@ class Unroll(Flow):
     Where an optimizer takes the root of exactly zero, as Adam and clipping by norm do at a gradient
     of zero, the derivative of the root counts as 0. Derivatives of size 1 / eps are still possible
     where a gradient passes through zero; Adam's `eps_root` bounds them. A rejected update, as of
-    `optax.apply_if_finite`, adds nothing to the gradient, even if what it rejected is NaN.
+    `optax.apply_if_finite`, adds nothing to the gradient, even if it contains NaN.
+
+    Example:
+        ```python
+        inner = lambda goal, w: (w - goal) ** 2
+        end = nx.best_response(inner, optax.sgd(0.25), 3, nx.Unroll())
+        print(jax.grad(end)(1.0, jnp.zeros(())))  # 0.875
+        ```
 
     Attributes:
-        last: differentiate only the last so many steps of the loop just inside; what came before
-            is computed outside of the differentiation, its result a constant. None: all of them.
+        last: number of steps to differentiate, the last ones of the loop just inside. Earlier steps
+            are run without derivatives, and their result is a constant. None: all of them.
         checkpoint: what the backward pass may store. None: chosen from the problem (see
-            `unrolled`); False: everything; an int: carries every so many steps.
-        first_order: inner gradients are constants, so no second derivative is taken: first-order
-            MAML. What the updates depend on otherwise (a starting point, a learning rate) is
+            `unrolled`). False: everything. An int: the carries of every so many steps.
+        first_order: whether inner gradients are constants, so that no second derivative is taken:
+            first-order MAML. Other inputs of the updates (a starting point, a learning rate) are
             differentiated; a term of the inner objective is not.
 
     Raises:
-        ValueError: `last` or `checkpoint` below 1.
-        TypeError: one of them of another type than the above.
+        ValueError: `last` or `checkpoint` is below 1.
+        TypeError: an attribute has another type than the above.
 
     Source: Finn, Abbeel and Levine, "Model-agnostic meta-learning" (2017), section 5.2, for
     `first_order`.
@@ -57,7 +64,7 @@ class Unroll(Flow):
         check_checkpoint(self.checkpoint)
 
     def loop(self, make_body: Callable[[bool], Callable], carry: Any, length: int) -> Any:
-        """See `Flow.loop`: checkpointed."""
+        """See `Flow.loop`; with checkpoints."""
         return unrolled(make_body, carry, None, length, self.checkpoint)
 
     def response(self, inner: Inner) -> Callable[[PyTree, PyTree], PyTree]:
@@ -74,12 +81,12 @@ class Unroll(Flow):
         return respond
 
     def value_and_gradients(self, losses: Losses, values: tuple) -> tuple[tuple, tuple, Any]:
-        """One forward pass, and one backward pass for each distinct loss.
+        """Losses and their gradients, by one backward pass for each distinct loss.
 
         Args:
-            losses: values -> (losses, aux): as many scalar losses as there are values; the same
-                array may stand for several of them and is then pulled back once.
-            values: tuple of pytrees of inexact arrays.
+            losses: `values -> (losses, aux)`, with as many scalar losses as there are values. The
+                same array may stand for several of them; it is then differentiated once.
+            values: a tuple of pytrees of inexact arrays.
 
         Returns:
             (losses, gradients, aux), where `gradients[i]` is d losses[i] / d values[i].
@@ -109,9 +116,24 @@ class Unroll(Flow):
 def OneStep(checkpoint: int | None = None) -> Unroll:
     """Only the last step is differentiated: `Unroll(last=1)`.
 
-    With K steps of gradient descent it is the one-term Neumann series; its relative error is of the
-    order of the contraction factor of a step. Source: Bolte, Pauwels and Vaiter, "One-step
-    differentiation of iterative algorithms" (2023), corollary 1.
+    After K steps of gradient descent this is the one-term Neumann series. Its relative error is of
+    the order of the contraction factor of a step.
+
+    Example:
+        ```python
+        inner = lambda goal, w: (w - goal) ** 2
+        end = nx.best_response(inner, optax.sgd(0.25), 3, nx.OneStep())
+        print(jax.grad(end)(1.0, jnp.zeros(())))  # 0.5
+        ```
+
+    Args:
+        checkpoint: as for `Unroll`.
+
+    Returns:
+        `Unroll(last=1, checkpoint=checkpoint)`.
+
+    Source: Bolte, Pauwels and Vaiter, "One-step differentiation of iterative algorithms" (2023),
+    corollary 1.
     """
     return Unroll(last=1, checkpoint=checkpoint)
 
@@ -120,10 +142,17 @@ def OneStep(checkpoint: int | None = None) -> Unroll:
 class Forward(Flow):
     """Forward mode: the derivative of the state is carried along with the state.
 
-    Memory does not grow with the number of steps but is (numbers in the values) x (size of the
-    state), and so is the time: for few slow values. The derivative is that of `Unroll()`. Where
-    something inside has a rule for reverse mode only (an implicit gradient, a user's
-    `jax.custom_vjp`), nests fall back to reverse mode, whose result is the same.
+    The derivative is that of `Unroll()`. Memory does not grow with the number of steps; memory and
+    time are proportional to the number of slow values times the size of the state. Use it for few
+    slow values. Where something inside has a rule for reverse mode only (an implicit gradient, a
+    `jax.custom_vjp` of your own), nests use reverse mode, whose result is the same.
+
+    Example:
+        ```python
+        inner = lambda goal, w: (w - goal) ** 2
+        end = nx.best_response(inner, optax.sgd(0.25), 3, nx.Forward())
+        print(jax.grad(end)(1.0, jnp.zeros(())))  # 0.875
+        ```
     """
 
     follows: ClassVar[bool] = True
@@ -134,7 +163,15 @@ class Forward(Flow):
         return pushed_forward(Unroll().response(inner))
 
     def value_and_gradients(self, losses: Losses, values: tuple) -> tuple[tuple, tuple, Any]:
-        """As `Unroll.value_and_gradients`, from derivatives that are carried along."""
+        """As `Unroll.value_and_gradients`, from derivatives that are carried along.
+
+        Args:
+            losses: `values -> (losses, aux)`, as there.
+            values: a tuple of pytrees of inexact arrays.
+
+        Returns:
+            (losses, gradients, aux), as there.
+        """
         return Unroll().value_and_gradients(pushed_forward(losses), values)
 
 

@@ -1,6 +1,7 @@
 """Levels and nests: declare optimization problems, get one compiled step."""
 
 from ._compare import FlowComparison as FlowComparison
+from ._compare import FlowRow as FlowRow
 from ._compare import compare_flows as compare_flows
 from ._exact import check_gradient as check_gradient
 from ._field import Field as Field

@@ -29,18 +29,19 @@ _CONFIRMED = 0.01  # relative error above which the flow compared with is doubte
 
 @dataclasses.dataclass(frozen=True)
 class FlowRow:
-    """What was measured of one flow; arrays have one entry for each draw of data.
+    """The measurements of one flow; arrays have one entry for each draw of data.
 
     Attributes:
-        name: of the flow.
-        cosine: between its gradient and the exact one; nan where one of them is 0.
-        error: Euclidean norm of the difference, relative to the exact gradient's norm; nan where
-            that is 0.
+        name: the name of the flow.
+        cosine: cosine between its gradient and the exact one, shape (draws,); nan where one of them
+            is 0.
+        error: Euclidean norm of the difference, relative to the exact gradient's norm, shape
+            (draws,); nan where that norm is 0.
         bias: norm of the mean difference over the draws, relative to the root mean square of the
-            exact gradients' norms. Of an estimate it is known to `spread / sqrt(draws)`.
-        spread: root mean square distance of the differences from their mean, relative likewise;
-            nan for a single draw. Of a flow that draws nothing only the data differ.
-        milliseconds: of one gradient, compiled, the median of several.
+            exact gradients' norms. The bias of an estimate is known up to `spread / sqrt(draws)`.
+        spread: root mean square distance of the differences from their mean, relative to the same
+            norm; nan for a single draw. If the flow itself draws nothing, only the data differ.
+        milliseconds: time of one compiled gradient, the median of several runs.
         mebibytes: temporary memory of the compiled gradient.
     """
 
@@ -55,14 +56,14 @@ class FlowRow:
 
 @dataclasses.dataclass(frozen=True)
 class FlowComparison:
-    """A table of flows; `print` it.
+    """The table of `compare_flows`; print it.
 
     Attributes:
-        level: name of the level whose gradient it is.
-        exact: how the gradient to compare with was computed.
-        rows: one for each flow, in the order given.
-        check: that gradient against central differences of the executed program, in float64, along
-            three random directions of the first draw.
+        level: name of the level whose gradients are compared.
+        exact: how the reference gradient was computed.
+        rows: one `FlowRow` for each flow, in the order given.
+        check: the reference gradient against central differences of the executed program, in
+            float64, along three random directions of the first draw.
     """
 
     level: str
@@ -114,40 +115,54 @@ def compare_flows(
     repeats: int = 5,
     updates: int = 1,
 ) -> FlowComparison:
-    """Compares flows on a user's own nest: the gradient of one level at its next update.
+    """Compares flows on your own nest, at one level's next update, with an exact gradient.
 
-    Evolution strategies may be among the flows. Of these the bias and the spread over the draws
-    say more than the error of single ones. The bias is what is left of the error in the mean over
-    the draws, the spread how far single draws scatter around that mean, both relative to the size
-    of the exact gradient. The bias of an estimate is known to spread / sqrt(draws): a bias that is
-    not well above it may be 0, and more draws tell. All flows see the data of paired copies then,
-    and a flow that remembers has nothing to remember yet, as where an episode begins.
+    The exact gradient is computed in float64 and is itself checked: it is compared with central
+    differences of the executed program (`check_gradient`), and a warning says so if it differs by
+    more than 1 %. Possible reasons: the inner levels have not settled, their data are drawn anew,
+    or their optimizer settles elsewhere.
+
+    Evolution strategies may be among the flows. Their bias and spread over the draws say more than
+    single errors. The bias is the error of the mean over the draws; the spread is the distance of
+    single draws from that mean. Both are relative to the size of the exact gradient. The bias of an
+    estimate is known up to spread / sqrt(draws). A bias that is not well above that may be 0; more
+    draws decide. With evolution strategies all flows see the data of paired copies, and a flow with
+    a memory begins with an empty one, as at the beginning of an episode.
+
+    Example:
+        ```python
+        w = nx.Level("w", lambda v, batch: (v["w"] - v["goal"]) ** 2, optax.sgd(0.25))
+        outer = lambda v, batch: v["w"] ** 2
+        nest = nx.Nest([w, nx.Level("goal", outer, optax.sgd(0.1), every=3, flow=nx.Unroll())])
+        state = nest.init({"w": 1.0, "goal": 1.0}, jax.random.key(0))
+        table = nx.compare_flows(nest, state, [nx.Unroll(last=1)], draws=1, repeats=1)
+        print(f"{table.rows[0].error[0]:.3f}")  # 0.429
+        ```
 
     Args:
-        nest, state: the problem, and where in it. Implicit flows are exact only where the inner
-            levels have settled; compare after some steps.
+        nest: the nest.
+        state: the state of a single run, from which the level makes its next update. Implicit flows
+            are exact only where the inner levels have settled; compare after some steps.
         flows: name -> flow, or a list of flows.
-        level: name of the level; by default the outermost that has a flow.
-        exact: the flow that is computed in float64 to compare with. By default `Unroll()` where the
-            level follows a trajectory, else `Implicit(Dense())`. For a loss that is a step
-            function, whose gradient is 0, a flow of your own that computes the gradient of the
-            smoothed loss: docs/guides/flows.md has one. It is then off from central differences.
-        draws: how many draws of the data (of contexts and tasks; the keys differ).
-        repeats: how many timings.
-        updates: over how many updates in a row gradients are summed, while the level and those that
-            are not inside it are held: the periods that make up an episode. What is exact is then
-            the derivative of the sum of the losses of the executed program, which no truncation
-            cuts.
+        level: name of the level. None: the outermost one with a flow.
+        exact: the flow that gives the reference gradient, computed in float64. None: `Unroll()` if
+            the level's flow follows a trajectory, else `Implicit(Dense())`. The gradient of a step
+            function is 0; for such a loss give a flow of your own that computes the gradient of the
+            smoothed loss, as in the guide [Which flow?](../guides/flows.md). It then differs from
+            central differences.
+        draws: number of draws of the data (contexts and tasks; the keys differ).
+        repeats: number of timings.
+        updates: number of updates in a row over which gradients are summed, while the level and all
+            levels that are not inside it are held: the periods of an episode. The reference is then
+            the derivative of the sum of the losses of the executed program, without truncation.
 
     Returns:
-        A `FlowComparison`, printable. The flow compared with is not taken for exact unseen: it is
-        held against central differences of the executed program (`check_gradient`), and a warning
-        says so if it is off by more than 1 %: inner levels have not settled, their data are drawn
-        anew, or their optimizer settles elsewhere.
+        A `FlowComparison`; print it.
 
     Raises:
-        ValueError: no such level, a state of another nest, a flow that the nest refuses, `exact`
-            for more than one update or an estimate, or an exact gradient of 0.
+        ValueError: no such level; a state of another nest, or of several runs; a flow that the nest
+            refuses; `exact` for more than one update, or one that draws an estimate; an exact
+            gradient of 0; counts below 1.
     """
     if not isinstance(nest, Nest):
         raise ValueError(f"compare_flows(nest, state, flows) takes a nest first, got {shown(nest)}")

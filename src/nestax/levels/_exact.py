@@ -24,46 +24,49 @@ from ._state import State, single_state
 def check_gradient(
     nest: Any, state: Any = None, name: Any = None, *arguments: Any, **options: Any
 ) -> GradientCheck:
-    """Compares a gradient with central differences, both in float64: of a nest's level, or of any
-    function.
+    """Compares the gradient of a nest's level, or of a function, with central differences.
+
+    Both are computed in float64.
 
     `check_gradient(nest, state, name)` takes the gradient that the level hands to its optimizer at
-    its next update, and central differences of the executed program: under `Unroll` and `Forward`
-    its period is run again at other values; under `Implicit` and `FiniteDifference` the levels
-    outside are held and the period is repeated until the inner levels have settled; under `Direct`
-    only the level's own objective sees the other value. `Unroll(last=K)` and `Direct` are held
-    against the same truncation, so that a pass says nothing of what they leave out (`compare_flows`
-    does). What is a constant to derivatives on purpose shows as an error: inner gradients under
-    `first_order=True`, and what `keep` keeps where a loss reads it.
+    its next update. The central differences are those of the executed program. Under `Unroll` and
+    `Forward` the level's period is run again at other values. Under `Implicit` and
+    `FiniteDifference` the levels outside are held, and the period is repeated until the inner
+    levels have settled. Under `Direct` only the level's own objective sees the other value.
 
-    `check_gradient(function, point, gradient=None)` is `nestax.flows.check_gradient`, whose options
-    (`directions`, `key`, `step`, `tolerance`, `verbose`) both forms take.
+    `Unroll(last=K)` and `Direct` are compared with the same truncation, so a passed check says
+    nothing about what they leave out; `compare_flows` does. Deliberate constants show as an error:
+    inner gradients under `first_order=True`, and leaves that `keep` keeps, where a loss reads them.
+
+    `check_gradient(function, point, gradient=None)` is `nestax.flows.check_gradient`. Both forms
+    take its options `directions`, `key`, `step`, `tolerance` and `verbose`.
+
+    Example:
+        ```python
+        w = nx.Level("w", lambda v, batch: (v["w"] - v["goal"]) ** 2, optax.sgd(0.25))
+        outer = lambda v, batch: v["w"] ** 2
+        nest = nx.Nest([w, nx.Level("goal", outer, optax.sgd(0.1), every=3, flow=nx.Unroll())])
+        state = nest.init({"w": 1.0, "goal": 1.0}, jax.random.key(0))
+        print(nx.check_gradient(nest, state, "goal", verbose=False).passed)  # True
+        ```
 
     Args:
         nest: a `Nest`, or a function point -> scalar.
-        state: the state from which the level makes its next update, at the boundary of a step; or
-            the point.
-        name: of the level; or the function's gradient.
-        arguments: further positional arguments of the second form.
-        options: for a nest also `flow`, another flow for the level, and `coordinates`, whether each
-            of up to 20 numbers is a direction of its own, True by default.
+        state: the state of a single run at the boundary of a step, from which the level makes its
+            next update; or the point.
+        name: the name of the level; or the gradient of the function.
+        *arguments: further positional arguments of the second form.
+        **options: the options named above. For a nest also `flow`, another flow for the level, and
+            `coordinates`, whether each of up to 20 numbers is a direction of its own, True by
+            default.
 
     Returns:
-        A `GradientCheck`, true if the check passed; `.error` is the largest difference relative to
-        the largest derivative measured.
+        A `GradientCheck`, true if the check passed. Its `error` is the largest difference, relative
+        to the largest derivative measured.
 
     Raises:
-        ValueError: no such level; a flow that draws estimates.
-
-    Example:
-        >>> import jax, nestax as nx, optax
-        >>> w = nx.Level("w", lambda v, batch: (v["w"] - v["d"]) ** 2, optax.sgd(0.3))
-        >>> flow = nx.Unroll()
-        >>> d = nx.Level("d", lambda v, batch: v["w"] ** 2, optax.sgd(0.1), every=9, flow=flow)
-        >>> nest = nx.Nest([w, d])
-        >>> state = nest.init({"w": 0.0, "d": 1.0}, jax.random.key(0))
-        >>> bool(nx.check_gradient(nest, state, "d", verbose=False))
-        True
+        ValueError: no such level; a flow that draws estimates; a state of another nest, or of
+            several runs.
     """
     if not isinstance(nest, Nest):
         given = (nest, state) if name is None else (nest, state, name)

@@ -13,22 +13,31 @@ from ._values import Parts
 class Field:
     """The vector that a level's optimizer follows, given in place of an objective.
 
-    For updates that are no gradient of any loss: temporal differences, fixed-point iterations, a
-    player's direction in a game. `Level("w", nx.Field(lambda values, batch: values["w"] / 2 -
-    values["d"]), optax.sgd(0.5))` steps against it as it would against a gradient.
+    For updates that are not the gradient of a loss: temporal differences, fixed-point iterations,
+    the direction of a player in a game. The optimizer steps against the field as it would against a
+    gradient.
 
-    The field is differentiated as it stands, without a `stop_gradient`: `Unroll` and `Forward`
-    follow the updates it makes, and `Implicit` takes its zero for the inner solution, with a solver
-    for general systems such as `Dense()`, since the Jacobian of a field need not be symmetric. The
-    loss that is reported is half the field's squared norm. `accumulate` gathers fields.
+    Derivatives pass through the field without a `stop_gradient`: `Unroll` and `Forward` follow its
+    updates. `Implicit` treats its zero as the inner solution; the Jacobian of a field need not be
+    symmetric, so give it a solver for general systems such as `Dense()`. The reported loss is half
+    the squared norm of the field. `accumulate` gathers fields.
+
+    Example:
+        ```python
+        halve = nx.Field(lambda values, batch: values["w"] / 2)
+        nest = nx.Nest([nx.Level("w", halve, optax.sgd(1.0))])
+        state, info = nest.step(nest.init({"w": 8.0}, jax.random.key(0)))
+        print(state.values["w"])  # 4.0
+        ```
 
     Attributes:
-        function: (values, batch) -> field, or (field, info): a pytree like the level's own value,
-            of the same shapes. Leaves that are not trained are ignored and may be None.
+        function: `(values, batch) -> field` or `(field, info)`. The field is a pytree like the
+            level's value, with the same shapes. Leaves that are not trained are ignored and may be
+            None.
 
     Raises:
-        ValueError: not a function. While tracing, by the level's name: a field that is not like the
-            level's value.
+        ValueError: `function` is not a function. While tracing: a field that is not like the
+            level's value; the message names the level.
     """
 
     function: Any  # Callable[[dict[str, Any], Any], Any]

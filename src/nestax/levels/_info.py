@@ -15,29 +15,38 @@ _NUMBERS = ("loss", "gradient_norm", "inner_gradient", "residual")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class LevelInfo:
-    """A level's updates over a call; `info["name"].loss` or `info["name"]["loss"]`.
+    """The report of a level's updates over a call of `Nest.step` or `Nest.run`.
 
-    Arrays have a leading axis, the level's updates in time order; then come runs side by side, if
+    Arrays have a leading axis: the level's updates in time order. Then come runs side by side, if
     the state holds several, and for copied levels the copies. `jax.tree.map(lambda a: a[:, i],
-    info)` is the report of run i.
+    info)` is the report of run i. `info["name"]["loss"]` is `info["name"].loss`.
+
+    Example:
+        ```python
+        w = nx.Level("w", lambda values, batch: (values["w"] - 3) ** 2, optax.sgd(0.25))
+        nest = nx.Nest([w])
+        state, info = nest.run(nest.init({"w": 1.0}, jax.random.key(0)), steps=3)
+        print(info["w"].loss, info["w"].gradient_norm)  # [4.   1.   0.25] [4. 2. 1.]
+        ```
 
     Attributes:
-        loss: the loss that was differentiated; for a level shared by copies the mean over them, for
-            an accumulating level the mean or (weighted) sum over its period.
+        loss: the loss that was differentiated, shape (updates, ...). For a level that copies share
+            it is the mean over them; for a level that accumulates, the mean or (weighted) sum over
+            its period.
         gradient_norm: Euclidean norm of the gradient handed to the optimizer; None if the nest was
             made with `norms=False`.
-        user: what the objective returned beside its loss; None for accumulating levels, and in
-            place of what the level's `keep` has put into its value.
-        inner_gradient: under Implicit, the norm of the inner levels' gradients, 0 where the
+        user: the info that the objective returned beside its loss. None for levels that accumulate,
+            and in place of leaves that the level's `keep` has put into its value.
+        inner_gradient: under Implicit, norm of the inner levels' gradients. It is 0 where the
             implicit function theorem holds.
-        residual: under Implicit, the linear system's relative residual.
-        products: under Implicit, how often the solver applied its operator.
+        residual: under Implicit, relative residual of the linear system.
+        products: under Implicit, number of products with the matrix that the solver needed.
         diverged: under Implicit, whether the solver diverged.
         at_rest: under Implicit, the share of the inner gradient's norm in weights that their
-            optimizer leaves exactly where they are; -1 if it is not measured.
-        moving: under Implicit(condition="update"), by how much the next update would change the
-            inner weights, relative to their norm; -1 under the other condition.
-        gradient: None; the nest's own use.
+            optimizer leaves exactly unchanged; -1 if it is not measured.
+        moving: under `Implicit(condition="update")`, the change of the inner weights by the next
+            update, relative to their norm; -1 under the other condition.
+        gradient: always None; for internal use.
     """
 
     loss: Any
@@ -66,13 +75,15 @@ class LevelInfo:
         return "\n".join(["LevelInfo", *lines])
 
     def scalars(self, axes: int) -> dict[str, np.ndarray]:
-        """Name -> numbers with a leading axis of updates: losses, norms, an implicit flow's
-        diagnostics, and the scalars of `user`, called by their paths such as "accuracy" or
-        "aux/kl".
+        """The scalar reports as numpy arrays with a leading axis of updates.
 
         Args:
-            axes: how many come second and third in `user`: one for runs side by side, one for the
-                nest's copies.
+            axes: number of axes between updates and the shape of a leaf of `user`: one for runs
+                side by side, plus one for copies.
+
+        Returns:
+            A dict: the losses, norms and diagnostics of an implicit flow by field name, and the
+            scalars of `user` by their paths, such as "accuracy" or "aux/kl".
         """
         found = {name: getattr(self, name) for name in _NUMBERS}
         found = {name: np.asarray(a) for name, a in found.items() if a is not None}
@@ -84,17 +95,21 @@ class LevelInfo:
         return found
 
     def frame(self) -> Any:
-        """The updates as a pandas `DataFrame`, one row each in time order.
+        """The updates as a pandas `DataFrame`, with one row each in time order.
 
-        Its columns are the losses, the gradients' norms, an implicit flow's diagnostics and the
-        scalars of `user`, called by their paths such as "accuracy" or "aux/kl". Where there are
-        copies, columns have two levels, the name and the number of the copy, and
-        `frame["loss"].mean(axis=1)` is the mean over copies; what copies share has "" in place of
-        the number. Vectors in `user` are shown in the same way, by entries.
+        Its columns are the losses, the norms of gradients, the diagnostics of an implicit flow, and
+        the scalars of `user` by their paths, such as "accuracy" or "aux/kl". With copies the
+        columns have two levels, the name and the number of the copy: `frame["loss"].mean(axis=1)`
+        is the mean over copies. A quantity that copies share has "" in place of the number. Vectors
+        in `user` are shown in the same way, by entries.
+
+        Returns:
+            The `DataFrame`.
 
         Raises:
             ModuleNotFoundError: pandas is not installed.
-            ValueError: there are copies and runs side by side: a table has one of these axes.
+            ValueError: there are both copies and runs side by side: a table has room for one of
+                these axes.
         """
         if np.ndim(self.loss) > 2:
             raise ValueError(

@@ -35,70 +35,87 @@ Objective = Callable[[dict[str, Any], Any], Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Level:
-    """One optimization problem.
+    """One optimization problem: an objective, data, an optimizer, a period, and a flow.
+
+    A level is a declaration. It computes nothing until a `Nest` runs it.
+
+    Example:
+        ```python
+        loss = lambda values, batch: (values["w"] - values["goal"]) ** 2
+        outer = lambda values, batch: values["w"] ** 2
+        w = nx.Level("w", loss, optax.sgd(0.1))
+        goal = nx.Level("goal", outer, optax.sgd(0.1), every=5, flow=nx.Unroll())
+        print(nx.Nest([w, goal]).ticks_per_step)  # 5
+        ```
 
     Attributes:
-        name: how objectives, starts and `state.values` call its value.
-        objective: `objective(values, batch) -> loss` or `(loss, info)`. `values` maps every level's
-            name to its value, any pytree; inexact arrays in it are trained unless `trained` says
-            otherwise. A pure function: randomness comes with the batch. Or a `Field`, the vector
-            that the optimizer follows, for a level that minimizes no loss.
-        optimizer: an optax transformation, or `values -> transformation` where other levels own its
-            hyperparameters or are its update rule. The function is called while tracing and must
-            always give a state of the same structure. `update` receives `value`, `grad`,
-            `value_fn`, `grad_fn`, `obj_fn` (these three functions of the trained value) and
-            `batch`, or those of them that it has a name for.
-        context: the level's own data, `context(task, key) -> batch`, a `Stream` of host data, or a
-            `Process`, whose batches depend on values or on what it remembers; they are constants
-            under `Direct`. Levels given
-            the same object, or equal ones such as bound methods of one object, see the same batch
-            at the same tick. None: the batch is the task itself. With a third parameter
-            named `copy`, `context(task, key, copy)`, it gets the number of the copy too, from 0; 0
-            without copies.
-        every: the period of its updates, in ticks; the fastest level has 1.
+        name: the name of its value in objectives, starts and `state.values`.
+        objective: `objective(values, batch) -> loss` or `(loss, info)`. `values` maps the name of
+            every level to its value, which is any pytree. Its inexact arrays are trained unless
+            `trained` says otherwise. The objective is a pure function: randomness comes with the
+            batch. A `Field` gives the vector that the optimizer follows, for a level that minimizes
+            no loss.
+        optimizer: an optax transformation; or a function `values -> transformation` where other
+            levels own its hyperparameters or are its update rule. The function is called while JAX
+            traces the program, and its optimizer state must always have the same structure.
+            `update` receives those of the extra arguments `value`, `grad`, `value_fn`, `grad_fn`,
+            `obj_fn` (the last three are functions of the trained value) and `batch` that it has
+            parameters for.
+        context: the data of the level. A function `(task, key) -> batch`; a `Stream` of host data;
+            or a `Process`, whose batches depend on values or on a memory. None: the batch is the
+            task itself. Levels with the same object, or with equal objects such as bound methods of
+            one object, see the same batch at the same tick. With a third parameter named `copy` the
+            function gets the number of the copy too: from 0, and 0 without copies. Batches are
+            constants under `Direct`.
+        every: its period in ticks, at least 1: the level updates at every tick that this divides.
+            The fastest level has 1.
         flow: how its gradient passes through the updates of the levels inside it. None: `Direct()`,
             a partial derivative.
-        start: `start(values, task, key) -> value`, a fresh value at the beginning of each episode;
-            `values` holds the levels outside it, and its peers that have no start. None: the value
-            persists. With a fourth parameter named `copy`, `start(values, task, key, copy)`, it
-            gets the number of the copy too.
-        horizon: ticks of an episode. `(least, most)`: drawn log-uniformly for every episode, in
-            whole restart periods. A function `(task, key) -> ticks`, or `(task, key, copy)`: drawn
-            by it, and rounded up to whole restart periods. `math.inf`: episodes do not end. None:
-            the smallest period outside it; `math.inf` where nothing lies outside.
-        accumulate: None takes the objective at the due tick; "mean" and "sum" gather it over every
-            tick of the period: gradients under `Direct`, losses under `Unroll` and `Forward`. A
-            sequence of `every` finite numbers gathers a weighted sum, one weight for each tick of
-            the period in order. Weights that change during training, or are learned, belong to a
-            level whose value the objective multiplies its loss by.
-        reset_optimizer: whether the optimizer's state begins anew with each episode, as the value
-            does. False keeps it over episodes: moments, counts and schedules go on. An optimizer
-            whose state holds weights (lookahead, schedule-free, L-BFGS, averages of weights) then
-            goes on from weights of the previous episode.
-        trained: which leaves of the value are trained: a pytree of bools with the value's structure
-            or a prefix of it, such as `{"params": True, "stats": False}`, or a function `value ->
-            such a pytree` (the two forms of optax's masks). Where it is True the inexact arrays
-            are; Python floats inside an equinox module never are, as in equinox. The others stay in
-            the value and in the state, but no optimizer sees them, and no gradient with respect to
-            the level's value has a part for them. (Where `start` makes them of outer values, those
-            are differentiated through `start` as usual.) None: all inexact arrays; statistics,
-            random state and modules of flax, equinox and haiku are then refused by `Nest.init`.
-        done: `done(value, info) -> bool`, called after each update with the level's new value and
-            what the objective returned beside its loss: whether the episode is over. The next one
-            begins with the next restart period. With copies it sees one copy; under evolution
-            strategies the episodes of a pair end together, when either is done. None: episodes end
-            by their horizon alone.
-        keep: `keep(value, info) -> value`, called after each update with the level's new value and
-            what the objective returned beside its loss, at the point where the gradient was taken
-            (None if it returned a loss only). The leaves that are not trained are kept as it
-            returns them, constants to every derivative; trained ones must be returned untouched.
-            With copies it sees one copy; a level that copies share gets an info whose arrays have
-            a leading axis of copies, to be averaged as the statistic demands. Leaves of the info
-            that are kept as they are do not appear in `LevelInfo.user`. None: what is not trained
-            never changes within an episode.
+        start: `start(values, task, key) -> value` makes a fresh value at the beginning of each
+            episode. `values` contains all outer levels, and those peers whose value persists. None:
+            the value of this level persists. With a fourth parameter named `copy` it gets the
+            number of the copy too.
+        horizon: ticks in an episode, at most 2**31 - 2; or `math.inf`: episodes do not end. A pair
+            `(least, most)`: each episode's length is drawn log-uniformly. A function `(task, key)
+            -> ticks` or `(task, key, copy) -> ticks`: each episode's length is computed by it.
+            Drawn and computed lengths are rounded up to whole restart periods. None: the smallest
+            period of the levels outside; `math.inf` if there are none.
+        accumulate: None evaluates the objective at the due tick only. "mean" and "sum" gather it
+            over every tick of the period: gradients under `Direct`, losses under `Unroll` and
+            `Forward`. A sequence of `every` finite numbers gathers a weighted sum, with one weight
+            for each tick of the period in order. Weights that change during training, or are
+            learned, belong into a level whose value the objective multiplies its loss by.
+        reset_optimizer: True: the optimizer state begins anew with each episode, as the value does.
+            False keeps it over episodes: moments, counts and schedules go on. An optimizer whose
+            state holds weights (lookahead, schedule-free, L-BFGS, averages of weights) then goes on
+            from weights of the previous episode.
+        trained: which leaves of the value are trained. A pytree of bools with the value's structure
+            or a prefix of it, such as `{"params": True, "stats": False}`; or a function `value ->
+            such a pytree` (the two forms of optax's masks). Of the leaves marked True the inexact
+            arrays are trained; Python floats inside an equinox module never are, as in equinox. The
+            other leaves stay in the value and in the state, but no optimizer sees them, and no
+            gradient with respect to the level's value has a part for them. Where `start` computes
+            them from outer values, those are differentiated through `start` as usual. None: all
+            inexact arrays are trained; `Nest.init` then refuses statistics, random state and
+            modules of flax, equinox and haiku.
+        keep: `keep(value, info) -> value` is called after each update with the new value and with
+            the info that the objective returned beside its loss, at the point where the gradient
+            was taken (None if it returned a loss only). Leaves that are not trained become what it
+            returns, as constants to every derivative. Trained leaves must be returned unchanged.
+            With copies it sees one copy. A level that copies share gets an info whose arrays have a
+            leading axis of copies, to be averaged as the statistic demands. Leaves of the info that
+            are kept unchanged do not appear in `LevelInfo.user`. None: leaves that are not trained
+            never change within an episode.
+        done: `done(value, info) -> bool` is called after each update with the same arguments as
+            `keep`: whether the episode is over. The next episode begins with the next restart
+            period. With copies it sees one copy. Under evolution strategies the episodes of a pair
+            end together, as soon as one of them is over. None: episodes end by their horizon alone.
 
     Raises:
-        ValueError: a field that makes no sense by itself.
+        ValueError: a field that makes no sense by itself; the message names the level and the
+            repair.
+
+    Source: Nested Learning (Behrouz et al., 2025), Definition 3.
     """
 
     name: str
@@ -117,17 +134,17 @@ class Level:
 
     @property
     def held(self) -> bool:
-        """Whether nothing moves its value; see `Held`."""
+        """Whether no optimizer moves its value; see `Held`."""
         return self.optimizer is HOLD
 
     @property
     def reports(self) -> bool:
-        """Whether it is there for what it reports, its value being None if none is given."""
+        """Whether it exists for its report. Its value is None unless `Nest.init` is given one."""
         return self.held and self.objective is not no_report
 
     @property
     def role(self) -> str:
-        """What its owner calls its objective."""
+        """The name of its objective in error messages: "report" if it is held, else "objective"."""
         return "report" if self.held else "objective"
 
     def __post_init__(self):

@@ -20,40 +20,56 @@ from ._values import Parts
 
 
 class Nest:
-    """An ordered set of levels over a task.
+    """Levels over a task, compiled to one step function.
+
+    Values may be in half precision. These are computed in float32 at least: losses, sums and means
+    over a period or over copies, and derivatives along a period with respect to the level's own
+    value. The gradient gets the dtype of the value when it is handed to the optimizer. Derivatives
+    that pass through the values of inner levels have the dtypes of those values.
+
+    The rules by which a nest runs are in the guide [The rules of a nest](../guides/levels.md).
+
+    Example:
+        ```python
+        w = nx.Level("w", lambda v, batch: (v["w"] - v["goal"]) ** 2, optax.sgd(0.4))
+        outer = lambda v, batch: (v["w"] - 1) ** 2
+        goal = nx.Level("goal", outer, optax.sgd(0.4), every=10, flow=nx.Unroll())
+        nest = nx.Nest([w, goal])
+        state = nest.init({"w": 0.0, "goal": 0.0}, jax.random.key(0))
+        state, info = nest.run(state, steps=20)
+        print(f"{state.values['goal']:.3f}")  # 1.000
+        ```
 
     Args:
-        levels: innermost first. A tuple is a group of peers, which form a game; adjacent single
-            levels of the same period without a flow are read as one tuple. A level's flow passes
-            through every group before its own.
-        task: data for the contexts: a pytree, or a function `key -> task` drawn anew for every
+        levels: the levels, innermost first. A tuple is a group of peers, which form a game;
+            adjacent single levels of the same period without a flow are read as one tuple. A
+            level's flow passes through every group before its own.
+        task: data for the contexts: a pytree; or a function `key -> task`, drawn anew for every
             longest episode. A pytree is a single task: every copy gets all of it, whatever the
-            shapes of its arrays. `tasks` gives each copy its own.
-        copies: this many independent episodes side by side: every group up to the last one with a
-            start is copied, arrays have a leading axis; levels outside see the mean over copies.
-            Without any start all levels are copied, and `init` takes values with that axis. A
-            level to be shared that would be read as a peer of one with a start goes in as a tuple,
-            `(policy,)`.
-        order: how peers of one period move: "simultaneous", from one point, or "alternating". A
-            group given as `Peers(..., order=...)` has its own order.
-        stagger: whether the copies' episodes begin at evenly spread ticks.
-        mesh: a `jax.sharding.Mesh` (axis_types Auto) over whose first axis the copies are spread.
-        norms: whether reports hold the norms of gradients. They are taken at every update of every
-            level and copy; where steps are a few milliseconds that may be a twentieth of the time.
+            shapes of its arrays. `tasks` gives each copy its own task.
+        copies: number of independent episodes side by side. Every group up to the last one with a
+            start is copied: its arrays have a leading axis of copies. Levels outside see the mean
+            over copies. Without any start all levels are copied, and `init` takes values with that
+            axis. A level to be shared that would be read as a peer of a level with a start is given
+            as a tuple, `(policy,)`.
+        order: how peers of the same period move: "simultaneous", all from one point, or
+            "alternating", each from where the previous one arrived. A group given as `Peers(...,
+            order=...)` has its own order.
+        stagger: whether the episodes of the copies begin at evenly spread ticks.
+        mesh: a `jax.sharding.Mesh` (with axis_types Auto) over whose first axis the copies are
+            spread.
+        norms: whether reports contain the norms of gradients. They are computed at every update of
+            every level and copy. If a step takes a few milliseconds, they may take a twentieth of
+            it.
         tasks: in place of `task`, one fixed task for each copy: a pytree of arrays whose leading
-            axis has length `copies`. `state.task` has that axis, contexts and starts see the task
+            axis has length `copies`. `state.task` has that axis; contexts and starts see the task
             of their copy.
 
-    Values may be in half precision. Losses, sums and means over a period or over copies, and
-    derivatives along a period with respect to the level's own value are computed in float32 at
-    least; the gradient gets the value's dtype when it is handed to the optimizer. Derivatives that
-    pass through the values of the levels inside have the dtypes of those.
-
     Raises:
-        ValueError: a declaration that makes no sense, by the level's name and how to mend it.
+        ValueError: a declaration that makes no sense; the message names the level and the repair.
 
-    The source of the idea is Nested Learning (Behrouz et al. 2025), Definitions 2 and 3; gradients
-    between levels are those of bilevel and multilevel optimization.
+    Source: Nested Learning (Behrouz et al., 2025), Definitions 2 and 3. Gradients between levels
+    are those of bilevel and multilevel optimization.
     """
 
     def __init__(
@@ -93,6 +109,7 @@ class Nest:
 
     @property
     def declaration(self) -> Declaration:
+        """The levels, groups, periods and options as they were read; for tools that show a nest."""
         return self.machine.declaration
 
     @property
@@ -102,6 +119,7 @@ class Nest:
 
     @property
     def copies(self) -> int | None:
+        """The number of copies, or None."""
         return self.declaration.copies
 
     @property
@@ -111,6 +129,7 @@ class Nest:
 
     @property
     def stagger(self) -> bool:
+        """Whether the episodes of the copies begin at evenly spread ticks."""
         return self.declaration.stagger
 
     @property
@@ -121,25 +140,36 @@ class Nest:
     def init(
         self, values: Mapping[str, Any], key: jax.Array, each: Mapping[str, Any] | None = None
     ) -> State:
-        """The state to begin with, of one run or of several that go on side by side.
+        """The state to begin with, of one run or of several runs side by side.
+
+        Example:
+            ```python
+            w = nx.Level("w", lambda values, batch: (values["w"] - 3) ** 2, optax.sgd(0.25))
+            state = nx.Nest([w]).init({"w": 1.0}, jax.random.key(0))
+            print(state.values["w"], state.tick)  # 1.0 0
+            ```
 
         Args:
-            values: a value for every level without a start, by name; levels with a start are
-                started, and a `Held` with a report needs no value. Runs side by side all begin
-                with it. If copies are given and no level has a start, every array has a leading
-                axis of copies: where each of them begins.
-            key: `jax.random.key(seed)`; or keys along a leading axis, `jax.random.split(key, n)`,
-                for n independent runs in one state. Each of them is the run that its key alone
+            values: a value for every level without a start, by name. Levels with a start are
+                started, and a `Held` with a report needs no value. All runs side by side begin with
+                these values. If the nest has copies and no level has a start, every array has a
+                leading axis of copies.
+            key: `jax.random.key(seed)` for one run. For n independent runs in one state, keys along
+                a leading axis: `jax.random.split(key, n)`. Each run is the one that its key alone
                 would begin.
-            each: in place of entries of `values`, what differs between runs: level name -> a value
-                whose arrays have a leading axis of runs.
+            each: the values that differ between runs, in place of entries of `values`: level name
+                -> a value whose arrays have a leading axis of runs.
+
+        Returns:
+            The `State` at tick 0. With keys along an axis, all arrays but the tick have a leading
+            axis of runs.
 
         Raises:
             ValueError: values missing, unknown or without anything to train; leaves of a value that
-                are no weights, and that the level's `trained` does not exclude; an update or start
+                are not weights and that the level's `trained` does not exclude; an update or start
                 that changes structure, shape or dtype; an implicit flow whose gradient is zero or
-                whose solver does not fit; a level both in `values` and in `each`, or there without
-                the axis of runs. By level and path.
+                whose solver does not fit; a level both in `values` and in `each`, or in `each`
+                without the axis of runs. The message names level and path.
         """
         raw = _draws.raw_keys("init", key)
         runs = _side_by_side.count(raw)
@@ -184,20 +214,30 @@ class Nest:
         return jax.jit(step)
 
     def step(self, state: State, feed: Any = None) -> tuple[State, Info]:
-        """One step of the slowest level; a pure function of the state, to be jitted or
-        differentiated.
+        """One step of the slowest level, as a pure function of the state.
+
+        It may be jitted, differentiated and vectorized with `jax.vmap`.
+
+        Example:
+            ```python
+            w = nx.Level("w", lambda values, batch: (values["w"] - 3) ** 2, optax.sgd(0.25))
+            nest = nx.Nest([w])
+            state, info = nest.step(nest.init({"w": 1.0}, jax.random.key(0)))
+            print(state.values["w"], info["w"].loss)  # 2.0 [4.]
+            ```
 
         Args:
             state: from `init` or an earlier step.
-            feed: batches of the nest's streams for this step, from `feed`; drawn now if absent.
+            feed: batches of the nest's streams for this step, from `Nest.feed`. None: they are
+                drawn now.
 
         Returns:
-            The next state and, by level name, a `LevelInfo`; runs side by side are its second axis,
-            after that of updates. They all see the same batches of streams, each its own of other
-            contexts.
+            (state, info): the next state, and a `LevelInfo` by level name. Its arrays have a
+            leading axis of updates, then one of runs side by side. Such runs see the same batches
+            of streams; the batches of other contexts are drawn for each run.
 
         Raises:
-            ValueError: a state of another nest: what differs and how to repair it.
+            ValueError: a state of another nest; the message says what differs and how to repair it.
         """
         taken_state(state, "step")
         _belongs.moment(self.machine, state)
@@ -211,31 +251,36 @@ class Nest:
     def map(
         self, state: State, feed: Any = None
     ) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], dict[str, Any]]:
-        """A step as a pure function of everything that moves, at fixed draws: for Jacobians,
-        exponents and analysis of your own.
+        """A step as a pure function of everything that moves, at fixed random draws.
 
-            f, x = nest.map(state)
-            pushed = jax.jvp(f, (x,), (direction,))[1]  # a direction is a pytree like x
+        For Jacobians, Lyapunov exponents and other analyses. Derivatives pass in both modes and to
+        any order, through the optimizers and through `Unroll` and `Forward`; through `Implicit` in
+        reverse mode only.
 
-        Derivatives pass in both modes and to any order, through the optimizers and through
-        `Unroll` and `Forward`; through `Implicit` in reverse mode only.
+        Example:
+            ```python
+            w = nx.Level("w", lambda values, batch: (values["w"] - 3) ** 2, optax.sgd(0.125))
+            nest = nx.Nest([w])
+            f, x = nest.map(nest.init({"w": 1.0}, jax.random.key(0)))
+            print(jax.jacobian(f)(x)["values"]["w"]["values"]["w"])  # 0.75
+            ```
 
         Args:
             state: from `init` or an earlier step; may be traced.
             feed: batches of the nest's streams, from `nest.feed(state)`; needed if it has any.
 
         Returns:
-            (f, x): x is the state's point, a dict of "values" by level name (what is trained of
-            them, and what `keep` changes), and of those parts of "optimizers", "flows" and
-            "contexts" that are inexact arrays, None in place of others. f(x) is the point after one
-            step, with the batches, starts and tasks of that tick, whatever x is and however often f
-            is applied.
+            (f, x): x is the point of the state, a dict with "values" by level name (the trained
+            leaves, and those that `keep` changes) and with those parts of "optimizers", "flows" and
+            "contexts" that are inexact arrays; other leaves are None. f(x) is the point after one
+            step. It always uses the batches, starts and tasks of the state's tick, whatever x is
+            and however often f is applied.
 
         Raises:
-            ValueError: a state of another nest; streams without a feed; a level whose update counts
-                something as constant that moves, so that derivatives would be wrong without a word
-                (`keep`, `Unroll(first_order=True)`, `FiniteDifference`, `Implicit` over a solver
-                that is rough by design); f, for what is no point like x.
+            ValueError: a state of another nest; streams without a feed; a level whose update treats
+                something as constant that moves, so that derivatives would be wrong without a
+                warning (`keep`, `Unroll(first_order=True)`, `FiniteDifference`, `Implicit` over a
+                solver that is rough by design). f raises it for a point that is not like x.
         """
         taken_state(state, "map")
         _map.check(self.declaration)
@@ -245,7 +290,19 @@ class Nest:
         return _map.stepped(self.machine, self._step, state, feed or {}), moving
 
     def feed(self, state: State, steps: int = 1) -> Any:
-        """The batches of the nest's streams for the next steps; empty without streams."""
+        """The batches of the nest's streams for the next steps.
+
+        Args:
+            state: from `init` or an earlier step; the batches are those that follow its tick.
+            steps: number of steps, at least 1.
+
+        Returns:
+            A pytree of arrays for `step` and `map`; an empty dict if the nest has no streams.
+
+        Raises:
+            ValueError: `steps` is not a whole number of at least 1; not a state.
+            StreamEnded: a stream has no more batches.
+        """
         taken_state(state, "feed")
         if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
             raise ValueError(f"steps is a whole number of at least 1, got {shown(steps)}")
@@ -254,59 +311,81 @@ class Nest:
     def run(
         self, state: State, steps: int, *, watch: Any = None, check: bool = True
     ) -> tuple[State, Info]:
-        """Many steps of the slowest level in one compiled loop, whatever their number.
+        """Many steps of the slowest level in one compiled loop.
+
+        The program is compiled once, whatever the number of steps.
+
+        Example:
+            ```python
+            w = nx.Level("w", lambda values, batch: (values["w"] - 3) ** 2, optax.sgd(0.25))
+            nest = nx.Nest([w])
+            state, info = nest.run(nest.init({"w": 1.0}, jax.random.key(0)), steps=3)
+            print(info["w"].loss)  # [4.   1.   0.25]
+            ```
 
         Args:
-            state: from `init` or an earlier run.
-            steps: how many; a step is `ticks_per_step` ticks.
-            watch: who is told of the run, or a list of several.
-                A path: progress is shown, and measurements and checkpoints are kept in that folder,
-                from which the same call goes on; `nestax.runs.Watch` has the options. Measurements
-                are means over runs side by side: for each run evaluate `state.run(i).values`.
-                A function `(step, numbers) -> bool | None`: called after every step with the number
-                of steps done since `init` and, by level name, a dict of floats ("loss",
-                "gradient_norm", and the scalars of the objective's info by their names, such as
-                "accuracy" or "aux/kl"): those of the step's last update, means over copies, and of
-                runs side by side over those where it is finite. True ends the run after that step.
-                A logger with `add_scalar`, as TensorBoard's writers, or `log`, as a run of Weights
-                & Biases: given about 500 points of the run; `nestax.runs.to_writer` has options.
-                None: nobody, but in a notebook a bar shows progress.
-            check: stop where the run is lost: a value or an optimizer state is not finite after a
-                step, or a loss is not although its gradient is. A loss or gradient that is not
-                finite, while all values and optimizer states stay so, has been dealt with by an
-                optimizer such as `optax.apply_if_finite`: the run goes on, with one warning for
-                each level (with `norms=False` only losses are seen). Values of episodes that are
-                over do not count, nor infinities that a value has had before, such as a mask's.
-                Of several runs side by side the others go on, with a warning that says which run is
-                lost, where and why; the call stops where all of them are.
+            state: from `init`, `step` or an earlier run.
+            steps: number of steps; each takes `ticks_per_step` ticks.
+            watch: the watcher of the run, or a list of several.
+
+                * A path: progress is shown, and measurements and checkpoints are written to that
+                  folder. The same call made again goes on from there. `nestax.runs.Watch` has the
+                  options. Measurements are means over runs side by side; evaluate
+                  `state.run(i).values` for each.
+                * A function `(step, numbers) -> bool | None`, called after every step with the
+                  number of steps done since `init` and, by level name, a dict of floats: "loss",
+                  "gradient_norm", and the scalars of the objective's info by their paths, such as
+                  "accuracy" or "aux/kl". They belong to the last update of the step and are means
+                  over copies, and over those runs side by side in which they are finite. If it
+                  returns True the run ends after that step.
+                * A logger with `add_scalar`, such as TensorBoard's writers, or with `log`, such as
+                  a run of Weights & Biases: it gets about 500 points of the run.
+                  `nestax.runs.to_writer` has the options.
+                * None: no watcher; in a notebook a bar shows progress.
+            check: whether to stop when the run is lost: a value or an optimizer state is not finite
+                after a step, or a loss is not finite although its gradient is. If only a loss or a
+                gradient is not finite, an optimizer such as `optax.apply_if_finite` has handled it:
+                the run goes on, with one warning for each level (with `norms=False` only losses are
+                seen). Values of episodes that are over do not count, nor do infinities that a value
+                had before, such as those of a mask. Of several runs side by side the others go on,
+                and a warning says which run is lost, where and why; the call stops when all of them
+                are lost.
 
         Returns:
-            The last state and, by level name, a `LevelInfo` whose leading axis is the level's
-            updates in this call; the second is that of runs side by side, if there are any. A call
-            that goes on in a folder reports its own updates only, none if the run had ended there.
+            (state, info): the last state, and a `LevelInfo` by level name. The leading axis of its
+            arrays counts the level's updates in this call; the second one counts runs side by side,
+            if there are any. A call that goes on in a folder reports its own updates only: none if
+            the run had ended there.
 
         Raises:
-            DivergenceError: as `check` says. It holds the level, the step, what is not finite, the
-                last finite state and the infos so far.
-            StreamEnded: a stream's iterator has no more batches; it holds the last state and the
-                infos so far.
-            ValueError: steps is not a whole number of at least 0; a state of another nest.
-            TypeError: watch is none of these.
+            DivergenceError: the run is lost and `check` is set. The error has the level, the step,
+                what is not finite, the last finite state and the reports so far.
+            StreamEnded: a stream's iterator has no more batches. The error has the last state and
+                the reports so far.
+            ValueError: `steps` is not a whole number of at least 0; a state of another nest.
+            TypeError: `watch` is none of the above.
         """
         taken_state(state, "run")
         return _run.run(self.machine, state, steps, watch, check)
 
     def gradient(self, state: State, name: str | Sequence[str]) -> Any:
-        """What a level hands to its optimizer at its next update, from this state.
+        """The gradient that a level hands to its optimizer at its next update.
+
+        Example:
+            ```python
+            w = nx.Level("w", lambda values, batch: (values["w"] - 3) ** 2, optax.sgd(0.25))
+            nest = nx.Nest([w])
+            print(nest.gradient(nest.init({"w": 1.0}, jax.random.key(0)), "w"))  # -4.0
+            ```
 
         Args:
             state: at the boundary of a step, as `init`, `step` and `run` return it.
-            name: the level's name. Several names, such as those of all players of a game: the joint
-                field, in one program.
+            name: the level's name. Several names, such as those of all players of a game, give the
+                joint field in one program.
 
         Returns:
-            A pytree like the level's value with None where nothing is trained; with leading axes
-            of runs side by side, and of copies for copied levels. For several names a
+            A pytree like the level's value, with None where nothing is trained. Its arrays have
+            leading axes of runs side by side, and of copies for copied levels. For several names a
             dict of such pytrees.
 
         Raises:
@@ -328,15 +407,30 @@ class Nest:
         return found if several else found[names[0]]
 
     def levels(self, state: State | None = None, hidden: bool = False) -> LevelTable:
-        """The level table of one step (NL Definition 2): who moves how often, who waits for whom.
+        """The level table of one step: how often each part of the state is written, and in which
+        order.
+
+        Example:
+            ```python
+            w = nx.Level("w", lambda v, batch: (v["w"] - v["goal"]) ** 2, optax.sgd(0.4))
+            outer = lambda v, batch: (v["w"] - 1) ** 2
+            nest = nx.Nest([w, nx.Level("goal", outer, optax.sgd(0.4), every=10, flow=nx.Unroll())])
+            table = nest.levels(nest.init({"w": 0.0, "goal": 0.0}, jax.random.key(0)))
+            print(table.frequencies[".values['w']"], table.frequencies[".values['goal']"])  # 10 1
+            ```
 
         Args:
-            state: where conditional writes are counted by running; otherwise the shapes of the last
-                `init` will do. Of runs side by side the first is looked at.
-            hidden: whether loop carries that are no part of the state are listed.
+            state: a state to run a step from, to count conditional writes. None: the shapes of the
+                last `init` are used. Of runs side by side the first is used.
+            hidden: whether to list loop carries that are not a part of the state.
+
+        Returns:
+            A `LevelTable`; print it.
 
         Raises:
             ValueError: neither a state nor an `init` before; a state of another nest.
+
+        Source: Nested Learning (Behrouz et al., 2025), Definition 2.
         """
         if state is None and self.machine.shapes is None:
             raise ValueError("levels() looks at a state: call init first, or give one")

@@ -11,17 +11,24 @@ Order = Literal["simultaneous", "alternating"]
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Peers:
-    """A group of peers, in the list of a nest in place of a tuple, with its own order of moves.
+    """A group of peers with its own order of moves, in place of a tuple in the list of a nest.
 
-        nest = nx.Nest([nx.Peers(weights, critic, order="alternating"), (x, y), outer])
+    Example:
+        ```python
+        x = nx.Level("x", lambda v, batch: v["x"] * v["y"], optax.sgd(1.0))
+        y = nx.Level("y", lambda v, batch: -v["x"] * v["y"], optax.sgd(1.0))
+        nest = nx.Nest([nx.Peers(x, y, order="alternating")])
+        state, info = nest.step(nest.init({"x": 1.0, "y": 1.0}, jax.random.key(0)))
+        print(state.values["x"], state.values["y"])  # 0.0 1.0
+        ```
 
     Args:
-        *levels: the peers.
-        order: how peers of the same period move: "simultaneous", all from one point, or
-            "alternating", each from where the previous one arrived. None: the nest's order.
+        *levels: the peers, at least one.
+        order: how peers of the same period move. "simultaneous": all from one point. "alternating":
+            each from where the previous one arrived. None: in the order of the nest.
 
     Raises:
-        ValueError: no levels, something else than a level, or an unknown order.
+        ValueError: no levels, an argument that is not a level, or an unknown order.
     """
 
     levels: tuple[Level, ...]

@@ -10,35 +10,44 @@ from ._signatures import check_arguments
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Process:
-    """A context that sees the levels' values and may remember.
+    """A context that sees the values of the levels and may have a memory.
 
-    Drawn at the beginning of every `every` ticks, before any update, and held until the next draw:
-    once for all levels that are given the same object, and for each copy. Roll-outs of an
-    environment that goes on over truncations, replay buffers, target networks, running statistics:
+    For rollouts of an environment that goes on over truncations, replay buffers, target networks
+    and running statistics. A batch is drawn at the beginning of every `every` ticks, before any
+    update, and is held until the next draw. All levels that are given the same object see the same
+    batch; each copy has its own.
 
-        def draw(values, memory, task, key):         # how the environment goes on
-            memory, rollout = roll(values["policy"], memory, key)
-            return rollout, memory
+    The memory begins anew with the episode, if there is one; with the longest, if there are
+    several. It is in `State.contexts`, and checkpoints contain it. Batches and memory are pytrees
+    of arrays. Under `Unroll` and `Forward` their floating-point arrays are differentiated as
+    functions of the values; under `Implicit` and `FiniteDifference` they are constants.
 
-        experience = nx.Process(draw, every=10, init=lambda values, task, key: reset(key))
-        policy = nx.Level("policy", loss, optax.adam(1e-3), experience, every=10)
+    Under `Direct`, the default, a batch is a constant. Log-probabilities computed in `draw`
+    therefore have no derivative: store the actions, and compute their log-probabilities in the
+    objective.
 
-    What it remembers begins anew with the episode where there is one, the longest if there are
-    several. It lies in `State.contexts`, and checkpoints hold it. Batches and memory are pytrees of
-    arrays. Their floating-point parts are differentiated under `Unroll` and `Forward`, as they
-    depend on values, and constants to `Implicit` and `FiniteDifference`.
+    Example:
+        ```python
+        def draw(values, memory, task, key):
+            return memory, 0.5 * memory + 0.5 * values["w"]  # a running mean
 
-    Under `Direct`, the default, a batch is a constant: store actions, and compute their
-    log-probabilities in the objective. Log-probabilities computed in `draw` have no derivative.
+        mean = nx.Process(draw, init=lambda values, task, key: jnp.zeros(()))
+        loss = lambda values, batch: (-values["w"], batch)
+        nest = nx.Nest([nx.Level("w", loss, optax.sgd(1.0), mean)])
+        state, info = nest.run(nest.init({"w": 1.0}, jax.random.key(0)), steps=3)
+        print(info["w"].user)  # [0.   0.5  1.25]
+        ```
 
     Attributes:
-        draw: (values, task, key) -> batch; with `init` (values, memory, task, key) -> (batch,
-            memory). A parameter named `copy` gets the number of the copy.
-        every: ticks from one draw to the next, the period of some level.
-        init: (values, task, key) -> memory, at the beginning of an episode, or of the run.
+        draw: `(values, task, key) -> batch`; with `init` `(values, memory, task, key) -> (batch,
+            memory)`. A parameter named `copy` gets the number of the copy.
+        every: number of ticks from one draw to the next; the period of one of the levels.
+        init: `(values, task, key) -> memory`, called at the beginning of an episode, or of the run.
+            None: no memory.
 
     Raises:
-        ValueError: something that is no function, or takes other arguments.
+        ValueError: `draw` or `init` is not a function or takes other arguments; `every` is not a
+            whole number of at least 1.
     """
 
     draw: Any  # Callable[..., Any]

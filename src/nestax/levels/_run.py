@@ -26,13 +26,13 @@ _PIECE_SECONDS = 0.5  # between two reports to a watcher
 
 
 class DivergenceError(FloatingPointError):
-    """A loss, a gradient or a value is not finite.
+    """A loss, a gradient, a value or an optimizer state is not finite.
 
     Attributes:
-        level: name of the level where that is seen first.
-        step: number of the nest's step, counted from 0 over the state's whole life.
+        level: name of the level where this is seen first.
+        step: number of the nest's step, counted from 0 since `Nest.init`.
         what: "loss", "gradient", "value" or "optimizer state".
-        state: the state before that step, the last that is finite.
+        state: the state before that step, the last one that is finite.
         info: everything reported up to and including that step.
     """
 

@@ -39,25 +39,40 @@ def soba(
     context: Any = None,
     names: tuple[str, str, str] = ("x", "z", "aux"),
 ) -> list[Level]:
-    """Stochastic bilevel algorithm: three peers, each a gradient step per tick.
+    """Stochastic bilevel algorithm (SOBA): three peers, each with one gradient step per tick.
 
-        nest = nx.Nest(nx.soba(outer, inner, optax.sgd(0.1), optax.sgd(0.1), batches))
-        state = nest.init({"x": x, "z": z, "aux": zeros_like(z)}, key)
+    With constant rates it stalls at the noise of its batches. Use rates that fall like t^(-1/2), or
+    `saba`. The three updates are in the guide [Which flow?](../guides/flows.md).
 
-    With constant rates it stalls at the noise of its batches; give rates that fall like t^-1/2, or
-    use `saba`.
+    Example:
+        ```python
+        inner = lambda x, z, batch: (z - x) ** 2
+        outer = lambda x, z, batch: (z - 1) ** 2
+        nest = nx.Nest(nx.soba(outer, inner, optax.sgd(0.3), optax.sgd(0.1)))
+        state = nest.init({"x": 0.0, "z": 0.0, "aux": 0.0}, jax.random.key(0))
+        print(f"{nest.run(state, steps=100)[0].values['x']:.2f}")  # 1.00
+        ```
 
     Args:
-        outer: f(slow, fast, batch) -> scalar.
-        inner: g(slow, fast, batch) -> scalar, strongly convex in fast.
-        optimizer: of z and v (rho): an optax transformation, or values -> transformation.
-        outer_optimizer: of x (gamma).
-        context: (task, key) -> batch, one for all three; a batch holds what f and g both need.
-        names: of x, z and v. v has the structure of z; begin with zeros.
+        outer: f, `(slow, fast, batch) -> scalar`.
+        inner: g, `(slow, fast, batch) -> scalar`, strongly convex in fast.
+        optimizer: the optimizer of z and v: an optax transformation, or a function `values ->
+            transformation`.
+        outer_optimizer: the optimizer of x, of the same kinds.
+        context: `(task, key) -> batch`, the same for all three; a batch contains the data of f and
+            g.
+        names: the names of x (slow), z (fast) and v. v has the structure of z and begins with
+            zeros.
 
     Returns:
-        The levels z, v and x, for `Nest`: by themselves, or beside others as a tuple, or as
-        `Peers(*levels, order="simultaneous")` in a nest whose own order is another.
+        The levels z, v and x, to be given to `Nest`: as the whole list; as a tuple beside other
+        levels; or as `Peers(*levels, order="simultaneous")` in a nest of another order.
+
+    Raises:
+        ValueError: an argument that is not of the kind above.
+
+    Source: Dagréou, Ablin, Vaiter and Moreau, "A framework for bilevel optimization that enables
+    stochastic and global variance reduction algorithms" (2022), sections 2 and 3.
     """
     slow, fast, aux = names
     _check("soba", outer, inner, optimizer, outer_optimizer)
@@ -91,31 +106,31 @@ def saba(
     index: Callable[[Any], Any],
     names: tuple[str, str, str] = ("x", "z", "aux"),
 ) -> list[Level]:
-    """Stochastic average bilevel algorithm: `soba` with a SAGA memory before each optimizer.
+    """Stochastic average bilevel algorithm (SABA): `soba` with a SAGA memory before each optimizer.
 
-    Variance vanishes at the solution, so constant rates converge linearly. Both levels' samples are
-    cut into the same number of batches of equal size, and one index names a batch of each; the
-    paper draws the two apart and keeps five tables, with one index the sum of the estimates in each
-    direction needs only one table, three in all.
-
-        cut = lambda task, key: {"index": (i := jax.random.randint(key, (), 0, 8)), **take(task, i)}
-        levels = nx.saba(f, g, optax.sgd(0.1), optax.sgd(0.1), cut, 8, lambda b: b["index"])
+    The variance vanishes at the solution, so constant rates converge linearly. The samples of both
+    objectives are cut into the same number of batches of equal size, and one index names a batch of
+    each. The paper draws two indices and keeps five tables. With one index, the sum of the
+    estimates in each direction needs one table, so there are three.
 
     Args:
-        outer: f(slow, fast, batch) -> scalar, the mean over the batch.
-        inner: g(slow, fast, batch) -> scalar, the mean over the batch.
-        optimizer: of z and v; it sees the variance-reduced gradient.
-        outer_optimizer: of x.
-        context: (task, key) -> batch.
-        batches: how many there are; the memory takes this many times the size of z, v and x.
-        index: batch -> its number, from 0 to batches - 1.
-        names: of x, z and v.
+        outer: f, `(slow, fast, batch) -> scalar`, the mean over the batch.
+        inner: g, `(slow, fast, batch) -> scalar`, the mean over the batch.
+        optimizer: the optimizer of z and v; it sees the variance-reduced gradient.
+        outer_optimizer: the optimizer of x.
+        context: `(task, key) -> batch`; the batch contains its number.
+        batches: number of batches; the memory has this many times the size of z, v and x.
+        index: `batch -> its number`, from 0 to batches - 1.
+        names: the names of x, z and v.
 
     Returns:
         The levels z, v and x.
 
     Raises:
-        ValueError: the number of batches is less than 1.
+        ValueError: the number of batches is less than 1; an argument that is not of the kind above.
+
+    Source: Dagréou, Ablin, Vaiter and Moreau (2022), section 3; for the memory Defazio, Bach and
+    Lacoste-Julien, "SAGA" (2014), equation (1).
     """
     memory = saga(batches, index)
     _check("saba", outer, inner, optimizer, outer_optimizer)
@@ -139,27 +154,31 @@ def f2sa(
     growth: float | int = 0.1,
     names: tuple[str, str, str, str] = ("x", "z", "y", "penalty"),
 ) -> list[Level]:
-    """Fully first-order stochastic approximation: a penalty instead of second derivatives.
+    """Fully first-order stochastic approximation (F2SA): a penalty instead of second derivatives.
 
-        y ~ argmin f/lambda + g,   z ~ argmin g,
-        x <- x - gamma d/dx (f(x,y) + lambda (g(x,y) - g(x,z)))
-
-    The bias of the gradient is O(1/lambda). lambda is itself a level: the objective -lambda, one
-    step of plain descent with the rate `growth`. The paper steps along df/dy + lambda dg/dy with a
-    rate that falls like 1/lambda, which is the same.
+    With y near argmin f / lambda + g and z near argmin g, x steps along the gradient of f(x, y) +
+    lambda (g(x, y) - g(x, z)). The bias of that gradient is O(1 / lambda). lambda is itself a level
+    with the objective -lambda, moved by plain descent with the rate `growth`. The paper steps along
+    df/dy + lambda dg/dy with a rate that falls like 1 / lambda, which is equivalent.
 
     Args:
-        outer: f(slow, fast, batch) -> scalar.
-        inner: g(slow, fast, batch) -> scalar, strongly convex in fast.
-        optimizer: of y and z.
-        outer_optimizer: of x.
-        context: (task, key) -> batch.
-        every: ticks, steps of y and z, between two steps of x and of lambda.
-        growth: by how much lambda grows with each step of x; 0 keeps it.
-        names: of x, z, y and lambda, whose initial value is a positive number.
+        outer: f, `(slow, fast, batch) -> scalar`.
+        inner: g, `(slow, fast, batch) -> scalar`, strongly convex in fast.
+        optimizer: the optimizer of y and z.
+        outer_optimizer: the optimizer of x.
+        context: `(task, key) -> batch`, the same for all.
+        every: number of ticks, which are steps of y and z, between two steps of x and of lambda.
+        growth: increase of lambda with each step of x; 0 keeps it constant.
+        names: the names of x, z, y and lambda. The initial value of lambda is a positive number.
 
     Returns:
-        The levels y, z, x and lambda.
+        The levels y, z, x and lambda, to be given to `Nest`.
+
+    Raises:
+        ValueError: an argument that is not of the kind above.
+
+    Source: Kwon, Kwon, Wright and Nowak, "A fully first-order method for stochastic bilevel
+    optimization" (2023), algorithm 1.
     """
     slow, fast, shifted, penalty = names
     _check("f2sa", outer, inner, optimizer, outer_optimizer)

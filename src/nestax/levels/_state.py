@@ -17,24 +17,33 @@ from ._values import Parts, Values, alike, joined, parted, whole
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Everything a nest carries, one pytree of arrays: save its leaves and the run goes on bit for
-    bit.
+    """Everything that a nest carries from step to step, as one pytree of arrays.
+
+    Save its leaves and load them, and the run goes on bit for bit. Several runs side by side
+    (`Nest.init` with several keys) are one state: every array has a leading axis of runs, except
+    `tick`, which they share, and a given task, which exists once.
+
+    Example:
+        ```python
+        w = nx.Level("w", lambda values, batch: (values["w"] - 3) ** 2, optax.sgd(0.25))
+        state = nx.Nest([w]).init({"w": 1.0}, jax.random.key(0))
+        print(state.values["w"], state.tick, state.runs)  # 1.0 0 None
+        ```
 
     Attributes:
-        parts: level name -> its value taken apart; read `values` instead.
+        parts: level name -> its value, divided into trained and other leaves; read `values`
+            instead.
         optimizers: level name -> the state of its optimizer.
-        tick: ticks done, int32.
-        key: the nest's key, raw (uint32).
-        held: the present task taken apart; read `task` instead.
-        flows: level name -> what its flow remembers, such as the perturbations that `PES` has
-            accumulated; levels whose flow remembers nothing are left out.
-        contexts: what processes remember, by the name of the first level that reads each.
-        episodes: level name -> an `Episode`, the ticks at which its present episode began and will
-            end, of each copy; empty where all episodes have fixed lengths, which the tick tells.
-        tasks_differ: whether runs side by side have a task each; no array.
-
-    Several runs side by side (`Nest.init` with keys) are one state: every array has a leading axis
-    of runs, but for `tick`, which they share, and a task that is given, which is there once.
+        tick: number of ticks done, int32, shape ().
+        key: the key of the nest as raw numbers (uint32).
+        held: the present task, divided like a value; read `task` instead.
+        flows: level name -> the memory of its flow, such as the perturbations that `PES` has added
+            up. Levels whose flow has no memory are left out.
+        contexts: the memories of processes, by the name of the first level that reads each.
+        episodes: level name -> an `Episode`: for each copy the tick at which its present episode
+            began and the tick at which it will end. Empty if all episodes have fixed lengths: the
+            tick determines them.
+        tasks_differ: whether each run side by side has its own task; a Python bool.
     """
 
     parts: Any  # annotated no further: transformations fill pytrees with what they like
@@ -49,33 +58,45 @@ class State:
 
     @property
     def ages(self) -> dict[str, Any]:
-        """Level name -> how many ticks old its episode is, of each copy. As in `episodes`, levels
-        are there if any horizon is drawn or there is a `done`; where all episodes have fixed
-        lengths, it is empty. Staggered first episodes count as begun before tick 0."""
+        """The age of each level's episode in ticks, by level name; with copies one age for each.
+
+        Like `episodes` it is empty if all episodes have fixed lengths: a nest has ages if any
+        horizon is drawn or any level has a `done`. Staggered first episodes count as begun before
+        tick 0.
+        """
         return {name: self.tick - episode.began for name, episode in self.episodes.items()}
 
     @property
     def values(self) -> dict[str, Any]:
-        """Level name -> its value, as its owner gave it; arrays of copied levels have a leading
-        axis. To be read only: `replace` gives a state of other values."""
+        """Level name -> its value, in the structure given to `Nest.init`.
+
+        Arrays of copied levels have a leading axis of copies. Read only: `replace` gives a state
+        with other values.
+        """
         return Values(whole(self.parts))
 
     @property
     def task(self) -> Any:
-        """The present task; one for each copy, along a leading axis, if copies have tasks of
-        their own."""
+        """The present task.
+
+        If copies have tasks of their own, its arrays have a leading axis of copies.
+        """
         return self.held.whole()
 
     @property
     def runs(self) -> int | None:
-        """How many runs the state holds side by side; None for the state of a single run."""
+        """The number of runs side by side; None for the state of a single run."""
         return self.key.shape[0] if getattr(self.key, "ndim", 1) == 2 else None
 
     def run(self, number: Any) -> "State":
-        """The state of one of several runs side by side, an ordinary state of the same nest.
+        """The state of one of several runs side by side.
 
         Args:
-            number: of the run, from 0; a whole number, such as `jnp.nanargmin(losses)` too.
+            number: the number of the run, from 0; a whole number, also one in an array such as
+                `jnp.nanargmin(losses)`.
+
+        Returns:
+            The state of a single run of the same nest.
 
         Raises:
             ValueError: there is no such run, or the state is that of a single run.
@@ -107,27 +128,37 @@ class State:
         task: Any = None,
         contexts: Any = None,
     ) -> "State":
-        """This state with some of its parts replaced; everything else is kept, so are the optimizer
-        states of levels whose values are replaced.
+        """This state with some of its parts replaced.
 
+        Everything else is kept, including the optimizer states of levels whose values are replaced.
         A level with a start whose episode begins at the next tick is started, whatever its value.
 
+        Example:
+            ```python
+            w = nx.Level("w", lambda values, batch: (values["w"] - 3) ** 2, optax.sgd(0.25))
+            state = nx.Nest([w]).init({"w": 1.0}, jax.random.key(0))
+            print(state.replace(values={"w": 2.0}).values["w"])  # 2.0
+            ```
+
         Args:
-            values: level name -> value, of the same structure, shapes and dtypes as the present
-                one, with the leading axes of runs and of copies. Python numbers are accepted.
+            values: level name -> value, with the structure, shapes and dtypes of the present one,
+                including the leading axes of runs and of copies. Python numbers are accepted.
             optimizers: level name -> state of its optimizer.
-            tick: ticks done, a multiple of the nest's `ticks_per_step`. At 0 all episodes begin;
-                with `stagger` and fixed lengths only those that begin at the first tick of a run,
-                while copies that are ahead go on from their values.
-            key: the nest's key, such as `jax.random.key(1)`: other batches, starts and tasks; one
-                for each run if there are several.
-            task: the task, as `task` has it.
-            contexts: what processes remember, by the names in `State.contexts`. A memory begins
+            tick: number of ticks done, a multiple of the nest's `ticks_per_step`. At 0 all episodes
+                begin; with `stagger` and fixed lengths only those that begin at the first tick of a
+                run, while copies that are ahead go on from their values.
+            key: the key of the nest, such as `jax.random.key(1)`, which gives other batches, starts
+                and tasks; one key for each run if there are several.
+            task: the task, in the form of `State.task`.
+            contexts: the memories of processes, by the names in `State.contexts`. A memory begins
                 anew with the episode, whatever it is.
+
+        Returns:
+            A new state; this one is unchanged.
 
         Raises:
             ValueError: a level that the state does not have, or a part that does not fit in place
-                of the present one, by level and path.
+                of the present one; the message names level and path.
         """
         parts, states = dict(self.parts), dict(self.optimizers)
         for name, value in _by_level(self, "values", values).items():

@@ -16,10 +16,10 @@ class StreamEnded(ValueError):
     """The iterator behind a `Stream.of` has no more batches.
 
     Attributes:
-        batches: how many there were.
-        ticks: ticks that they last for, counted from 0.
-        state: of `Nest.run`, the state after the last whole step; None elsewhere.
-        info: of `Nest.run`, everything reported up to then; None elsewhere.
+        batches: number of batches that it gave.
+        ticks: number of ticks that they last for, counted from 0.
+        state: raised by `Nest.run`: the state after the last whole step; None elsewhere.
+        info: raised by `Nest.run`: everything reported up to that state; None elsewhere.
     """
 
     def __init__(self, batches: int, ticks: int = 0, message: str = ""):
@@ -31,16 +31,30 @@ class StreamEnded(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """A context whose batches come from the host.
+    """A context whose batches are made on the host by a function of an index.
 
-    A function of the index, so that a run goes on anywhere without a record of where its data had
-    come to. `Nest.run` calls it ahead of time in a thread of its own. For an iterator, such as a
-    data loader's, there is `Stream.of`.
+    A run can go on anywhere, because the index alone determines the batch. `Nest.run` calls the
+    function ahead of time, in a thread of its own. For an iterator, such as a data loader, use
+    `Stream.of`.
+
+    Example:
+        ```python
+        data = nx.Stream(lambda index: jnp.float32(index))
+        loss = lambda values, batch: (values["w"] - batch) ** 2
+        nest = nx.Nest([nx.Level("w", loss, optax.sgd(0.5), data)])
+        state, info = nest.run(nest.init({"w": 0.0}, jax.random.key(0)), steps=3)
+        print(state.values["w"])  # 2.0
+        ```
 
     Attributes:
-        batch: `index -> batch`, a pytree of arrays, the same shapes and dtypes for every index. The
-            index is the number of the tick, from 0; with copies `tick * copies + copy`. It must
-            give the same batch for the same index: `Nest.init` tries the first one twice.
+        batch: `index -> batch`, a pytree of arrays with the same shapes and dtypes for every index.
+            The index is the number of the tick, from 0; with copies it is `tick * copies + copy`.
+            The function must give the same batch for the same index: `Nest.init` calls it twice
+            with the first one.
+
+    Raises:
+        TypeError: `batch` is not a function.
+        ValueError: `batch` takes other arguments than an index.
     """
 
     batch: Callable[[int], Any]
@@ -55,36 +69,57 @@ class Stream:
 
     @classmethod
     def of(cls, batches: Any, keep: int = 16) -> "Stream":
-        """A stream of the batches that an iterator gives, in their order, each of them used.
+        """A stream of the batches that an iterator gives, in their order; each of them is used.
 
-        The n-th batch that the nest reads is the n-th of the iterator, counted from 0 at tick 0: a
-        level with `every=10` has a new one at each of its updates, and with copies each copy has
-        its own. A run that goes on from a saved state skips what was read before it; an iterator
+        The n-th batch that the nest reads is the n-th of the iterator, counted from 0 at tick 0. A
+        level with `every=10` gets a new one at each of its updates, and with copies each copy gets
+        its own. A run that goes on from a saved state skips the batches read before it. An iterator
         that is new in each process must therefore give the same batches in the same order.
 
+        Example:
+            ```python
+            loss = lambda values, batch: (values["w"] - batch) ** 2
+            data = nx.Stream.of([jnp.float32(4.0), jnp.float32(6.0)])
+            nest = nx.Nest([nx.Level("w", loss, optax.sgd(0.25), data)])
+            state, info = nest.run(nest.init({"w": 0.0}, jax.random.key(0)), steps=2)
+            print(state.values["w"])  # 4.0
+            ```
+
         Args:
-            batches: an iterator; or what can be iterated more than once, such as a list or a data
-                loader; or a function without arguments that returns an iterator. The last two are
-                begun anew where a state from before the batches kept is run.
-            keep: how many of the batches read last are kept on the host. The nest raises it to what
-                two of its calls read.
+            batches: an iterator; or an object that can be iterated more than once, such as a list
+                or a data loader; or a function without arguments that returns an iterator. The last
+                two begin anew when a state needs batches that are no longer kept.
+            keep: number of batches, of those read last, that are kept on the host. The nest raises
+                it to the number that two of its calls read.
+
+        Returns:
+            The stream, to be given as a level's `context`.
 
         Raises:
-            TypeError: nothing that can be iterated.
-            ValueError: when it is read: a batch that is no longer kept, from an iterator that
-                cannot begin anew, or from one that then gives other batches.
-            StreamEnded: when it is read: there are no more batches.
+            TypeError: `batches` cannot be iterated.
+            ValueError: `keep` is not a whole number of at least 1. While reading: a batch that is
+                no longer kept, from an iterator that cannot begin anew, or from one that then gives
+                other batches.
+            StreamEnded: while reading: there are no more batches.
         """
         return cls(Iterated(batches, keep))
 
     @property
     def counted(self) -> bool:
-        """Whether the index counts the batches that are read, rather than ticks."""
+        """Whether the index counts the batches that are read (`Stream.of`), instead of ticks."""
         return isinstance(self.batch, Iterated)
 
     def indices(self, tick: int, stride: int, copies: int | None) -> Sequence[int]:
-        """The indices that are read at a tick, one for each copy, where somebody looks every
-        `stride` ticks."""
+        """The indices of the batches that are read at a tick.
+
+        Args:
+            tick: the tick, from 0.
+            stride: number of ticks between two reads.
+            copies: number of copies, or None.
+
+        Returns:
+            A range with one index for each copy; with a single index without copies.
+        """
         row = (tick + 1) // stride - 1 if self.counted else tick
         return range(row, row + 1) if copies is None else range(row * copies, (row + 1) * copies)
 

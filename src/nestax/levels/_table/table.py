@@ -24,23 +24,25 @@ from .writes import find_writes
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LevelTable:
-    """What is written how often in one call of a step, and what needs what; print it.
+    """How often each part of a step's state is written, and which parts it needs; print it.
 
-    A component is a leaf of the state, by its path as `jax.tree_util.keystr` gives it, or with
-    `level_table(..., hidden=True)` also a loop's carry, by a path like `scan[0].carry[1]`: loops of
-    a kind are numbered in program order in the body around them, carries in the loop's order.
+    A component is a leaf of the state, by its path as `jax.tree_util.keystr` gives it. With
+    `level_table(..., hidden=True)` a loop's carry is a component too, by a path like
+    `scan[0].carry[1]`: loops of a kind are numbered in program order in the body around them,
+    carries in the order of the loop.
 
     Attributes:
-        levels: the components that learn, fastest level first, each in the order of the state:
-            not the clocks, nor what is never written.
-        frequencies: writes per call, of every component; 0 for one that is never written.
-        depends: for every component, those whose new state its own new state needs in the same
-            write, at whatever frequency.
-        kinds: of every component: "state", "hidden", "constant" (not written) or "clock" (written,
-            but an integer, a flag or a key, or made of such alone: a schedule's learning rate, a
-            batch drawn from a key).
-        rows: as printed: components of one part of the state in one row if they share level,
-            frequency and kind.
+        levels: the components that learn, fastest level first, each level in the order of the
+            state. Clocks and components that are never written are left out.
+        frequencies: writes per call of every component; 0 if it is never written.
+        depends: for every component, the components whose new state its own new state needs in the
+            same write, at any frequency.
+        kinds: the kind of every component: "state", "hidden", "constant" (not written) or "clock"
+            (written, but an integer, a flag or a key, or computed from such alone: the learning
+            rate of a schedule, a batch drawn from a key).
+        rows: the rows as printed; see below.
+
+    Source: Nested Learning (Behrouz et al., 2025), Definition 2.
     """
 
     levels: tuple[tuple[str, ...], ...]
@@ -51,7 +53,14 @@ class LevelTable:
     _notes: tuple[str, ...] = dataclasses.field(repr=False)
 
     def compare(self, a: str, b: str) -> str:
-        """`">"` if component a is faster than b, `"<"` if slower, `"="` if neither.
+        """Whether component a is faster than component b.
+
+        Args:
+            a: path of a component that is written.
+            b: path of another one.
+
+        Returns:
+            `">"` if a is faster than b, `"<"` if it is slower, `"="` if neither.
 
         Raises:
             KeyError: one of them is not a component that is ever written.
@@ -70,6 +79,15 @@ class LevelTable:
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
+        """The rows of the table, as printed.
+
+        A row holds components of one part of the state that share level, frequency and kind.
+
+        A row has the fields `label` (the common part of the paths), `paths`, `level` (from 0, the
+        fastest; None for clocks and constants), `frequency` (writes per call), `relative` (to the
+        fastest component that learns), `kind`, and `needs` (labels of the rows whose new state it
+        needs).
+        """
         level = {path: n for n, group in enumerate(self.levels) for path in group}
         return rows_of(
             [
@@ -98,41 +116,53 @@ class LevelTable:
 def level_table(
     step: Callable[..., Any], state: Any, *args: Any, hidden: bool = False, calls: int = 1
 ) -> LevelTable:
-    """Which parts of a step's state are written how often, and which must wait for which.
+    """How often each part of a step's state is written, and which parts need which.
 
-    The step is traced, not trusted: how often each leaf of the state is written in one call is
-    read off its loops (`scan`, `fori_loop`, `while_loop`) and branches, and whose new value each
-    new value is made of off its values. Everything JAX can trace is seen through: `jit`, `vmap`,
-    `grad`, `checkpoint`, custom derivatives, `shard_map`. Only where a component is written inside
-    a `while_loop` or a `cond` is the step also run, on the arguments given, to count.
+    The step is traced by JAX. The number of writes to each leaf of the state in one call is read
+    from loops (`scan`, `fori_loop`, `while_loop`) and branches; the dependence between new values
+    is read from the operations. Everything that JAX can trace is covered: `jit`, `vmap`, `grad`,
+    `checkpoint`, custom derivatives, `shard_map`. If a component is written inside a `while_loop`
+    or a `cond`, the step is also run on the arguments given, to count.
 
-    * *Writing* is a property of the program, changing one of the data: `w + 0 * g` writes, and so
-      does `where(flag, new, old)`, flag or no flag. `cond(flag, ...)` writes if its branch runs.
-    * Steps written out one after another in Python are one write: only loops can be told apart.
-    * A loop's carry that is handed on to a leaf of the state is that leaf. Other carries (a memory
-      that begins from zeros in every call, MAML's inner weights) are *hidden* components.
-      Carries in the backward pass of a derivative are bookkeeping, as integer carries are.
-    * Starting afresh at the beginning of a loop is not a write.
+    * Writing is a property of the program, changing is one of the data: `w + 0 * g` writes, and so
+      does `where(flag, new, old)`, whatever the flag. `cond(flag, ...)` writes if its branch runs.
+    * Steps written out one after another in Python count as one write: only loops can be told
+      apart.
+    * A loop's carry that becomes a leaf of the state is that leaf. Other carries (a memory that
+      begins with zeros in every call, MAML's inner weights) are *hidden* components. Carries in the
+      backward pass of a derivative, and integer carries, are bookkeeping and not components.
+    * Setting a value at the beginning of a loop is not a write.
+
+    Example:
+        ```python
+        def step(state):
+            move = lambda i, fast: fast - 0.1 * (fast - state["slow"])
+            fast = jax.lax.fori_loop(0, 5, move, state["fast"])
+            return {"fast": fast, "slow": state["slow"] - 0.1 * fast}
+
+        table = nx.level_table(step, {"fast": 1.0, "slow": 2.0})
+        print(table.frequencies["['fast']"], table.compare("['fast']", "['slow']"))  # 5 >
+        ```
 
     Args:
         step: `state, *args -> state` or `-> (state, aux)`.
-        state: pytree; its arrays and numbers are the leaves that are looked at.
-        *args: pytrees. Shapes (`jax.ShapeDtypeStruct`) are enough where nothing must be counted
-            by running. Python numbers are constants to the step, as they would be in a closure.
-        hidden: whether hidden components stand in the table and among the levels.
-        calls: how many calls to count branches over, each with the state that the last one left;
-            frequencies are then means. A write every 100 calls shows only over 100.
+        state: a pytree; its arrays and numbers are the components.
+        *args: pytrees. Shapes (`jax.ShapeDtypeStruct`) are enough unless the step must be run to
+            count. Python numbers are constants to the step, as they would be in a closure.
+        hidden: whether hidden components are listed in the table and among the levels.
+        calls: number of calls over which branches are counted, each with the state that the last
+            one returned; frequencies are then means. A write every 100 calls shows only over 100.
 
     Returns:
-        The table; `print` it.
+        The `LevelTable`; print it.
 
     Raises:
         TypeError: the step cannot be called.
-        ValueError: the state has no array; the step returns no such state; `calls` is below 1;
-            something must be counted and the arguments have no values, or cannot be counted
-            because it is inside a `shard_map`.
+        ValueError: the state has no array; the step does not return such a state; `calls` is below
+            1; writes must be counted and the arguments have no values, or cannot be counted because
+            they are inside a `shard_map`.
 
-    Source: Nested Learning (2025), Definition 2.
+    Source: Nested Learning (Behrouz et al., 2025), Definition 2.
     """
     if not callable(step):
         raise TypeError(f"level_table: the step must be a function, got {type(step).__name__}")
