@@ -43,7 +43,7 @@ def best_response(
 ) -> Callable[..., Any]:
     """The map from slow values to the fast values after `steps` steps of an optimizer.
 
-    `best_response(objective, optimizer, steps, flow)(slow, start)` minimizes objective(slow, .)
+    `best_response(objective, optimizer, steps, flow)(slow, start)` minimizes `objective(slow, .)`
     from `start` by exactly `steps` updates. Its value is the same under every flow. The flow
     determines its derivatives:
 
@@ -52,9 +52,9 @@ def best_response(
     | `Unroll()` (default), `Forward()` | of all steps | of all steps, as in MAML |
     | `Unroll(first_order=True)` | of all steps, inner gradients constant | the same kind |
     | `Unroll(last=K)`, `OneStep()` | of the last K steps | 0 if K < steps |
-    | `Implicit(solver)` | of the stationary point, -H^-1 d2 objective / d fast d slow | 0 |
+    | `Implicit(solver)` | of the stationary point, `-H^-1 d2 objective / d fast d slow` | 0 |
     | `Implicit(solver, condition="update")` | of the fixed point of the optimizer's update | 0 |
-    | `FiniteDifference()` | -rate d2 objective / d fast d slow, by a central difference | 0 |
+    | `FiniteDifference()` | `-rate d2 objective / d fast d slow`, by a central difference | 0 |
     | `Direct()` | 0 | 0 |
 
     Arrays that the objective closes over count as slow, so that a level deep inside is a function

@@ -25,7 +25,7 @@ class GradientCheck:
         given: derivatives along the directions according to the gradient.
         measured: derivatives by central differences.
         uncertainty: estimated errors of `measured`, from truncation and rounding.
-        error: the largest |given - measured|, relative to the largest derivative measured, or to
+        error: the largest `|given - measured|`, relative to the largest derivative measured, or to
             1e-4 of the function's value where that is larger.
         resolution: the largest uncertainty, relative to the same number. Smaller errors cannot be
             seen.
@@ -99,10 +99,10 @@ def check_gradient(
         ```
 
     Args:
-        function: point -> scalar. It computes in the dtype of the point, which is float64 here;
+        function: `point -> scalar`. It computes in the dtype of the point, which is float64 here;
             arrays that it closes over should not be cast down inside.
         point: any pytree; its inexact arrays are moved, everything else is constant.
-        gradient: point -> pytree like point, or that pytree itself. None: `jax.grad(function)`.
+        gradient: `point -> pytree like point`, or that pytree itself. None: `jax.grad(function)`.
             Leaves for constants are ignored.
         directions: number of random directions.
         key: seed or typed PRNG key of the directions.

@@ -133,8 +133,8 @@ class ES(Evolution):
     """Evolution strategies over one period: a fresh perturbation for every period.
 
     Each pair of copies runs the period with value + e and value - e, e drawn from N(0, sigma^2).
-    The gradient is the mean over pairs of e (L+ - L-) / (2 sigma^2). It is unbiased for the loss of
-    one period, smoothed by N(0, sigma^2). In longer episodes the influence of earlier periods is
+    The gradient is the mean over pairs of `e (L+ - L-) / (2 sigma^2)`. It is unbiased for the loss
+    of one period, smoothed by N(0, sigma^2). In longer episodes the influence of earlier periods is
     lost, as under an `Unroll` over one period.
 
     Example:

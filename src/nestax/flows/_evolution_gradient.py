@@ -24,11 +24,11 @@ def evolution_gradient(
 ) -> tuple[Array, PyTree]:
     """Estimates the gradient of a smoothed loss from values of the loss alone.
 
-    It is `jax.value_and_grad` without derivatives. With perturbations e_i drawn from N(0, sigma^2)
-    for each pair i, the gradient is the mean over pairs of e_i (loss(value + e_i) - loss(value -
-    e_i)) / (2 sigma^2). It is unbiased for E loss(value + e) unless the flow ranks, clips or takes
-    signs. Its variance is proportional to 1 / pairs, and grows with the number of perturbed
-    numbers.
+    It is `jax.value_and_grad` without derivatives. With perturbations e drawn from N(0, sigma^2),
+    one for each pair, the gradient is the mean over pairs of `e (loss(value + e) - loss(value - e))
+    / (2 sigma^2)`. It is unbiased for the expectation of `loss(value + e)`, unless the flow ranks,
+    clips or takes signs. Its variance is proportional to 1 / pairs, and grows with the number of
+    perturbed numbers.
 
     The loss may be anything that `jax.vmap` accepts: all 2 * pairs values are evaluated at once.
     Its randomness should come from a key that it closes over, so that all pairs share it. It may

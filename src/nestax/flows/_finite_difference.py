@@ -26,7 +26,7 @@ from ._solvers import Identity, check_number
 class FiniteDifference(Flow):
     """Second-order DARTS: the inner level is one step of gradient descent away.
 
-    With w' = w - rate d_w L_in(w) and v = d_w' L_out(w'),
+    With `w' = w - rate d_w L_in(w)` and `v = d_w' L_out(w')`,
 
     ```text
     d L_out(w', slow) / d slow = d_slow L_out
@@ -39,7 +39,7 @@ class FiniteDifference(Flow):
     Attributes:
         rate: xi, the step size of the virtual step; best that of the inner level. 0 is first-order
             DARTS.
-        scale: length of the difference's step in weight space, |e v|.
+        scale: length of the difference's step in weight space, `|e v|`.
 
     Raises:
         ValueError: `rate` is not a finite Python number of at least 0; `scale` is not a positive
@@ -106,7 +106,7 @@ class FiniteDifference(Flow):
 
 
 def virtual_step(inner: Callable, flow: FiniteDifference, stays: bool = False) -> Callable:
-    """The map (fast, slow, data=None) -> fast - rate d_fast inner, with the derivative of DARTS.
+    """The map `(fast, slow, data=None) -> fast - rate d_fast inner`, differentiated as by DARTS.
 
     The derivative with respect to `slow` is the central difference. With respect to `fast` it is
     zero: the point from which the step starts counts as given. Inexact arrays that `inner` closes

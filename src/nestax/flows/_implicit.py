@@ -194,7 +194,7 @@ class Implicit(Flow):
 
 
 def implicit_root(stationarity: Callable, solver: Solver) -> Callable:
-    """The map (fast, slow, data=None) -> fast that is differentiated as a root of `stationarity`.
+    """The map `(fast, slow, data=None) -> fast` that is differentiated as a root of `stationarity`.
 
     Its value is `fast` itself, which should be a root of `stationarity(fast, slow, data)`, or near
     it. Its derivative with respect to `slow` is the implicit one, and with respect to `fast` zero;
@@ -240,9 +240,9 @@ def implicit_gradient(
     data: Any = None,
     settled: bool = True,
 ) -> tuple[tuple[Array, Any], PyTree, Diagnostics]:
-    """The total derivative of loss(fast(slow), slow) where `fast` solves `stationarity`.
+    """The total derivative of `loss(fast(slow), slow)`, where `fast` solves `stationarity`.
 
-    It is d_slow loss - (d_slow S)' A^(-T) d_fast loss, with A = d_fast S. The result can be
+    It is `d_slow loss - (d_slow S)' A^(-T) d_fast loss`, with `A = d_fast S`. The result can be
     differentiated again, in reverse mode; `fast` then moves with `slow`.
 
     Args:
@@ -294,7 +294,7 @@ def implicit_gradient(
 
 
 def hypergradient(outer: Callable, inner: Callable, solver: Solver) -> Callable:
-    """The gradient of outer(slow, fast(slow)) in slow, where fast(slow) = argmin inner(slow, .).
+    """The gradient of `outer(slow, fast(slow))`, where fast(slow) minimizes `inner(slow, fast)`.
 
     The gradient can be differentiated again, in reverse mode: `fast` counts as the best response
     wherever it occurs. It works under `jit`, which callers should apply, and under `vmap`, on

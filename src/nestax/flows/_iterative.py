@@ -117,13 +117,13 @@ class CG(Solver):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Neumann(Solver):
-    """The first terms of the Neumann series, rate * sum_{j < terms} (I - rate A)^j b.
+    """The first terms of the Neumann series, `rate * sum_{j < terms} (I - rate A)^j b`.
 
     At a stationary point this equals reverse mode through `terms` steps of gradient descent with
-    that rate. The series converges if and only if every eigenvalue of I - rate A is inside the unit
-    circle; for a Hessian, if and only if 0 < rate < 2 / largest eigenvalue. A last term larger than
-    the one before, or a residual above 1, is reported as divergence. Truncation has the effect of a
-    damping of about 1 / (rate terms).
+    that rate. The series converges if and only if every eigenvalue of `I - rate A` is inside the
+    unit circle; for a Hessian, if and only if `0 < rate < 2 / largest eigenvalue`. A last term
+    larger than the one before, or a residual above 1, is reported as divergence. Truncation has the
+    effect of a damping of about 1 / (rate terms).
 
     Example:
         ```python

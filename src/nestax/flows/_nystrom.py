@@ -41,9 +41,9 @@ class Nystrom(Solver):
 
     Attributes:
         rank: number of directions in the sketch, and of products.
-        damping: added to every eigenvalue. None: (rounding unit)^(2/3) times the largest eigenvalue
-            (2e-5 of it in float32), about the smallest that keeps rounding harmless. The solution
-            then does not depend on the scale of A.
+        damping: added to every eigenvalue. None: `(rounding unit)^(2/3)` times the largest
+            eigenvalue (2e-5 of it in float32), about the smallest that keeps rounding harmless. The
+            solution then does not depend on the scale of A.
         tail: "captured" or "zero", see above. "zero" needs a positive damping, 0.1 in the paper.
         seed: seed of W, the same for every solve.
 

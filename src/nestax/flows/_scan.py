@@ -36,15 +36,15 @@ def unrolled(
 
     1. up to 16 MiB for the plain body: everything is stored, and nothing is recomputed; 2. up to 16
     MiB for the lean body: its arguments are stored; 3. up to 1 GiB with one level of segments: the
-    lean body in segments of about sqrt(T C / R) steps (C bytes of carry, R bytes left by a lean
+    lean body in segments of about `sqrt(T C / R)` steps (C bytes of carry, R bytes left by a lean
     step) under `jax.checkpoint`; 4. otherwise segments of segments, O(T^(1/3)).
 
     Under `vmap` the bytes are those of one copy. In a trace for forward mode (`Forward`) the plain
     body is used, as forward mode stores nothing.
 
     Args:
-        make_body: lean -> body, with body(carry, x) -> (carry, y) as for `lax.scan`. The lean body
-            stores only the point of each inner gradient.
+        make_body: `lean -> body`, with `body(carry, x) -> (carry, y)` as for `lax.scan`. The lean
+            body stores only the point of each inner gradient.
         carry: initial carry; integer and key leaves are allowed.
         xs: pytree with leading axis `length`, or None.
         length: number of steps T, at least 0.

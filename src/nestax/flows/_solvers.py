@@ -25,7 +25,7 @@ class SolveInfo(NamedTuple):
     """The quality of a solve; scalars.
 
     Attributes:
-        residual: |b - A x| / |b| of the undamped system; 0 where b is 0.
+        residual: `|b - A x| / |b|` of the undamped system; 0 where b is 0.
         products: number of products with A that were needed for x; -1 if unknown. The product for
             the residual is not counted.
         diverged: whether x is not finite, or the solver broke down or moved away from the solution.
@@ -77,7 +77,7 @@ class Solver(Brief, abc.ABC):
         """One solve, without scaling and checks; called by `solve`.
 
         Args:
-            product: x -> A x on pytrees like `vector`.
+            product: `x -> A x` on pytrees like `vector`.
             vector: b, of norm 1 (or 0), in float32 or wider.
 
         Returns:
@@ -91,7 +91,7 @@ class Solver(Brief, abc.ABC):
         scale nor the dtype of b matters. If b is zero, so is x.
 
         Args:
-            product: x -> A x on pytrees like `vector`; must be linear.
+            product: `x -> A x` on pytrees like `vector`; must be linear.
             vector: b, a pytree of real floating arrays.
 
         Returns:

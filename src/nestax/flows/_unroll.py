@@ -89,7 +89,7 @@ class Unroll(Flow):
             values: a tuple of pytrees of inexact arrays.
 
         Returns:
-            (losses, gradients, aux), where `gradients[i]` is d losses[i] / d values[i].
+            (losses, gradients, aux), where `gradients[i]` is `d losses[i] / d values[i]`.
         """
         positions: list[int] = []
 

@@ -125,9 +125,9 @@ def compare_flows(
     Evolution strategies may be among the flows. Their bias and spread over the draws say more than
     single errors. The bias is the error of the mean over the draws; the spread is the distance of
     single draws from that mean. Both are relative to the size of the exact gradient. The bias of an
-    estimate is known up to spread / sqrt(draws). A bias that is not well above that may be 0; more
-    draws decide. With evolution strategies all flows see the data of paired copies, and a flow with
-    a memory begins with an empty one, as at the beginning of an episode.
+    estimate is known up to `spread / sqrt(draws)`. A bias that is not well above that may be 0;
+    more draws decide. With evolution strategies all flows see the data of paired copies, and a flow
+    with a memory begins with an empty one, as at the beginning of an episode.
 
     Example:
         ```python

@@ -51,7 +51,7 @@ def check_gradient(
         ```
 
     Args:
-        nest: a `Nest`, or a function point -> scalar.
+        nest: a `Nest`, or a function `point -> scalar`.
         state: the state of a single run at the boundary of a step, from which the level makes its
             next update; or the point.
         name: the name of the level; or the gradient of the function.

@@ -75,9 +75,9 @@ class Level:
             episode. `values` contains all outer levels, and those peers whose value persists. None:
             the value of this level persists. With a fourth parameter named `copy` it gets the
             number of the copy too.
-        horizon: ticks in an episode, at most 2**31 - 2; or `math.inf`: episodes do not end. A pair
-            `(least, most)`: each episode's length is drawn log-uniformly. A function `(task, key)
-            -> ticks` or `(task, key, copy) -> ticks`: each episode's length is computed by it.
+        horizon: ticks in an episode, at most `2**31 - 2`; or `math.inf`: episodes do not end. A
+            pair `(least, most)`: each episode's length is drawn log-uniformly. A function `(task,
+            key) -> ticks` or `(task, key, copy) -> ticks`: each episode's length is computed by it.
             Drawn and computed lengths are rounded up to whole restart periods. None: the smallest
             period of the levels outside; `math.inf` if there are none.
         accumulate: None evaluates the objective at the due tick only. "mean" and "sum" gather it

@@ -407,8 +407,7 @@ class Nest:
         return found if several else found[names[0]]
 
     def levels(self, state: State | None = None, hidden: bool = False) -> LevelTable:
-        """The level table of one step: how often each part of the state is written, and in which
-        order.
+        """The level table of one step: how often each part of the state is written.
 
         Example:
             ```python

@@ -1,18 +1,6 @@
 """Bilevel methods without an inner loop: lists of levels under `Direct()` and nothing else.
 
-    min_x f(x, z*(x)),   z*(x) = argmin_z g(x, z);   x is slow, z fast.
-
-SOBA and SABA (Dagréou, Ablin, Vaiter, Moreau, "A framework for bilevel optimization that enables
-stochastic and global variance reduction algorithms", NeurIPS 2022, sections 2 and 3) move z, x and
-an auxiliary v, which tends to -(d²g/dz²)^-1 df/dz, at once:
-
-    z <- z - rho  dg/dz
-    v <- v - rho  (d²g/dz² v + df/dz)
-    x <- x - gamma (d²g/dxdz v + df/dx)
-
-The second line is a gradient step on a level's objective, <v, d²g/dz² v>/2 + <v, df/dz>, and the
-third one on f + <v, dg/dz>. F2SA (Kwon, Kwon, Wright, Nowak, "A fully first-order method for
-stochastic bilevel optimization", ICML 2023, algorithm 1) needs no second derivatives.
+All solve min_x f(x, z*(x)) with z*(x) = argmin_z g(x, z); x is slow, z fast.
 """
 
 from collections.abc import Callable
@@ -41,8 +29,17 @@ def soba(
 ) -> list[Level]:
     """Stochastic bilevel algorithm (SOBA): three peers, each with one gradient step per tick.
 
-    With constant rates it stalls at the noise of its batches. Use rates that fall like t^(-1/2), or
-    `saba`. The three updates are in the guide [Which flow?](../guides/flows.md).
+    With constant rates it stalls at the noise of its batches. Use rates that fall like `t^(-1/2)`,
+    or `saba`. With f the outer and g the inner objective, every tick does
+
+    ```text
+    z <- z - rho  dg/dz
+    v <- v - rho  (d²g/dz² v + df/dz)
+    x <- x - gamma (d²g/dxdz v + df/dx)
+    ```
+
+    where v tends to `-(d²g/dz²)^-1 df/dz`. The second line is a gradient step on the objective `<v,
+    d²g/dz² v> / 2 + <v, df/dz>`, the third one on `f + <v, dg/dz>`.
 
     Example:
         ```python
@@ -156,10 +153,10 @@ def f2sa(
 ) -> list[Level]:
     """Fully first-order stochastic approximation (F2SA): a penalty instead of second derivatives.
 
-    With y near argmin f / lambda + g and z near argmin g, x steps along the gradient of f(x, y) +
-    lambda (g(x, y) - g(x, z)). The bias of that gradient is O(1 / lambda). lambda is itself a level
-    with the objective -lambda, moved by plain descent with the rate `growth`. The paper steps along
-    df/dy + lambda dg/dy with a rate that falls like 1 / lambda, which is equivalent.
+    With y near `argmin f / lambda + g` and z near `argmin g`, x steps along the gradient of `f(x,
+    y) + lambda (g(x, y) - g(x, z))`. The bias of that gradient is O(1 / lambda). lambda is itself a
+    level with the objective -lambda, moved by plain descent with the rate `growth`. The paper steps
+    along `df/dy + lambda dg/dy` with a rate that falls like 1 / lambda, which is equivalent.
 
     Args:
         outer: f, `(slow, fast, batch) -> scalar`.
