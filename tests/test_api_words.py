@@ -271,3 +271,41 @@ def test_example(code):
         exec(compile(PRELUDE + code, "example", "exec"), {"__name__": "__main__"})
     expected = re.findall(r"^\s*print\(.*\)\s+# (.+)$", code, re.M)
     assert printed.getvalue().splitlines() == expected
+
+
+def sound(rate: float, steps: int = 1) -> float:
+    """Steps down.
+
+    Args:
+        rate: of each step.
+        steps: how many.
+
+    Returns:
+        Where it ends.
+
+    Raises:
+        ValueError: rate below 0.
+    """
+    if rate < 0:
+        raise ValueError(rate)
+    return -rate * steps
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "fault"),
+    [
+        ("rate: of each step.\n        steps:", "rate, steps:", "not one name and its meaning"),
+        ("        rate: of each step.\n", "", "rate is not explained"),
+        ("steps:", "stride:", "stride is explained and does not exist"),
+        ("Returns:", "Gives:", "no Returns"),
+        ("Raises:", "Fails:", "ValueError is raised, and not told"),
+        ("Steps down.", "Steps down", "the summary is no sentence"),
+        ("Steps down.", ">>> sound(1.0)", "an example at the prompt"),
+    ],
+)
+def test_a_docstring_with_a_fault_is_found(right, wrong, fault):
+    text = sound.__doc__
+    assert right in text and faults("sound", sound) == []
+    spoilt = types.FunctionType(sound.__code__, globals(), "sound", sound.__defaults__)
+    spoilt.__annotations__, spoilt.__doc__ = sound.__annotations__, text.replace(right, wrong)
+    assert any(fault in found for found in faults("sound", spoilt))
