@@ -82,7 +82,7 @@ class LevelInfo:
                 side by side, plus one for copies.
 
         Returns:
-            A dict: the losses, norms and diagnostics of an implicit flow by field name, and the
+            A dict of the losses, norms and diagnostics of an implicit flow by field name, and the
             scalars of `user` by their paths, such as "accuracy" or "aux/kl".
         """
         found = {name: getattr(self, name) for name in _NUMBERS}

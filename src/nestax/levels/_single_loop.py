@@ -62,8 +62,8 @@ def soba(
             zeros.
 
     Returns:
-        The levels z, v and x, to be given to `Nest`: as the whole list; as a tuple beside other
-        levels; or as `Peers(*levels, order="simultaneous")` in a nest of another order.
+        The levels z, v and x, to be given to `Nest` as the whole list, as a tuple beside other
+        levels, or as `Peers(*levels, order="simultaneous")` in a nest of another order.
 
     Raises:
         ValueError: an argument that is not of the kind above.
