@@ -27,13 +27,16 @@ PAGES = Path(__file__).parents[1] / "docs" / "api"
 PRELUDE = "import jax, jax.numpy as jnp, optax, nestax as nx\n"
 # Rooms whose words are still to be written. Temporary: to be emptied, and then removed.
 UNWRITTEN = {"information", "memory", "optim", "plots", "runs"}
-# Of the names that users meet first, those of the core; each has an example.
+# The names that users meet first; each has an example.
 FIRST = [
     "Level", "Nest", "Nest.init", "Nest.step", "Nest.run", "Nest.gradient", "State",
     "State.replace", "Stream", "Stream.of", "Field", "Peers", "Process", "Held", "LevelInfo",
     "Direct", "Unroll", "Forward", "OneStep", "Implicit", "ES", "PES", "CG", "Neumann", "Nystrom",
     "best_response", "hypergradient", "flows.implicit_root", "check_gradient", "compare_flows",
-    "level_table",
+    "level_table", "Nest.map", "Nest.levels", "evolution_gradient", "flows.solve_linear",
+    "memory.HopeLM", "memory.TitansMemory", "memory.DeltaMemory", "memory.ContinuumMemory",
+    "memory.delta_rule", "memory.generate", "optim.muon", "optim.m3", "optim.deep_momentum",
+    "optim.delta_momentum", "runs.Watch",
 ]  # fmt: skip
 
 
