@@ -4,11 +4,12 @@ printed must be printed.
     python tests/readme.py [--figures FOLDER] README.md docs/guides/optimizers.md
 
 A line `print(...)  # 1.25` must print 1.25; only comments on print lines are compared. After `# ≈`
-stands all that is printed, in one line and with numbers that may be 5 % off: what many steps of
-training end with differs a little among processors. On a page that says so in a comment every
-snippet goes on from the first. A page that says it needs a package is left out where that package
-is not installed. Programs run in a folder of their own; figures they save there must be those that
-the documentation shows, and --figures copies them to a folder.
+numbers may be 5 % off: what many steps of training end with differs a little among processors.
+Where there is one comment and many lines are printed, it has them all, separated by commas. On a
+page that says so in a comment every snippet goes on from the first, or all are one program. A page
+that says it needs a package is left out where that package is not installed. Programs run in a
+folder of their own; figures they save there must be those that the documentation shows, and
+--figures copies them to a folder.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _ONWARD = "<!-- every snippet goes on from the first -->"
+_ONE = "<!-- the snippets of this page are one program -->"
 _NEEDS = re.compile(r"<!-- needs (\w+) -->")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _FIGURES = Path(__file__).parents[1] / "docs" / "figures"
@@ -40,22 +42,29 @@ def snippets_of(path: Path) -> list[str]:
     snippets = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     if not snippets:
         raise SystemExit(f"{path} has no Python snippet")
+    if _ONE in text:
+        return ["\n".join(snippets)]
     if _ONWARD in text:
         snippets[1:] = [snippets[0] + snippet for snippet in snippets[1:]]
     return snippets
 
 
-def agrees(expected: list[str], printed: list[str]) -> bool:
-    """Whether a program printed what its comments say."""
-    if not expected or printed == expected:
-        return True
-    if len(expected) > 1 or not expected[0].startswith("≈"):
-        return False
-    said, found = expected[0].removeprefix("≈").strip(), ", ".join(printed)
+def close(said: str, found: str) -> bool:
+    """Whether a line is what a comment says, to 5 % where the comment begins with ≈."""
+    if not said.startswith("≈"):
+        return said == found
+    said = said.removeprefix("≈").strip()
     return _NUMBER.sub("#", said) == _NUMBER.sub("#", found) and all(
         math.isclose(float(a), float(b), rel_tol=0.05)
         for a, b in zip(_NUMBER.findall(said), _NUMBER.findall(found), strict=True)
     )
+
+
+def agrees(expected: list[str], printed: list[str]) -> bool:
+    """Whether a program printed what its comments say."""
+    if len(expected) == 1:
+        return close(expected[0], ", ".join(printed))
+    return not expected or (len(expected) == len(printed) and all(map(close, expected, printed)))
 
 
 def passed(name: str, code: str, figures: Path | None) -> bool:
