@@ -1,5 +1,7 @@
 """State that is not a weight: statistics of equinox and flax modules, dropout, refusals."""
 
+import copy
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -438,6 +440,22 @@ def twice(layer):
     return {"a": layer.kernel, "b": layer.kernel}
 
 
+class Tied(eqx.Module):
+    first: eqx.nn.Linear
+    again: eqx.nn.Linear
+
+    def __init__(self, weight=False):
+        self.first = eqx.nn.Linear(2, 2, key=jax.random.key(0))
+        self.again = eqx.nn.Linear(2, 2, key=jax.random.key(1)) if weight else self.first
+        if weight:
+            self.again = eqx.tree_at(lambda layer: layer.weight, self.again, self.first.weight)
+
+
+def table():
+    net = eqx.nn.Linear(2, 2, key=jax.random.key(0))
+    return eqx.tree_at(lambda net: net.bias, net, np.ones(2, np.float32))
+
+
 HAIKU = {"norm/~/mean_ema": {"counter": 1, "hidden": jnp.ones(2), "average": jnp.ones(2)}}
 REFUSED = {
     "module": (
@@ -450,10 +468,14 @@ REFUSED = {
     "variable": (lambda: {"n": Count(jnp.ones(2))}, r"\['n'\].*flax Count"),
     "rngs": (lambda: {"r": nnx.Rngs(0)}, r"\['r'\].*random state.*batch's key"),
     "tied": (lambda: twice(linear()), r"one flax Variable twice, at \['a'\] and \['b'\]"),
+    "module twice": (Tied, r"equinox module twice, at \.first and \.again.*eqx\.nn\.Shared"),
+    "array twice": (lambda: Tied(True), r"array .* twice, at \.first\.weight and \.again\.weight"),
+    "numpy": (table, r"\.bias is a numpy array in an equinox module.*jnp\.asarray"),
     "equinox": (lambda: equinox_net()[0], r"\['stats'\].*equinox State.*keep="),
     "layer": (lambda: EquinoxNet(), r"\.norm\.batch_counter.*make_with_state"),
     "linen": (lambda: LinenNet().init(jax.random.key(0), jnp.ones((2, 2)), True), r"batch_stats"),
     "cache": (lambda: {"params": jnp.ones(2), "cache": jnp.ones(2)}, r"collection 'cache'"),
+    "beside": (lambda: {"params": jnp.ones(2), "ema": jnp.ones(2)}, r"\['ema'\].*\"ema\": False"),
     "haiku": (lambda: {"w": jnp.ones(2), "state": HAIKU}, r"mean_ema.*haiku state"),
     "optax": (lambda: (jnp.ones(2), optax.adam(1.0).init(jnp.ones(2))), r"an optimizer's state"),
     "torch": (lambda: {"a": foreign("torch", "Tensor")}, r"\['a'\] is a torch Tensor.*detach"),
@@ -468,7 +490,7 @@ def test_a_leaf_that_is_no_weight(kind):
     value, message = REFUSED[kind][0](), "level 'w': its value.*" + REFUSED[kind][1]
     with pytest.raises(ValueError, match=message):
         init(value)
-    firm = kind not in ("variable", "haiku", "optax")
+    firm = kind not in ("variable", "haiku", "optax", "numpy", "beside")
     if firm:  # to say that everything is trained is not enough
         with pytest.raises(ValueError, match=message):
             init(value, trained=True)
@@ -479,8 +501,33 @@ def test_a_leaf_that_is_no_weight(kind):
         with pytest.raises(ValueError, match=r"the task\['a'\] is a torch Tensor"):
             level = nx.Level("w", lambda values, batch: 0.0, optax.sgd(0.1))
             nx.Nest([level], task=value).init({"w": 1.0}, jax.random.key(0))
-    if kind == "tied":  # copies that never move stay tied
+    if kind in ("tied", "module twice"):  # copies that never move stay tied
         init((jnp.ones(2), value), trained=(True, False))
+    if kind in ("numpy", "beside"):
+        init(value, trained=True)
+
+
+def test_layers_tied_as_equinox_ties_them_stay_tied():
+    linear = Tied(True)
+    pair = linear.first, linear.again
+    shared = eqx.nn.Shared(pair, lambda pair: pair[1].weight, lambda pair: pair[0].weight)
+    first, again = init(shared).values["w"]()
+    np.testing.assert_array_equal(first.weight, again.weight)
+    init(copy.deepcopy(linear.first))
+
+
+def test_a_module_changed_from_outside_is_explained():
+    graph, params, rest = nnx.split(nnx_net_of_dropout(), nnx.Param, ...)
+    loss = lambda values, batch: jnp.sum(nnx.merge(graph, values["w"], rest)(jnp.ones((1, 2))))  # noqa: E731
+    level = nx.Level("w", loss, optax.sgd(0.1))
+    with pytest.raises(Exception, match="Cannot mutate") as caught:
+        nx.Nest([level]).init({"w": params}, jax.random.key(0))
+    assert any("copy=True" in note for note in caught.value.__notes__)
+
+
+def nnx_net_of_dropout():
+    rngs = nnx.Rngs(0)
+    return nnx.Sequential(nnx.Linear(2, 2, rngs=rngs), nnx.Dropout(0.5, rngs=rngs))
 
 
 def test_a_start_is_refused_what_init_is_refused():

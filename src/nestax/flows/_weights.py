@@ -9,11 +9,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _SPLIT = (
     "give only the parameters, graph, params = nnx.split(model, nnx.Param), and put the model "
     "together in the objective: nnx.merge(graph, params)"
+)
+_TIE = (
+    "tie them with eqx.nn.Shared, or call the one layer twice; layers that only begin alike take "
+    "copies, such as copy.deepcopy(layer)"
 )
 _KEEP = (
     'give {"params": ..., "stats": ...} to a Level with trained={"params": True, "stats": False} '
@@ -42,8 +47,18 @@ class Kind(NamedTuple):
 
 class Leaf(NamedTuple):
     path: tuple[Any, ...]
-    kind: Kind | None  # of the outermost part around it that holds no weights
+    kind: Kind | None  # of the outermost part around it that holds no weights, firm ones first
     setting: bool  # a Python float in an equinox module, which equinox does not train either
+    inexact: bool
+
+
+class Part(NamedTuple):
+    """Something that updates would part if a value held it twice."""
+
+    node: Any  # kept, so that nothing else gets its id
+    what: str
+    repair: str
+    paths: list[tuple[Any, ...]]
 
 
 def trained_leaves(who: str, value: Any, trained: Any = None) -> list[bool | None]:
@@ -59,8 +74,8 @@ def trained_leaves(who: str, value: Any, trained: Any = None) -> list[bool | Non
         ValueError: by path, a leaf that no compiled program can take, a leaf that is no weight and
             that `trained` does not exclude, or a `trained` that does not fit the value.
     """
-    variables: dict[int, list[tuple[Any, ...]]] = {}
-    leaves = list(_walk(value, (), None, False, variables))
+    parts: dict[int, Part] = {}
+    leaves = list(_walk(value, (), None, False, parts))
     check_arrays(who, value)
     flags = [None] * len(leaves) if trained is None else _flags(who, value, trained)
     for leaf, flag in zip(leaves, flags, strict=True):
@@ -70,17 +85,16 @@ def trained_leaves(who: str, value: Any, trained: Any = None) -> list[bool | Non
                 f"{who}{jax.tree_util.keystr(leaf.path)} is {kind.what}, not a weight: it would "
                 f"be trained, or stay what it is for ever. To repair this, {kind.repair}"
             )
-    for paths in variables.values():
-        below = [
-            flag
+    for _, what, repair, paths in parts.values():
+        if len(paths) > 1 and any(
+            leaf.inexact and flag is not False
             for leaf, flag in zip(leaves, flags, strict=True)
             if any(leaf.path[: len(path)] == path for path in paths)
-        ]
-        if len(paths) > 1 and any(flag is not False for flag in below):
+        ):
             first, second = (jax.tree_util.keystr(path) for path in paths[:2])
             raise ValueError(
-                f"{who} holds one flax Variable twice, at {first} and {second}: updates would "
-                f"part them. To repair this, {_SPLIT}, which holds it once"
+                f"{who} holds one {what} twice, at {first} and {second}: updates would "
+                f"part them. To repair this, {repair}"
             )
     settings = [leaf.setting for leaf in leaves]
     return [
@@ -135,7 +149,15 @@ def _flags(who: str, value: Any, trained: Any) -> list[bool]:
         ) from error
 
 
-_MODULE = Kind("part of a whole flax nnx module (which changes in place)", _SPLIT)
+_MODULE = Kind(
+    "part of a whole flax nnx module (which changes in place)",
+    f"{_SPLIT}. (With dropout or statistics nnx.split takes more filters: docs/interop/flax.md)",
+)
+_NUMPY = Kind(
+    "a numpy array in an equinox module, which equinox does not train",
+    "make it an array of JAX by jnp.asarray, or say which leaves are weights, with trained=",
+    firm=False,
+)
 
 
 def _walk(
@@ -143,22 +165,32 @@ def _walk(
     path: tuple[Any, ...],
     kind: Kind | None,
     module: bool,
-    variables: dict[int, list[tuple[Any, ...]]],
+    parts: dict[int, Part],
 ) -> Iterator[Leaf]:
-    """The leaves of a pytree in their order; `variables` gathers where flax Variables are."""
-    kind = kind or _kind(node, path)
-    classes = _classes(node)
-    module = module or ("equinox", "Module") in classes
+    """The leaves of a pytree in their order; `parts` gathers by id what should occur once only."""
+    inner = _kind(node, path)
+    if kind is None or (inner is not None and inner.firm and not kind.firm):
+        kind = inner
+    classes, inexact, once = _classes(node), _inexact(node), None
     if ("flax", "Variable") in classes:
-        variables.setdefault(id(node), []).append(path)
+        once = "flax Variable", f"{_SPLIT}, which holds it once"
+    elif ("equinox", "Module") in classes:
+        module, once = True, ("equinox module", _TIE)
+    elif module and isinstance(node, jax.Array):
+        once = "array of an equinox module", _TIE
+    elif module and inexact and isinstance(node, (np.ndarray, np.generic)):
+        kind = kind or _NUMPY
+    if once is not None:
+        parts.setdefault(id(node), Part(node, *once, [])).paths.append(path)
     children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda one: one is not node)[0]
     for key, child in children:
         if child is node:
-            yield Leaf(path, kind, module and isinstance(node, (float, complex)))
+            setting = type(node) in (float, complex)
+            yield Leaf(path, kind, module and setting, inexact)
         else:
             beside = isinstance(node, Mapping) and "params" in node
             named = kind or _collection(key[-1], beside)
-            yield from _walk(child, (*path, *key), named, module, variables)
+            yield from _walk(child, (*path, *key), named, module, parts)
 
 
 def _kind(node: Any, path: tuple[Any, ...]) -> Kind | None:
@@ -192,7 +224,17 @@ def _collection(key: Any, beside_params: bool) -> Kind | None:
     name = getattr(key, "key", getattr(key, "name", None))
     if name == "batch_stats" or (beside_params and name in ("cache", "intermediates")):
         return Kind(f"of the flax collection {name!r}", f"give only the parameters; or {_KEEP}")
+    if beside_params and name != "params":
+        say = f'trained={{"params": True, "{name}": False}}, or trained=True for all'
+        return Kind("in a collection beside 'params'", f"say which are weights, {say}", firm=False)
     return None
+
+
+def _inexact(node: Any) -> bool:
+    dtype = getattr(node, "dtype", None)
+    return isinstance(node, (float, complex)) or (
+        isinstance(dtype, np.dtype) and jnp.issubdtype(dtype, jnp.inexact)
+    )
 
 
 def _classes(node: Any) -> set[tuple[str, str]]:

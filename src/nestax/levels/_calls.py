@@ -11,6 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_MERGE = (
+    "A flax nnx module that lives outside a function cannot change inside it. Put it together in "
+    "the function, nnx.merge(graph, params, rest, copy=True), and return what changed beside the "
+    "loss."
+)
 _JITTED: Any = type(jax.jit(lambda: None))
 _unjitted: contextvars.ContextVar[bool] = contextvars.ContextVar("unjitted", default=False)
 
@@ -51,6 +56,8 @@ def noted(where: str) -> Iterator[None]:
         note = f"This was raised in {where}."
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
+            if type(error).__name__ == "TraceContextError":  # of flax
+                error.add_note(_MERGE)
         raise
 
 
