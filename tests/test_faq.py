@@ -205,7 +205,7 @@ def _():
 
 @raises("the iterator of a Stream ended after")
 def _():
-    nest, state = one(context=nx.Stream.of([]))
+    one(context=nx.Stream.of([]))
 
 
 @raises("a Stream.of cannot go back to batch")
