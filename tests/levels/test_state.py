@@ -1,5 +1,6 @@
 """A state: saved by what users save with, replaced in parts, refused by other nests."""
 
+import copy
 import dataclasses
 import io
 import pickle
@@ -16,7 +17,7 @@ from flax import serialization as flax
 from references import nests
 
 import nestax as nx
-from nestax.levels import _belongs
+from nestax.levels import _belongs, _values
 
 KEY = jax.random.key(0)
 
@@ -131,6 +132,25 @@ def test_a_restored_run_goes_on_bit_for_bit(way, trained, tmp_path):
     assert restored.values["m"].activation is jnp.tanh and restored.values["m"].bias is None
     if name == "spread" and way in (by_standard_checkpointer, by_manager):
         assert len(restored.values["m"].w.sharding.device_set) == 2
+
+
+def pickled(state):
+    return pickle.loads(pickle.dumps(state))
+
+
+@pytest.mark.parametrize("way", [pickled, copy.deepcopy])
+def test_a_copy_goes_on_bit_for_bit(way):
+    """Texts among its parts have another hash in every process."""
+    value = {"w": jnp.ones(2), "kind": "a text", "key": jax.random.key(1)}
+    objective = lambda v, batch: jnp.sum((v["w"]["w"] - batch) ** 2)  # noqa: E731
+    nest = nx.Nest(
+        [nx.Level("w", objective, optax.sgd(0.1), lambda task, key: nests.noise(key, 2))]
+    )
+    state, _ = nest.run(nest.init({"w": value}, KEY), 1)
+    assert same(nest.run(way(state), 2), nest.run(state, 2))
+    elsewhere = _values._Static("a text")
+    elsewhere._hash += 1
+    assert way(elsewhere) == _values._Static("a text")
 
 
 def test_a_donated_state_is_a_template_still(tmp_path):

@@ -5,6 +5,7 @@ weights, and running statistics, which are inexact too. Only what is trained is 
 updated, and only arrays may enter compiled code.
 """
 
+import enum
 from typing import Any, NoReturn, TypeGuard
 
 import jax
@@ -13,7 +14,15 @@ import numpy as np
 from jax.core import Tracer
 
 _TRAINED, _FIXED, _STATIC, _KEY = range(4)
-_LATER = object()  # not computed yet; None is a value
+
+
+class _Later(enum.Enum):
+    """Not computed yet; None is a value. An enum stays itself when a state is pickled or copied."""
+
+    LATER = enum.auto()
+
+
+_LATER = _Later.LATER
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -250,6 +259,9 @@ class _Static:
             self._hash = hash(value)
         except TypeError:
             self._hash = None
+
+    def __reduce__(self):  # texts have another hash in every process
+        return _Static, (self.value,)
 
     def __hash__(self) -> int:
         return id(self.value) if self._hash is None else self._hash
