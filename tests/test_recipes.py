@@ -24,6 +24,7 @@ def test_a_recipe_runs(recipe, tmp_path, monkeypatch):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"it needs {package}")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(first + code, {})
