@@ -8,7 +8,8 @@ nestax, plain JAX and the references run in the interpreter that runs the benchm
 get the same version of JAX. `hypertorch`, `learn2learn` and `learned_optimization_head` need a
 checkout of their repository: the first was never released (and its import name on the package index
 is another project's), the release of the second does not build on Python 3.11, that of the third is
-four years older than its repository (and is raced as `learned_optimization`).
+four years older than its repository (and is raced as `learned_optimization`). For learn2learn the
+unpacked source archive of its release will do.
 """
 
 import argparse

@@ -1,41 +1,11 @@
-"""MAML with learn2learn, as its README has it.
+"""MAML with learn2learn, as its README has it; imported as `learn2learn_alone` says."""
 
-Its package imports compiled data sets and torchvision, which MAML does not need and which do not
-build here; where that fails, MAML's own module is imported unchanged from an empty package.
-"""
-
-import importlib.util
-import os
-import sys
-import types
-
+import learn2learn_alone  # noqa: F401
 import torch
 import torch.nn.functional as F
+from learn2learn.algorithms.maml import MAML
 from serve import Work, serve
 from sinusoid_torch import META_RATE, RATE, STEPS, TASKS, Table, network, report
-
-
-def maml_class():
-    try:
-        from learn2learn.algorithms import MAML
-    except ImportError:
-        for name in [name for name in sys.modules if name.startswith("learn2learn")]:
-            del sys.modules[name]
-        spec = importlib.util.find_spec("learn2learn")
-        assert spec is not None and spec.origin is not None
-        home = os.path.dirname(spec.origin)
-        for name, folder in (
-            ("learn2learn", home),
-            ("learn2learn.algorithms", home + "/algorithms"),
-        ):
-            module = types.ModuleType(name)
-            module.__path__ = [folder]
-            sys.modules[name] = module
-        from learn2learn.algorithms.maml import MAML
-    return MAML
-
-
-MAML = maml_class()
 
 
 def make(data, variant):
