@@ -147,7 +147,7 @@ def finite_difference_gradient(
         loss: `(fast, slow, data) -> (scalar, aux)`.
         inner: `(fast, slow, data) -> scalar`, the inner objective itself.
         flow: rate and scale.
-        slow: a pytree; its inexact arrays are differentiated with respect to.
+        slow: a pytree; the gradient is taken with respect to its inexact arrays.
         fast: a pytree; the inner level's present value.
         data: constants of any dtype.
 

@@ -249,7 +249,7 @@ def implicit_gradient(
         loss: `(fast, slow, data) -> (scalar, aux)`.
         stationarity: S, as for `implicit_root`.
         solver: as for `implicit_root`.
-        slow: a pytree; its inexact arrays are differentiated with respect to.
+        slow: a pytree; the gradient is taken with respect to its inexact arrays.
         fast: a pytree; its inexact arrays are the root.
         data: constants of any dtype.
         settled: whether `fast` moves with `slow` in derivatives of the result. False: these are the
