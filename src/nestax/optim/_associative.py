@@ -39,9 +39,15 @@ Map = Callable[[Array], Array]
 
 
 class AssociativeState(NamedTuple):
-    """One memory per tensor, and what the preconditioner keeps."""
+    """State of `associative_momentum`, `preconditioned_momentum` and `delta_momentum`.
 
-    memory: PyTree  # shaped like the parameters, or like phi's matrices if those differ
+    Attributes:
+        memory: one memory per tensor, shaped like the parameters, or like the matrices of keys
+            where `features` gives these another shape.
+        preconditioner: the state of the preconditioner; empty if that is a function.
+    """
+
+    memory: PyTree
     preconditioner: Any
 
 
@@ -70,35 +76,36 @@ def associative_momentum(
 
     Args:
         learning_rate: float or schedule.
-        objective: L. `"dot"`: <m, S>. `"l2"`: |m K'|^2 / 2 + <m, S>, up to a constant
-            |m K' + P|^2 / 2. Or a function (memory, keys, written) -> scalar of matrices, which is
-            differentiated; it is called once for each tensor.
+        objective: L. `"dot"`: `<m, S>`. `"l2"`: `|m K'|^2 / 2 + <m, S>`, which is
+            `|m K' + P|^2 / 2` up to a constant. Or a function `(memory, keys, written) -> scalar`
+            of matrices, which is differentiated; it is called once for each tensor.
         features: phi, from the gradient's matrix to the keys (out, key); None: the gradient itself.
-        preconditioner: P, a function of the matrix of keys, applied from the left or not; or an
-            optax transformation of the tree of keys, whose state is kept; None: the identity.
+        preconditioner: P, a function of the matrix of keys; or an optax transformation of the tree
+            of keys, whose state is kept; None: the identity.
         readout: sigma, from the memory's matrix to one of the shape of W; None: the memory itself.
-        decay: alpha, 0 to 1; 1 forgets nothing but what `"l2"` erases.
+        decay: alpha, 0 to 1; with 1 nothing decays, and only `"l2"` erases.
         inner_learning_rate: eta, 0 or more.
         normalize: for `"l2"`: `"spectral"` divides the keys that erase by their spectral norm, or a
-            bound on it (`|K|^2 <= . <= 1.14 |K|^2` for 64 rows), so that no eigenvalue of the step
-            exceeds one for eta up to 1 + decay. `"none"` is stable only where eta |K|^2 is at most
-            1 + decay. What is written is not normalized: steps scale with the gradient in both.
-        block: for `"l2"`: where both sides are larger, every so many rows of a tensor are a memory
-            of their own; None: one memory for each tensor. A static number. With n = min(out, in,
-            block) a step costs 4 n operations per weight, with `"spectral"` 6 n and, for square
-            memories, up to 14 n.
-        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+            bound on it (squared at most 1.14 times the norm's square for 64 rows), so that no
+            eigenvalue of the step exceeds one for eta up to 1 + decay. `"none"` is stable only
+            while `eta |K|^2` is at most 1 + decay. The written values are not normalized: steps
+            scale with the gradient in both.
+        block: for `"l2"`: a tensor with both sides longer than this is split into blocks of this
+            many rows, and each block has a memory; None: one memory for each tensor. A static
+            number. With n = min(out, in, block) a step costs 4 n operations per weight, with
+            `"spectral"` 6 n and, for square memories, up to 14 n.
+        weight_decay: decoupled: `learning_rate * weight_decay * W` is subtracted as well.
         mask: which parameters decay, a tree of bools or a function of the parameters; None: all.
-        axes: for tensors of three or more axes, which of them are a matrix, see `muon`. Not needed
-            where no part is a function of matrices.
+        axes: for tensors of three or more axes, which of them form the matrix, see `muon`. Needed
+            only if one of the parts is a function of matrices.
         layout: `"out_in"` for W x (equinox), `"in_out"` for x W (flax).
 
     Returns:
-        A transformation; state: `AssociativeState`, float32 at least. Complex parameters are
-        accepted with a named objective and none of the functions; see `docs/guides/optimizers.md`.
+        An optax transformation; its state contains an `AssociativeState`, float32 at least. Complex
+        parameters are accepted with a named objective and none of the functions.
 
     Raises:
-        ValueError: an argument outside the ranges above; parameters or gradients that are no
+        ValueError: an argument outside the ranges above; parameters or gradients that are not
             floating-point arrays.
         TypeError: an array where a static number or a function is expected.
 

@@ -32,49 +32,83 @@ Complex = complex | Scalar | tuple[Scalar, Scalar]
 
 
 class ComplexMomentumState(NamedTuple):
-    """The momentum `m = -mu`, like the parameters, in float32 at least."""
+    """State of `complex_momentum`: the momentum `m = -mu`, float32 at least.
+
+    Attributes:
+        real: its real part, shaped like the parameters.
+        imaginary: its imaginary part, shaped like the parameters. No gradient is added to it.
+    """
 
     real: PyTree
-    imaginary: PyTree  # made of the real part only: no gradient is added to it
+    imaginary: PyTree
 
 
 class ComplexAdamState(NamedTuple):
-    """As in `ComplexMomentumState`, with the number of updates so far and the second moment's root,
-    which neither underflows nor overflows where a square would."""
+    """State of `complex_adam`.
+
+    Attributes:
+        count: updates so far, int32.
+        real: the real part of the momentum, shaped like the parameters.
+        imaginary: its imaginary part.
+        second: sqrt(v), the root of the second moment: it neither underflows nor overflows where
+            v would.
+    """
 
     count: Array
     real: PyTree
     imaginary: PyTree
-    second: PyTree  # sqrt(v), real
+    second: PyTree
 
 
 def complex_momentum(
     learning_rate: Rate, beta: Complex, *, phase: Scalar = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Complex momentum (SimCM, or AltCM where players move one after another).
+    r"""Momentum whose decay is a complex number: for games, in which gradients rotate.
 
         m+ = beta m + g,    w+ = w - learning_rate Re(e^{i phase} m+)
            = w - learning_rate sum_k |beta|^k cos(k arg beta + phase) g_{t-k}
 
-    `complex_momentum(0.1, 0.9 * cmath.exp(1j * cmath.pi / 8))`: a steady gradient is amplified by
-    Re 1 / (1 - beta), which is less than 1 / (1 - |beta|); compare optimizers at equal products.
-    A real beta is `optax.sgd(learning_rate, momentum=beta)`.
+    The weights of past gradients oscillate instead of decaying. On a bilinear game whose players
+    move at the same time, no real decay converges at any learning rate; some complex ones do. A
+    constant gradient is amplified by Re 1 / (1 - beta), which is less than 1 / (1 - |beta|):
+    compare optimizers at equal products of learning rate and amplification. A real beta is
+    `optax.sgd(learning_rate, momentum=beta)`.
 
     Args:
         learning_rate: modulus of the complex learning rate alpha; a float or an optax schedule.
-        beta: a number, |beta| <= 1; or the pair (modulus, argument in radians), for which no
-            complex array is needed where the two are traced (`optax.inject_hyperparams`, `vmap`).
-        phase: argument of alpha, in radians. Not 0, the newest gradient counts cos(phase) only.
+        beta: the decay, a number with |beta| <= 1; or the pair (modulus, argument in radians),
+            which needs no complex array if the two are traced (`optax.inject_hyperparams`, `vmap`).
+        phase: argument of alpha, in radians. The newest gradient has the weight cos(phase).
 
     Returns:
-        A transformation; state: `ComplexMomentumState`. Extra arguments are ignored. Each tensor is
-        remembered alone, so what a game's players share is nothing but the order of their updates.
+        An optax transformation; its state contains a `ComplexMomentumState`. Extra arguments are
+        ignored.
 
     Raises:
         ValueError: |beta| above 1, a negative modulus, a number that is not finite; parameters or
-            gradients that are no floating-point or complex arrays.
+            gradients that are not floating-point or complex arrays.
 
-    Source: Complex Momentum for Optimization in Games (2022), SimCM and its closed form.
+    Source: Lorraine, Acuna, Vicol and Duvenaud, "Complex Momentum for Optimization in Games"
+    (2022), SimCM and its closed form. AltCM is the same with players that move in turn.
+
+    Example:
+        Two players of the game x y, who move at the same time, reach its equilibrium (0, 0):
+
+        ```python
+        optimizer = nx.optim.complex_momentum(0.1, (0.8, 0.4))  # 0.8 exp(0.4 i)
+        players = jnp.array([1.0, 1.0])
+        state = optimizer.init(players)
+
+        @jax.jit
+        def move(_, carry):
+            players, state = carry
+            gradient = jnp.array([players[1], -players[0]])
+            updates, state = optimizer.update(gradient, state)
+            return optax.apply_updates(players, updates), state
+
+        players, state = jax.lax.fori_loop(0, 500, move, (players, state))
+        print(jnp.abs(players).max() < 1e-3)  # True
+        ```
     """
     name = "complex_momentum"
     re, im = _parts(name, "beta", beta)
@@ -109,27 +143,30 @@ def complex_adam(
         v+ = beta2 v + (1 - beta2) |g|^2,  v^ = v+ / (1 - beta2^t)
         w+ = w - learning_rate Re(m+) / (sqrt(v^ + eps_root) + eps)
 
-    Re is the real one of the momentum's own two parts. Where parameters are complex, their real and
-    imaginary parts have a momentum each and share |g|^2.
+    Re is the real part of the momentum. If parameters are complex, their real and imaginary parts
+    have a momentum each and share |g|^2.
 
-    A steady gradient makes steps of learning_rate Re 1 / (1 - beta1): 1.61 for 0.8 e^{i pi / 8}
-    where 0.8 gives 5, and `optax.adam` 1. Compare at equal products.
+    A constant gradient makes steps of `learning_rate * Re 1 / (1 - beta1)`: 1.61 learning rates for
+    0.8 e^{i pi / 8}, 5 for 0.8, and 1 for `optax.adam`. Compare optimizers at equal products.
 
     Args:
         learning_rate: a float or an optax schedule.
         beta1: a number, |beta1| <= 1, or the pair (modulus, argument in radians).
         beta2: decay of the second moment, in [0, 1).
         eps: added to the root, at least 0.
-        eps_root: added under the root. Where the update is differentiated it bounds derivatives,
-            which may be as large as 1 / eps without it where a gradient is 0.
+        eps_root: added under the root. It bounds the derivatives of the update, which may be as
+            large as 1 / eps without it if a gradient is 0.
 
     Returns:
-        A transformation; state: `ComplexAdamState`. Extra arguments are ignored.
+        An optax transformation; its state contains a `ComplexAdamState`. Extra arguments are
+        ignored.
 
     Raises:
-        ValueError: an argument outside the ranges above; parameters as in `complex_momentum`.
+        ValueError: an argument outside the ranges above; parameters or gradients that are not
+            floating-point or complex arrays.
 
-    Source: Complex Momentum for Optimization in Games (2022), complex Adam.
+    Source: Lorraine, Acuna, Vicol and Duvenaud, "Complex Momentum for Optimization in Games"
+    (2022), complex Adam.
     """
     name = "complex_adam"
     re, im = _parts(name, "beta1", beta1)

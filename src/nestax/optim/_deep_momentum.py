@@ -57,15 +57,21 @@ from ._precision import as_before, guarded
 
 
 class DeepMomentumState(NamedTuple):
-    """One memory per tensor (or one for all), and the two buffers its keys are made of.
+    """State of `deep_momentum`: the memories, and the two buffers that their keys are made of.
 
-    Memories have leading axes where a tensor is several matrices.
+    A memory has leading axes if its tensor consists of several matrices.
+
+    Attributes:
+        memory: for each parameter the layers of its MLP, first to last; or one MLP if `shared`.
+        initial: the initial memory, to which retention leads back.
+        gradient: the last gradient as the memory saw it, shaped like the parameters.
+        average: its exponential moving average; None unless the keys contain it.
     """
 
-    memory: PyTree  # per parameter: the layers of its MLP, first to last
-    initial: PyTree  # what retention pulls the memory back to
-    gradient: PyTree  # the last gradient as the memory saw it, shaped like the parameters
-    average: PyTree  # its exponential moving average; None unless the keys contain it
+    memory: PyTree
+    initial: PyTree
+    gradient: PyTree
+    average: PyTree
 
 
 def deep_momentum(
@@ -92,8 +98,7 @@ def deep_momentum(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum as an MLP per tensor that is trained, one step per update, on the gradient stream.
 
-    For a tensor with gradient `g_t` and coordinates j, all of which, or all of whose rows, are
-    treated alike:
+    For a tensor with gradient `g_t` and coordinates j:
 
         u_t   = g_t / rms(g_t)
         L2_t  = mean_j y_j u_tj                                 (`objective="dot"`)
@@ -103,32 +108,30 @@ def deep_momentum(
         c_t   = beta c_{t-1} + (1 - beta) u_t
         W_t+1 = W_t + learning_rate rms(g_t) m_t+1(key_t)       (the read)
 
-    where `m(key) = -u + MLP(key)` with `skip`, and with `memory="rows"` the MLP maps rows in units
-    of the root of their length, `sqrt(b) MLP(key / sqrt(b))`, which makes learning alike at every
-    width. At its defaults the read-out starts at zero, so the
-    first step is exactly gradient descent, and with `"dot"` the write is bounded: no read-out
-    weight leaves `[-eta / (1 - alpha), eta / (1 - alpha)]`. By default that lets eight hidden units
-    at most triple the root mean square of a step. `"l2"` learns the more the nearer alpha is to 1,
-    as (1 - alpha) / eta is its ridge.
+    where `m(key) = -u + MLP(key)` with `skip`. With `memory="rows"` the MLP maps scaled rows,
+    `sqrt(b) MLP(key / sqrt(b))`, so that it learns equally fast at every width. At the defaults the
+    read-out starts at zero: the first step is exactly gradient descent. With `"dot"` the write is
+    bounded: every read-out weight stays in `[-eta / (1 - alpha), eta / (1 - alpha)]`, so that eight
+    hidden units at most triple the root mean square of a step. `"l2"` learns more as alpha
+    approaches 1, because (1 - alpha) / eta is its ridge.
 
-    A *linear* memory read with the gradient as key is quadratic in the gradient, not heavy-ball
-    momentum: writing with u and reading with u are two factors. Heavy-ball momentum is the memory
-    with a **constant** key, `<m, 1>`-style, one slot per coordinate: `memory_input="constant",
-    hidden=(), skip=False, normalize="none", inner_learning_rate=1, retention=beta` equals
-    `optax.sgd(learning_rate, momentum=beta)` exactly.
+    Heavy-ball momentum is the memory with a constant key: `memory_input="constant", hidden=(),
+    skip=False, normalize="none", inner_learning_rate=1, retention=beta` equals
+    `optax.sgd(learning_rate, momentum=beta)` exactly. A linear memory that has the gradient as its
+    key is something else: it is quadratic in the gradient.
 
     A linear memory of rows with `"l2"` and `readout=0` is the delta rule: with the rows of the last
-    u as k and those of this one as P, `m <- m (alpha I - (eta / n) k'k) - (eta / n) P'k` for n
-    coordinates. It is stable while eta times the largest eigenvalue of `k'k / n`, at most 1 for
-    normalized keys of the gradient alone, is below 1 + alpha.
+    u as k and the rows of the present u as P, `m <- m (alpha I - (eta / n) k'k) - (eta / n) P'k`
+    for n coordinates. It is stable while eta times the largest eigenvalue of `k'k / n` is below
+    1 + alpha; that eigenvalue is at most 1 for normalized keys of the gradient alone.
 
     Args:
         learning_rate: step of the weights per update; a float or an optax schedule.
-        objective: inner objective; `"dot"` aligns the answer with descent (linear in the read-out,
+        objective: inner objective; `"dot"` aligns the output with descent (linear in the read-out,
             bounded by `retention`), `"l2"` predicts the next gradient.
         memory: what a key is. `"coordinates"`: each coordinate of a tensor, one MLP R -> R for all.
             `"rows"`: each row of the matrix (out, b), an MLP R^b -> R^b. Vectors and scalars have
-            rows of length one: there both are the same.
+            rows of length one, so that both are the same for them.
         memory_input: the key. `"gradient"`: (u,); `"average"`: (u, c / rms(c)), which lets the
             memory see the past; `"constant"`: 1, a linear memory with one slot per coordinate.
         retention: alpha in [0, 1], per update.
@@ -137,35 +140,46 @@ def deep_momentum(
         shared: one memory for all tensors instead of one per tensor, for coordinates only. Buffers
             stay per tensor.
         average_decay: beta in [0, 1) of the slow average c.
-        normalize: what is divided by each tensor's root mean square. `"memory"`: what the memory
-            sees; its answer is scaled back. `"update"`: the update too, whose first one has rms
-            `learning_rate` whatever the scale of the loss. `"none"`: nothing; the memory then
-            learns as fast as the square of the gradient's scale.
-        skip: add -u to what the memory says.
+        normalize: what is divided by each tensor's root mean square. `"memory"`: the input of the
+            memory; its output is scaled back. `"update"`: the update too, so that the first update
+            has the rms `learning_rate` whatever the scale of the loss. `"none"`: nothing; the speed
+            of the memory then grows as the square of the gradient's scale.
+        skip: whether -u is added to the output of the memory.
         readout: std of the initial read-out; 0 makes the first step plain (normalized) descent.
         features: phi of eq. (51), from one key (k,) to (d,), with k = 1 or b, doubled by the
-            average; the memory reads phi(key). A key of zeros is answered by zero nevertheless.
-        output: sigma of eq. (52), from what the memory says, as a matrix (out, b), to another one;
+            average; the memory reads phi(key). The output for a key of zeros is always zero.
+        output: sigma of eq. (52), from the output of the memory, a matrix (out, b), to another one;
             vectors are (n, 1). `"orthogonal"`: Newton-Schulz, scaled to a root mean square of about
-            one. `newton_schulz` itself with the constant key above is Muon without Nesterov.
-        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+            one. `newton_schulz` with the constant key above is Muon without Nesterov.
+        weight_decay: decoupled: `learning_rate * weight_decay * W` is subtracted as well.
         mask: which parameters decay, a tree of bools or a function of the parameters; None: all.
         axes: which axes of tensors are matrices, see `muon`; each matrix has a memory of its own.
-            None: a tensor has one memory; if it has three or more axes and rows or an output are
-            read, that is an error.
-        layout: where a tensor of several axes has its outputs: `"out_in"`, first, or `"in_out"`,
-            last, as flax's kernels.
+            None: a tensor has one memory; a tensor of three or more axes is then an error if rows
+            or an output are used.
+        layout: which axis of a tensor counts the outputs: `"out_in"`, the first, or `"in_out"`, the
+            last, as in flax's kernels.
         key: seed or typed PRNG key of the hidden layers; tensors draw from it independently.
 
     Returns:
-        A transformation; state: `DeepMomentumState`, float32 at least. Extra arguments are ignored.
+        An optax transformation; its state contains a `DeepMomentumState`, float32 at least. Extra
+        arguments are ignored.
 
     Raises:
-        ValueError: an argument outside the ranges above; at init, parameters that are no real
+        ValueError: an argument outside the ranges above; at init, parameters that are not real
             floating-point numbers, or whose axes are not known.
         TypeError: an array where a static number or a function is expected.
 
-    Source: Nested Learning (2025), eq. (50-52); the module's docstring says what was left open.
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (50-52). The
+    paper leaves the inner objective and the keys open; the equations above fill that in.
+
+    Example:
+        ```python
+        optimizer = nx.optim.deep_momentum(0.1)
+        weights = {"w": jnp.ones((2, 3))}
+        state = optimizer.init(weights)
+        updates, state = optimizer.update({"w": 2 * jnp.ones((2, 3))}, state, weights)
+        print(updates["w"][0])  # [-0.2 -0.2 -0.2]
+        ```
     """
     name = "deep_momentum"
     # A number that became an array, as under inject_hyperparams, and not a key.

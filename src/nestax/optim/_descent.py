@@ -16,32 +16,50 @@ from ._precision import guarded
 
 
 def gradient_descent(learning_rate: Rate) -> optax.GradientTransformationExtraArgs:
-    """W <- W - learning_rate g; no memory (`optax.sgd`).
+    """Gradient descent, `W <- W - learning_rate g`: no memory (`optax.sgd`).
 
     Args:
         learning_rate: a finite number of at least 0, or a schedule.
 
+    Returns:
+        An optax transformation.
+
     Raises:
-        ValueError: another learning rate; parameters or gradients that are no floating-point or
-            complex arrays.
+        ValueError: a negative or infinite learning rate; parameters or gradients that are not
+            floating-point or complex arrays.
     """
     name = "gradient_descent"
     return guarded(name, optax.sgd(rate(name, learning_rate)), complex_numbers=True)
 
 
 def momentum(learning_rate: Rate, decay: Scalar = 0.9) -> optax.GradientTransformationExtraArgs:
-    """Heavy-ball momentum (GDM), m <- decay m - g; W <- W + learning_rate m (`optax.sgd`).
+    """Heavy-ball momentum, `m <- decay m - g`, `W <- W + learning_rate m` (`optax.sgd`).
 
-    The memory `m` is the gradient step on <m, g> + (1 - decay)/2 |m|^2 with step 1 (Nested
-    Learning, eq. 33-34), kept negated as optax does; a constant gradient is amplified by
-    1 / (1 - decay).
+    As a memory, m makes a gradient step of size 1 on `<m, g> + (1 - decay)/2 |m|^2`. The state
+    holds -m, as optax's does. A constant gradient is amplified by 1 / (1 - decay).
 
     Args:
-        learning_rate: float or schedule.
+        learning_rate: a finite number of at least 0, or a schedule.
         decay: in [0, 1).
 
+    Returns:
+        An optax transformation.
+
     Raises:
-        ValueError: an argument outside the ranges above; parameters as in `gradient_descent`.
+        ValueError: an argument outside the ranges above; parameters or gradients that are not
+            floating-point or complex arrays.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (33-34).
+
+    Example:
+        ```python
+        optimizer = nx.optim.momentum(0.5, decay=0.5)
+        weight, gradient = jnp.array(2.0), jnp.array(1.0)
+        state = optimizer.init(weight)
+        first, state = optimizer.update(gradient, state, weight)
+        second, state = optimizer.update(gradient, state, weight)
+        print(first, second)  # -0.5 -0.75
+        ```
     """
     name = "momentum"
     decay = number(name, "decay", decay, 0, 1, below=True)
@@ -50,22 +68,27 @@ def momentum(learning_rate: Rate, decay: Scalar = 0.9) -> optax.GradientTransfor
 
 
 def sign_descent(learning_rate: Rate) -> optax.GradientTransformationExtraArgs:
-    """W <- W - learning_rate sign(g); no memory (`optax.sign_sgd`).
+    """Sign descent, `W <- W - learning_rate sign(g)`: no memory (`optax.sign_sgd`).
 
-    The sign of a complex number is the number over its modulus.
+    The sign of a complex number is the number divided by its modulus.
 
     Args:
         learning_rate: float or schedule; the size of every coordinate's step.
 
+    Returns:
+        An optax transformation.
+
     Raises:
         ValueError: as `gradient_descent`.
+
+    Source: Bernstein et al., "signSGD" (2018).
     """
     name = "sign_descent"
     return guarded(name, optax.sign_sgd(rate(name, learning_rate)), complex_numbers=True)
 
 
 def ema_sign(learning_rate: Rate, decay: Scalar = 0.9) -> optax.GradientTransformationExtraArgs:
-    """The sign of the gradient's exponential moving average (Signum).
+    """Descent along the sign of the gradient's exponential moving average (Signum).
 
     This is `optax.lion` with equal rates and no weight decay.
 
@@ -73,8 +96,13 @@ def ema_sign(learning_rate: Rate, decay: Scalar = 0.9) -> optax.GradientTransfor
         learning_rate: float or schedule; the size of every coordinate's step.
         decay: of the average, in [0, 1).
 
+    Returns:
+        An optax transformation.
+
     Raises:
         ValueError: an argument outside the ranges above; parameters as in `gradient_descent`.
+
+    Source: Bernstein et al., "signSGD" (2018), Signum.
     """
     name = "ema_sign"
     decay = number(name, "decay", decay, 0, 1, below=True)
@@ -86,14 +114,17 @@ def ema_sign(learning_rate: Rate, decay: Scalar = 0.9) -> optax.GradientTransfor
 
 
 def normalized_descent(learning_rate: Rate) -> optax.GradientTransformationExtraArgs:
-    """W <- W - learning_rate g / rms(g), each tensor by its own root mean square.
+    """Normalized descent, `W <- W - learning_rate g / rms(g)`: no memory.
 
-    No memory. Every tensor's step has rms `learning_rate`, so that rates compare with
-    `sign_descent`. A zero gradient gives a zero step. A NaN or an infinity in the gradient makes
-    the whole tensor's step NaN, as its root mean square is.
+    Each tensor's gradient is divided by its own root mean square, so that learning rates compare
+    with those of `sign_descent`. A zero gradient gives a zero step. A NaN or an infinity in the
+    gradient makes the whole tensor's step NaN.
 
     Args:
         learning_rate: float or schedule; the root mean square of every tensor's step.
+
+    Returns:
+        An optax transformation.
 
     Raises:
         ValueError: as `gradient_descent`.

@@ -27,7 +27,12 @@ Map = Callable[[Any], Any]
 
 
 class GeneralizedState(NamedTuple):
-    """The schedule's clock, and the iterates before the present one, newest first."""
+    """State of `generalized_gradient_descent`.
+
+    Attributes:
+        count: updates so far, for the schedule of the learning rate.
+        past: the weights before the present ones, newest first.
+    """
 
     count: Any
     past: tuple[PyTree, ...]
@@ -39,20 +44,18 @@ def generalized_gradient_descent(
     mirror: str | tuple[Map, Map] | None = None,
     scale: Scalar = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The weights nearest to the last c ones, in a geometry of choice, that descend the gradient.
+    r"""Gradient descent that stays near the last c weights, in a chosen geometry.
 
         W+ = argmin_W  <W, g_t> + (1/eta) sum_{i<c} gamma_i D_psi(W, W_{t-i})
 
         grad psi(W+) = [sum_i gamma_i grad psi(W_{t-i}) - eta g_t] / sum_i gamma_i
 
-    with the Bregman divergence D_psi(A, B) = psi(A) - psi(B) - <grad psi(B), A - B>. Before the
-    first step all past weights are the initial ones.
+    with the Bregman divergence `D_psi(A, B) = psi(A) - psi(B) - <grad psi(B), A - B>`. Before the
+    first step all past weights equal the initial ones.
 
-    The objective is strictly convex whenever sum_i gamma_i > 0, whatever the single signs, and
-    negative ones are of use: without a mirror, (1, -b / (1 + b)) is *exactly* heavy-ball momentum
-    b at the rate (1 + b) eta, so momentum is retention that is repelled by the weights before the
-    last. Positive ones damp: (1, b / (1 - b)) is heavy-ball with -b, at the rate (1 - b) eta.
-    (1,) is gradient descent.
+    The objective is strictly convex if sum_i gamma_i > 0, even if some gamma_i are negative.
+    Without a mirror, (1,) is gradient descent; (1, -b / (1 + b)) is exactly heavy-ball momentum b
+    at the rate (1 + b) eta; (1, b / (1 - b)) is heavy-ball momentum -b at the rate (1 - b) eta.
 
     Mirrors, coordinatewise:
 
@@ -60,34 +63,35 @@ def generalized_gradient_descent(
     * `"entropy"`: psi = W log W - W, the generalised Kullback-Leibler divergence, for positive
       parameters: exponentiated gradient, W+ = W exp(-eta g) for (1,). A weight that reaches zero
       counts as the smallest positive number.
-    * `"hypentropy"`: grad psi = arcsinh(W / scale), for either sign: multiplicative where
-      |W| >> scale, additive (at the rate eta scale) where |W| << scale.
-    * `(dual, primal)`: grad psi and its inverse, of one tensor each.
+    * `"hypentropy"`: grad psi = arcsinh(W / scale), for both signs: multiplicative where |W| is
+      far above `scale`, additive (at the rate eta scale) where |W| is far below.
+    * `(dual, primal)`: grad psi and its inverse, each a function of one tensor.
 
-    Not offered of (59): a loss that is not linearised, self-generated values u included (for one
-    layer's squared error that is `delta_gradient_descent`), and retention that is no Bregman
-    divergence, as both have no minimiser in closed form. Equation (60), the same for a momentum
-    term, is this on that term's objective.
+    Two parts of (59) are not offered, because they have no minimiser in closed form: a loss that is
+    not linearised (for one layer's squared error see `delta_gradient_descent`), and retention that
+    is not a Bregman divergence.
 
     Args:
         learning_rate: eta, a float or a schedule. It acts inside the mirror, so scaling the
-            returned update afterwards is another algorithm.
-        retention: gamma_0 (the present weights), gamma_1 (the ones before), ...; a positive sum.
+            returned update afterwards gives another algorithm.
+        retention: gamma_0 (of the present weights), gamma_1 (of the weights before), ...; their sum
+            must be positive.
         mirror: the geometry, see above.
         scale: of `"hypentropy"`, positive.
 
     Returns:
-        A transformation that needs the parameters: `update(gradients, state, params)`. State:
-        `GeneralizedState`, the c - 1 weights before the present ones, float32 at least.
+        An optax transformation that needs the parameters: `update(gradients, state, params)`. Its
+        state contains a `GeneralizedState`, with c - 1 copies of the parameters, float32 at least.
 
     Raises:
-        ValueError: retention is empty or does not sum to a positive number; an unknown mirror;
-            a scale that is not positive; at init, parameters that are not positive under
-            `"entropy"` (if their values are known), no floating-point arrays, or complex with a
-            mirror; at update, no params.
+        ValueError: retention is empty or its sum is not positive; an unknown mirror; a scale that
+            is not positive; at init, parameters that are not positive under `"entropy"` (if their
+            values are known), not floating-point arrays, or complex with a mirror; at update, no
+            params.
 
-    Source: Nested Learning (2025), eq. (59-60). Exponentiated gradient: Kivinen and Warmuth (1997);
-    hypentropy: Ghai, Hazan and Singer (2020).
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (59-60), with the
+    loss linearised. Exponentiated gradient: Kivinen and Warmuth (1997); hypentropy: Ghai, Hazan and
+    Singer (2020).
     """
     name = "generalized_gradient_descent"
     gammas, scale = _checked(name, retention, mirror, scale)

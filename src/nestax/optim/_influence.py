@@ -30,37 +30,46 @@ def influence(
 ) -> PyTree:
     r"""How much each gradient of a stream still moves the last update.
 
-    The stream g_1, ..., g_T is handed to `tx` with the parameters held fixed, and u_T is the last
+    The optimizer reads the stream g_1, ..., g_T with the parameters held fixed; u_T is its last
     update. For each s in 1, ..., T, with Euclidean norms over all parameters together,
 
         |(d u_T / d g_s) g_s| / |g_s|                       (`method="derivative"`)
         |u_T - (u_T where g_s is zero)| / |g_s|             (`method="removal"`)
 
-    which is the gain along the gradient itself, in units of the learning rate: `beta^(T - s)` for
-    `optax.sgd(1.0, momentum=beta)`, whatever the stream. Divide by the sum for profiles that can be
-    compared across learning rates and scales. Where the update is linear in the stream the methods
-    agree. Removal is defined for every optimizer, and the one to take where the derivative along
-    the gradient vanishes though the gradient matters: signs, normalized steps, the first of Adam's.
+    This is the gain along the gradient itself, in units of the learning rate: `beta^(T - s)` for
+    `optax.sgd(1.0, momentum=beta)`, whatever the stream. Divide it by its sum to compare optimizers
+    of different learning rates. Both methods agree if the update is linear in the stream. Take
+    "removal" for optimizers whose derivative along the gradient vanishes although the gradient
+    matters: signs, normalized steps, Adam's first step.
 
     Args:
-        tx: a transformation. One that needs further arguments (`value_fn`) cannot be asked.
-        gradients: the stream, like the parameters with a leading axis T in every leaf.
-        params: what `tx` is initialized and updated with; None: zeros.
+        tx: an optax transformation. One whose update needs further arguments (`value_fn`) is not
+            supported.
+        gradients: the stream, shaped like the parameters with a leading axis T in every leaf.
+        params: the parameters for `tx.init` and `tx.update`; None: zeros.
         method: "derivative" or "removal".
-        per_leaf: whether to take both norms within each leaf.
-        batch_size: how many s are computed side by side; memory is that of as many optimizers'
-            states. The cost is T runs over the stream.
+        per_leaf: whether both norms are taken within each leaf.
+        batch_size: how many s are computed side by side; memory grows with it, by one state of the
+            optimizer each. The cost is T runs over the stream.
 
     Returns:
-        Array (T,), float32 at least; with `per_leaf` a pytree of them like the parameters. Zero
-        where g_s is zero, NaN where a number in it is not finite. The derivative is not finite
-        where that of `tx` is not, as Adam's is where a coordinate has only been zero: use
-        `eps_root`, or "removal".
+        Array (T,), float32 at least; with `per_leaf` a pytree of such arrays, shaped like the
+        parameters. Zero if g_s is zero, NaN if a number in g_s is not finite. The derivative is not
+        finite if that of `tx` is not: Adam's is not for a coordinate that has always been zero, so
+        use `eps_root` or "removal" there.
 
     Raises:
-        ValueError: no transformation; no gradients, other than floating-point leaves or different
-            lengths of them; parameters that they do not fit; another `method`; a `batch_size` that
-            is no int of at least 1.
+        ValueError: `tx` is not a transformation; `gradients` have no leaves, leaves that are not
+            floating-point arrays, or leaves of different lengths; `params` do not fit them; another
+            `method`; a `batch_size` that is not an int of at least 1.
+
+    Source: the question is that of "Nested Learning" (2025), section 4; the measure is ours.
+
+    Example:
+        ```python
+        stream = jnp.ones((3, 2))  # three gradients of a parameter of shape (2,)
+        print(nx.optim.influence(optax.sgd(1.0, momentum=0.5), stream))  # [0.25 0.5  1.  ]
+        ```
     """
     method = option("influence", "method", method, ("derivative", "removal"))
     if not isinstance(tx, optax.GradientTransformation):

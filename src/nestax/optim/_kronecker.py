@@ -28,15 +28,22 @@ _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class KroneckerState(NamedTuple):
-    """For each tensor a pair of factors, None for a side without one, and their inverse roots.
+    """State of the Kronecker-factored preconditioner of `preconditioned_momentum`.
 
-    With leading axes where a tensor is several matrices.
+    For each tensor a pair of matrices, None for a side without a factor; with leading axes if the
+    tensor consists of several matrices.
+
+    Attributes:
+        count: updates so far, int32.
+        factors: averages of G G' and of G'G, divided by the square of `sizes`.
+        roots: inverse roots of the factors.
+        sizes: roots of the average of each tensor's mean square.
     """
 
     count: Array
-    factors: PyTree  # averages of G G' and G'G over the square of `sizes`
+    factors: PyTree
     roots: PyTree
-    sizes: PyTree  # roots of the average mean squares
+    sizes: PyTree
 
 
 def scale_by_kronecker(

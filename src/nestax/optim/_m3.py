@@ -26,14 +26,23 @@ from ._precision import as_before
 
 
 class M3State(NamedTuple):
-    """Five buffers per tensor, shaped like the parameters."""
+    """State of `m3`: five buffers per tensor, shaped like the parameters.
 
-    count: Array  # updates done, int32
-    fast: PyTree  # M1
-    slow: PyTree  # M2
-    second: PyTree  # sqrt(V), which is representable where V is not; real
-    gathered: PyTree  # the sum of the present chunk's gradients
-    slow_direction: PyTree  # O2
+    Attributes:
+        count: updates so far, int32.
+        fast: M1, the momentum written at every update.
+        slow: M2, the momentum written once in a period.
+        second: sqrt(V), real; it neither underflows nor overflows where V would.
+        gathered: the sum of the gradients of the present period.
+        slow_direction: Newton-Schulz of the slow momentum.
+    """
+
+    count: Array
+    fast: PyTree
+    slow: PyTree
+    second: PyTree
+    gathered: PyTree
+    slow_direction: PyTree
 
 
 def m3(
@@ -53,7 +62,7 @@ def m3(
     axes: Axes = None,
     layout: Layout = "out_in",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Multi-scale momentum with orthogonalised read-outs.
+    r"""Multi-scale momentum Muon: momentum on two clocks, both read through Newton-Schulz.
 
         M1 <- b1 M1 + (1 - b1) G                              every update
         M2 <- b3 M2 + (1 - b3) mean of the last chunk's G     every `period` updates
@@ -62,15 +71,15 @@ def m3(
         W  <- W - learning_rate U / (sqrt(V / (1 - b2^t)) + eps)
 
     Steps have a root mean square of about `learning_rate`, whatever the scale of the loss. The slow
-    memory is first used after `period` updates. With `literal=True`, as printed: nothing decays,
-    the rates b are those at which gradients are added, and steps grow without bound as gradients
+    memory is first used after `period` updates. `literal=True` is the algorithm as printed: nothing
+    decays, gradients are added with the weights b, and steps grow without bound as gradients
     shrink:
 
         M1 += b1 G,  M2 += b3 sum of the last chunk's G,  V += b2 |G|^2
         W  <- W - learning_rate (NS(M1) + slow_weight NS(M2)) / sqrt(V + eps)
 
-    Biases are one column, whose Newton-Schulz is division by the norm. Derivatives are finite where
-    a gradient has always been zero, but may be as large as 1 / eps.
+    A bias is a matrix of one column, which Newton-Schulz divides by its norm. Derivatives are
+    finite if a gradient has always been zero, but may be as large as 1 / eps.
 
     Args:
         learning_rate: float or schedule.
@@ -78,25 +87,35 @@ def m3(
         slow: b3, as `fast`.
         second: b2, as `fast`.
         slow_weight: alpha of the printed algorithm, at least 0.
-        period: updates in a chunk, at least 1; a static number, as is `steps`.
-        steps: of Newton-Schulz; 0 reads the memories as they are.
+        period: updates per chunk, at least 1; a static number.
+        steps: of Newton-Schulz, a static number; 0 reads the memories as they are.
         coefficients: of Newton-Schulz, see `newton_schulz`; the paper's is `"cubic"`.
-        eps: added to the root, in the literal form under it.
-        literal: the printed form.
-        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+        eps: added to the root; in the literal form added under it.
+        literal: whether to use the printed form.
+        weight_decay: decoupled: `learning_rate * weight_decay * W` is subtracted as well.
         mask: which parameters decay, a tree of bools or a function of the parameters; None: all.
-        axes: for tensors of three or more axes, which of them are a matrix, see `muon`.
-        layout: `"out_in"` (W x) or `"in_out"` (x W).
+        axes: for tensors of three or more axes, which of them form the matrix, see `muon`.
+        layout: `"out_in"` for W x (equinox), `"in_out"` for x W (flax).
 
     Returns:
-        A transformation; state: `M3State`, float32 at least. Under `vmap` the slow memory's
-        Newton-Schulz runs at every update.
+        An optax transformation; its state contains an `M3State`, float32 at least. Under `vmap` the
+        slow memory's Newton-Schulz runs at every update.
 
     Raises:
         ValueError: an argument outside the ranges above.
 
-    Source: Nested Learning (2025), Algorithm 1. Its inclusive sums, of period + 1 gradients, are
-    read as the chunk's `period` gradients.
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), Algorithm 1. Its
+    sums of period + 1 gradients are read as sums of `period` gradients. Division by the direction's
+    own root mean square: Si et al., "AdaMuon" (2025).
+
+    Example:
+        ```python
+        optimizer = nx.optim.m3(0.1, period=2)
+        weights = {"w": jnp.zeros((2, 2))}
+        state = optimizer.init(weights)
+        updates, state = optimizer.update({"w": jnp.full((2, 2), 1e6)}, state, weights)
+        print(updates["w"][0].round(3))  # [-0.1 -0.1]
+        ```
     """
     static("m3", period=period, steps=steps)
     high = float("inf") if literal else 1

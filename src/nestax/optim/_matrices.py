@@ -29,20 +29,23 @@ def newton_schulz(
 
     `"cubic"` (3/2, -1/2, 0) converges to U V' exactly and is a gradient step on the memory's own
     objective, X - (1/8) grad |X'X - I|_F^2; it needs 10 to 15 steps. `"quintic"`, Muon's
-    (3.4445, -4.7750, 2.0315), has after five steps singular values in about [0.7, 1.2], but for
-    those that began below a thousandth of the norm, and never settles closer. A zero matrix stays
-    zero, and neither depends on the scale of the matrix.
+    (3.4445, -4.7750, 2.0315), brings singular values to about [0.7, 1.2] in five steps and never
+    closer; those that start below a thousandth of the norm need more. A zero matrix stays zero. The
+    result does not depend on the scale of the matrix.
 
     Args:
-        matrix: (rows, columns); transposed inside where that is cheaper.
+        matrix: (rows, columns).
         steps: iterations, 0 or more; 0 only divides by the norm.
         coefficients: `"quintic"`, `"cubic"`, or (a, b, c).
+
+    Returns:
+        The matrix with singular values near one, (rows, columns).
 
     Raises:
         ValueError: not a matrix, negative steps, unknown coefficients.
 
-    Source: Jordan et al. (2024); Nested Learning (2025), eq. (42-44), whose (44) is this cubic step
-    with zeta = 1/4 for its first step only.
+    Source: Jordan et al., "Muon" (2024); Behrouz et al., "Nested Learning" (2025), eq.
+    (42-44), whose (44) with zeta = 1/4 is the first of these cubic steps.
     """
     matrix = array("newton_schulz", "matrix", matrix, complex_numbers=True)
     if matrix.ndim != 2:

@@ -34,23 +34,23 @@ def preconditioned_momentum(
     axes: Axes = None,
     layout: Layout = "out_in",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Momentum of preconditioned gradients: m <- decay m - P G, W <- W + learning_rate m.
+    r"""Momentum of preconditioned gradients, `m <- decay m - P G`, `W <- W + learning_rate m`.
 
-    The memory's step on <m, P G> + (1 - decay)/2 |m|^2: what is stored for a gradient is P's image
-    of it. The preconditioner is a memory of the stream as well:
+    As a memory, m makes a gradient step on `<m, P G> + (1 - decay)/2 |m|^2`: it stores the
+    preconditioned gradient P G. The preconditioner is a memory of the stream as well:
 
     * `"diagonal"`: P G = G / (sqrt(v) + eps), v the bias-corrected average of G^2 (RMSProp's).
     * `"kronecker"`: P G ~ L^(-1/4) G R^(-1/4), L and R the averages of G G' and G'G (Shampoo's);
-      roots are taken anew every `period` updates. A side longer than `largest`, or of length 1, has
-      no factor, and the other one the power -1/2. As old roots are large where a new gradient
-      points for the first time, each tensor's step is given the size rms(G) / sqrt(v), v the
-      average of rms(G)^2.
+      the roots are computed again every `period` updates. A side longer than `largest`, or of
+      length 1, has no factor; the factor of the remaining side then has the power -1/2. Each
+      tensor's step is rescaled to the size rms(G) / sqrt(v), v the average of rms(G)^2, because old
+      roots are too large for a gradient in a new direction.
     * a function of the matrix (out, in), or an optax transformation of the tree.
 
-    With `"kronecker"` steps do not depend on the scale of the loss, from 1e-30 to 1e30; with
-    `"diagonal"` neither, while gradients are large beside eps. Derivatives
-    through them are finite where a gradient has always been zero, but may be as large as 1 / eps
-    there; `"kronecker"` has first derivatives only where eigenvalues of a factor are equal.
+    Steps do not depend on the scale of the loss: with `"kronecker"` from 1e-30 to 1e30, with
+    `"diagonal"` while gradients are large compared with eps. Derivatives through both are finite if
+    a gradient has always been zero, but may be as large as 1 / eps there. If eigenvalues of a
+    factor are equal, `"kronecker"` has first derivatives only.
 
     Args:
         learning_rate: float or schedule. A constant gradient is amplified by 1 / (1 - decay).
@@ -58,26 +58,27 @@ def preconditioned_momentum(
         preconditioner: P, see above.
         statistics_decay: of the averages of squares, in [0, 1).
         eps: `"diagonal"`: added to sqrt(v); None: 1e-6. `"kronecker"`: added to the eigenvalues of
-            L and R, relative to the largest; None: 1e-3. There less than the root of the dtype's
-            precision, 3.5e-4 in float32, counts as that: below it eigenvalues are rounding errors.
-        period: updates between roots, at least 1.
+            L and R, relative to the largest; None: 1e-3, and never less than the root of the
+            dtype's precision (3.5e-4 in float32), below which eigenvalues are rounding errors.
+        period: updates between two computations of the roots, at least 1.
         largest: rows or columns up to which a side has a factor.
-        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+        weight_decay: decoupled: `learning_rate * weight_decay * W` is subtracted as well.
         mask: which parameters decay, a tree of bools or a function of the parameters; None: all.
-        axes: for tensors of three or more axes, which of them are a matrix, see `muon`; each matrix
-            is preconditioned by itself. Not needed by `"diagonal"`.
-        layout: `"out_in"` (W x) or `"in_out"` (x W).
+        axes: for tensors of three or more axes, which of them form the matrix, see `muon`; each
+            matrix is preconditioned by itself. Not needed by `"diagonal"`.
+        layout: `"out_in"` for W x (equinox), `"in_out"` for x W (flax).
 
     Returns:
-        A transformation; state: `AssociativeState`, float32 at least. Complex parameters are
-        accepted with the first two preconditioners.
+        An optax transformation; its state contains an `AssociativeState`, float32 at least. Complex
+        parameters are accepted with the first two preconditioners.
 
     Raises:
-        ValueError: an argument outside the ranges above; at init, parameters that are no
+        ValueError: an argument outside the ranges above; at init, parameters that are not
             floating-point numbers, or whose axes are not known.
         TypeError: an array where a static number is expected.
 
-    Source: Nested Learning (2025), eq. (46-47).
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (46-47).
+    Kronecker factors: Gupta et al., "Shampoo" (2018); rescaled steps: Agarwal et al. (2020).
     """
     name = "preconditioned_momentum"
     static(name, preconditioner=preconditioner, period=period, largest=largest)
@@ -154,20 +155,20 @@ def delta_momentum(
     axes: Axes = None,
     layout: Layout = "out_in",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Momentum that first erases what it would say for the gradient it is about to store.
+    r"""Momentum by the delta rule: it first erases its old output for the gradient that it stores.
 
         m <- m (decay I - eta K'K) - eta P G,    W <- W + learning_rate m
 
-    with K = G / |G|_2 (`normalize="spectral"`) or K = G (`"none"`): the gradient step of size eta
-    on |m K' + s P|^2 / 2 + (1 - decay) / (2 eta) |m|^2, where K = G / s. Rows of G are keys. What
-    the memory holds in directions that no present gradient has stays; in theirs it is replaced, so
-    that a constant gradient is amplified by eta / (1 - decay + eta) along its largest singular
+    with K = G / |G|_2 (`normalize="spectral"`) or K = G (`"none"`). This is the gradient step of
+    size eta on `|m K' + s P|^2 / 2 + (1 - decay) / (2 eta) |m|^2`, where K = G / s. The rows of G
+    are keys. The memory is replaced in the directions of the present gradient and kept in all
+    others. A constant gradient is amplified by eta / (1 - decay + eta) along its largest singular
     direction, and by up to eta / (1 - decay), momentum's factor, along much smaller ones.
 
-    With `"spectral"` the step's eigenvalues lie in [decay - eta, decay], stable up to
-    eta = 1 + decay, and steps scale with the loss as momentum's do. With `"none"`, the published
-    form but for its errors, eta |G|_2^2 must not exceed 1 + decay: larger gradients blow the memory
-    up within a few updates.
+    With `"spectral"` the step's eigenvalues lie in [decay - eta, decay], so that it is stable up to
+    eta = 1 + decay, and steps scale with the loss as momentum's do. `"none"` is the published form
+    with its errors corrected: `eta |G|_2^2` must not exceed 1 + decay, or the memory diverges
+    within a few updates.
 
     Args:
         learning_rate: float or schedule.
@@ -175,26 +176,39 @@ def delta_momentum(
         inner_learning_rate: eta, at least 0.
         normalize: `"spectral"` or `"none"`.
         preconditioner: P, a function of the matrix (out, in) or an optax transformation.
-        block: where both sides of a tensor are longer, every so many rows are a memory of their
-            own, as are heads; None: one memory for each tensor. A static number. With
+        block: a tensor with both sides longer than this is split into blocks of this many rows,
+            and each block has a memory; None: one memory for each tensor. A static number. With
             n = min(out, in, block) a step costs 6 n operations per weight, up to 14 n for square
             memories; 4 n with `"none"`.
-        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+        weight_decay: decoupled: `learning_rate * weight_decay * W` is subtracted as well.
         mask: which parameters decay, a tree of bools or a function of the parameters; None: all.
-        axes: for tensors of three or more axes, which of them are a matrix, see `muon`.
-        layout: `"out_in"` (W x) or `"in_out"` (x W).
+        axes: for tensors of three or more axes, which of them form the matrix, see `muon`.
+        layout: `"out_in"` for W x (equinox), `"in_out"` for x W (flax).
 
     Returns:
-        A transformation; state: `AssociativeState`, float32 at least. Complex parameters are
-        accepted without a preconditioner; K' is the conjugate transpose.
+        An optax transformation; its state contains an `AssociativeState`, float32 at least. Complex
+        parameters are accepted without a preconditioner; K' is the conjugate transpose.
 
     Raises:
-        ValueError: an argument outside the ranges above; at init, parameters that are no
+        ValueError: an argument outside the ranges above; at init, parameters that are not
             floating-point numbers, or whose axes are not known.
         TypeError: an array where a static number is expected.
 
-    Source: Nested Learning (2025), eq. (48-49). Corrected: eta stands on the Gram term, the target
-    is -P, and the Gram matrix stands on the right of an (out, in) memory.
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (48-49).
+    Corrected: eta multiplies the Gram term too, the target is -P, and the Gram matrix stands on the
+    right of an (out, in) memory.
+
+    Example:
+        A constant gradient is amplified by 1 / (1 - 0.5 + 1) = 2/3, not by momentum's 2:
+
+        ```python
+        optimizer = nx.optim.delta_momentum(1.0, decay=0.5)
+        weights, gradient = jnp.zeros((2, 1)), jnp.array([[0.0], [3.0]])
+        state = optimizer.init(weights)
+        for _ in range(20):
+            updates, state = optimizer.update(gradient, state, weights)
+        print(updates[1].round(3))  # [-2.]
+        ```
     """
     return composed(
         "delta_momentum",

@@ -23,11 +23,17 @@ ADAM = (0.9, 0.999, 1e-8)  # decays of its two averages, and eps
 
 
 class MuonState(NamedTuple):
-    """One buffer for each matrix, two for each other tensor, shaped like the parameters."""
+    """State of `muon`: one buffer for each matrix, two for each vector or scalar.
 
-    count: Array  # updates done, int32
-    mu: PyTree  # averages of gradients
-    root: PyTree  # Adam's, of squares; None for matrices
+    Attributes:
+        count: updates so far, int32.
+        mu: averages of gradients, shaped like the parameters.
+        root: root of Adam's average of squares; None for matrices.
+    """
+
+    count: Array
+    mu: PyTree
+    root: PyTree
 
 
 def muon(
@@ -44,42 +50,51 @@ def muon(
 ) -> optax.GradientTransformationExtraArgs:
     """Momentum read through Newton-Schulz for matrices, Adam for the rest (`optax.contrib.muon`).
 
-    As a memory: `associative_momentum(objective="dot", readout=newton_schulz)`, which for matrices
-    is the same direction without Nesterov's look ahead. Steps of matrices have the spectral norm
-    about `learning_rate sqrt(max(1, out / in))`, whatever the scale of the loss. Adam's eps of 1e-8
-    is the least gradient that gives vectors a step of the same size.
+    The steps of a matrix have a spectral norm of about `learning_rate sqrt(max(1, out / in))`,
+    whatever the scale of the loss. Adam's eps is 1e-8. As a memory this is
+    `associative_momentum(objective="dot", readout=newton_schulz)`, which gives matrices the same
+    direction as `nesterov=False`.
 
     Args:
         learning_rate: float or schedule, for matrices and for Adam.
         decay: of the momentum, in [0, 1).
         steps: of the quintic Newton-Schulz iteration, a static number.
-        nesterov: whether the present gradient is added once more before it is read, by Adam too
-            (NAdam), as in optax's.
-        weight_decay: decoupled: learning_rate weight_decay W is subtracted as well.
+        nesterov: whether the present gradient is added once more before the read; Adam then is
+            NAdam, as in optax.
+        weight_decay: decoupled: `learning_rate * weight_decay * W` is subtracted as well.
         mask: which parameters decay, a tree of bools or a function of the parameters; None: the
             matrices.
-        adam_learning_rate: float or schedule for what is no matrix; None: `learning_rate`.
-        axes: for tensors of three or more axes, which of them are a matrix. `"kernel"`: all are one
-            matrix, further axes are inputs, as in a convolution; and what an ordinary matrix is
-            called in a pytree, where None is what Adam gets. `"stacked"`: the first axis counts
-            layers, so that (layers, out, in) is `layers` matrices, and (layers, n) are biases. Or
-            `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`, in which axes that
-            are not named count matrices; or None for what is no matrix. A pytree of these, which
-            may be a prefix of the parameters, or a function from the parameters (at `update` from
-            the gradients) to one, gives each tensor its own. Without `axes` such tensors are an
-            error.
-        layout: `"out_in"` (W x) or `"in_out"` (x W, optax's own convention), of tensors without
-            dimension numbers.
+        adam_learning_rate: float or schedule for vectors and scalars; None: `learning_rate`.
+        axes: for tensors of three or more axes, which of them form the matrix; without it such a
+            tensor is an error. `"kernel"`: the tensor is one matrix whose further axes are inputs,
+            as in a convolution. `"stacked"`: the first axis counts layers, so that
+            (layers, out, in) is `layers` matrices and (layers, n) are biases. Or
+            `optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`; axes that it does not
+            name count matrices. To give each tensor its own: a pytree of these, a prefix of the
+            parameters, or a function from the parameters (at `update` from the gradients) to such a
+            pytree; in it `"kernel"` also stands for an ordinary matrix, and None for Adam.
+        layout: `"out_in"` for W x (equinox), `"in_out"` for x W (flax and optax), for tensors
+            without dimension numbers.
 
     Returns:
-        A transformation; state: `MuonState`, float32 at least, and the learning rates' counters.
+        An optax transformation; its state contains a `MuonState`, float32 at least.
 
     Raises:
-        ValueError: an argument outside the ranges above; at init, parameters that are no
+        ValueError: an argument outside the ranges above; at init, parameters that are not
             floating-point numbers, or whose axes are not known.
         TypeError: an array for `steps`.
 
-    Source: Jordan et al. (2024); Nested Learning (2025), eq. (52).
+    Source: Jordan et al., "Muon" (2024). As a memory: Nested Learning (2025), eq. (52).
+
+    Example:
+        ```python
+        optimizer = nx.optim.muon(0.1)
+        weights = {"matrix": jnp.eye(2), "bias": jnp.zeros(2)}
+        gradients = {"matrix": 1000 * jnp.eye(2), "bias": jnp.ones(2)}
+        state = optimizer.init(weights)
+        updates, state = optimizer.update(gradients, state, weights)
+        print(jnp.linalg.norm(updates["matrix"], 2).round(1))  # 0.1
+        ```
     """
     static("muon", steps=steps, nesterov=nesterov)
     decay = number("muon", "decay", decay, 0, 1, below=True)

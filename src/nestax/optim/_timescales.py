@@ -31,10 +31,16 @@ from ._precision import wide
 
 
 class GatheredState(NamedTuple):
-    """Of a partition whose period is longer than 1."""
+    """State that `multi_timescale` keeps for a partition with a period above 1.
 
-    tick: Array  # since the period began
-    gathered: PyTree  # the sum of its gradients, float32 at least
+    Attributes:
+        tick: ticks since the period began, int32.
+        gathered: the sum of the partition's gradients in this period, float32 at least.
+        optimizer: the state of the partition's optimizer.
+    """
+
+    tick: Array
+    gathered: PyTree
     optimizer: PyTree
 
 
@@ -44,39 +50,54 @@ def multi_timescale(
     labels: Any = None,
     accumulate: str = "mean",
 ) -> optax.GradientTransformationExtraArgs:
-    """Each partition of the parameters moves at its own period, by what it gathered since.
+    """One optimizer with several clocks: each partition of the parameters has a period of its own.
 
-    With period C a partition's gradients are gathered for C ticks. At the C-th, 2C-th, ... its
-    optimizer sees their mean (or sum) once, and the partition moves; at other ticks its update is
-    zero and its optimizer's state rests. So schedules and counters of a partition's optimizer count
-    its own updates, and weight decay acts once a period. With period 1 a partition's optimizer is
-    used as it is. `multi_timescale(0.1, {"fast": 1, "slow": 16})` is a continuum memory: blocks of
-    one model, one loss, two clocks. With the sum, gradient descent moves a partition as far in a
-    period as it would tick by tick, if the gradients did not change.
+    A partition with period C gathers its gradients for C ticks. At the ticks C, 2C, ... its
+    optimizer gets their mean (or sum), and the partition moves; at all other ticks its update is
+    zero and the state of its optimizer does not change. Schedules and counters of that optimizer
+    therefore count its own updates, and weight decay acts once a period. With
+    `accumulate="sum"`, gradient descent moves a partition as far in a period as it would tick by
+    tick if the gradients did not change.
+
+    Unlike `optax.MultiSteps`, this runs an optimizer only when its period ends, so that slow
+    partitions cost less than fast ones.
 
     Args:
         optimizer: a transformation for every partition (each has its own state), a learning rate
-            (float or schedule) of gradient descent, or a dict from each label to either.
-        periods: label -> number of ticks, at least 1. Periods need not divide one another. Labels
-            that no parameter bears are without effect.
-        labels: which label each parameter bears: a pytree of labels, shaped like the parameters or
-            a prefix of them, or a function `(path, leaf) -> label`, which is also asked with the
-            gradients for leaves. None: labels are regular expressions, searched for in the leaf's
-            path in the order of `periods`; the first that is found counts. A path is
-            `jax.tree_util.keystr(path, simple=True, separator="/")`, as in "blocks/0/w".
-        accumulate: "mean" or "sum".
+            (float or schedule) of gradient descent, or a dict from each label to one of these.
+        periods: label -> number of ticks, at least 1. Periods need not divide each other. Labels
+            that no parameter has are without effect.
+        labels: the label of each parameter: a pytree of labels, shaped like the parameters or a
+            prefix of them; or a function `(path, leaf) -> label`, which is called for the
+            parameters and for the gradients. None: labels are regular expressions, searched for in
+            the leaf's path in the order of `periods`; the first match counts. A path is
+            `jax.tree_util.keystr(path, simple=True, separator="/")`, such as "blocks/0/w".
+        accumulate: "mean" or "sum" of a period's gradients.
 
     Returns:
-        A transformation; state: optax's `PartitionState`, with a `GatheredState` for each partition
-        of a period above 1. Extra arguments reach the optimizers, at the ticks at which these run.
+        An optax transformation. Its state is optax's `PartitionState`, with a `GatheredState` for
+        each partition with a period above 1. Extra arguments reach an optimizer at the ticks at
+        which it runs.
 
     Raises:
-        ValueError: a period that is no positive int, an optimizer or a label without a period, a
-            period without an optimizer, no regular expression, a path that none matches, labels of
-            another structure; another `accumulate`; parameters or gradients that are no
-            floating-point or complex arrays.
+        ValueError: a period that is not a positive int; an optimizer or a label without a period; a
+            period without an optimizer; an invalid regular expression; a path that no expression
+            matches; labels of another structure; another `accumulate`; parameters or gradients
+            that are not floating-point or complex arrays.
 
-    Source: Nested Learning (2025), eq. (70-71), with the sum over one period.
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (70-71),
+    with every gradient counted once (the printed sum has C + 1 terms).
+
+    Example:
+        ```python
+        optimizer = nx.optim.multi_timescale(0.1, {"fast": 1, "slow": 2})
+        weights = {"fast": jnp.array(1.0), "slow": jnp.array(1.0)}
+        gradients = {"fast": jnp.array(1.0), "slow": jnp.array(1.0)}
+        state = optimizer.init(weights)
+        for _ in range(2):
+            updates, state = optimizer.update(gradients, state, weights)
+        print(updates["fast"], updates["slow"])  # -0.1 -0.1
+        ```
     """
     option("multi_timescale", "accumulate", accumulate, ("mean", "sum"))
     if not isinstance(periods, Mapping) or not periods:

@@ -27,22 +27,34 @@ from ._local_gradient import Params, local_linear
 
 
 def delta_gradient_descent(learning_rate: Rate) -> optax.GradientTransformationExtraArgs:
-    """W <- W - learning_rate g, for the gradients of `delta_linear` and `delta_layers`.
+    """Delta gradient descent, `W <- W - learning_rate g` for the gradients of `delta_layers`.
 
-    The rule of delta gradient descent lies in those gradients: they are (W_t - W+) / rate, so this
-    lands on the minimiser W+ exactly if `learning_rate` is the layers' `rate`. A smaller one
-    stops on the way to it, a larger one overshoots. Anything else of optax may be chained instead
-    (momentum, Adam, clipping); the step then is no longer the minimiser. Parameters outside such
-    layers have ordinary gradients and take the ordinary step.
+    The rule is in the gradients that `delta_layers` and `delta_linear` return, (W_t - W+) / rate.
+    The step ends at the minimiser W+ if `learning_rate` equals the layers' `rate`; with a smaller
+    one it stops earlier, with a larger one it overshoots. Any other optax transformation may take
+    its place (momentum, Adam, clipping); the step then is not the minimiser. Parameters outside
+    such layers have ordinary gradients and take the ordinary step.
 
     Args:
         learning_rate: a finite number of at least 0, or a schedule.
 
-    Raises:
-        ValueError: another learning rate; parameters or gradients that are no floating-point or
-            complex arrays.
+    Returns:
+        An optax transformation.
 
-    Source: Nested Learning (2025), eq. (57).
+    Raises:
+        ValueError: a negative or infinite learning rate; parameters or gradients that are not
+            floating-point or complex arrays.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (57).
+
+    Example:
+        ```python
+        weight, x = jnp.array([[1.0, 0.0]]), jnp.array([[2.0, 0.0]])
+        loss = lambda weight: nx.optim.delta_linear(weight, x, rate=0.5).sum()
+        optimizer = nx.optim.delta_gradient_descent(0.5)
+        updates, _ = optimizer.update(jax.grad(loss)(weight), optimizer.init(weight), weight)
+        print(optax.apply_updates(weight, updates)[0])  # [0. 0.]
+        ```
     """
     name = "delta_gradient_descent"
     tx = optax.sgd(checked_rate(name, learning_rate))
@@ -58,7 +70,7 @@ def delta_gradient(
     reduction: str = "mean",
     explicit: bool = False,
 ) -> Float[Array, "..."]:
-    r"""The gradient g with which W - rate g is delta gradient descent's step on a batch, exactly.
+    r"""The gradient g for which `W - rate g` is exactly delta gradient descent's step on a batch.
 
     With n rows X = `inputs`, D = `errors` = dL/d(X W') and lambda = `decay` / n (`"mean"`) or
     `decay` (`"sum"`),
@@ -66,18 +78,18 @@ def delta_gradient(
         W+ = argmin_W  <W X', D'> + (lambda / 2) |W X'|_F^2 + 1/(2 rate) |W - W_t|_F^2
            = W_t - rate g,    g = (lambda W_t X' + D') (I + rate lambda X X')^-1 X
 
-    by Cholesky on the smaller side: n x n, or in x in as (..) X (I + rate lambda X' X)^-1. With
-    `decay=0` or `rate` -> 0, g is D' X or D' X + lambda W_t X' X. The paper's rule is one row,
-    `decay=1`. Everything is differentiable, `rate` and `decay` too.
+    by Cholesky of the smaller of the n x n and the in x in system. With `decay=0`, g is the
+    ordinary gradient D' X; as `rate` goes to 0, it is D' X + lambda W_t X' X. The paper's rule is
+    one row with `decay=1`. The result is differentiable by all arrays, and by `rate` and `decay`.
 
-    Where inputs are so large that I is lost in the rounding of the matrix above (rate lambda
-    |X|_F^2 beyond 800 in float32 if there are more rows than inputs, beyond 2e6 otherwise), the
-    step is the minimiser's for a smaller rate, whose I is not lost.
+    If inputs are so large that I is lost in the rounding of the matrix above (rate lambda |X|_F^2
+    beyond 800 in float32 if there are more rows than inputs, beyond 2e6 otherwise), the step is
+    the minimiser for a smaller rate.
 
-    The pull to zero shrinks outputs by factors in (0, 1) for every |x| and rate. Descent as a whole
-    rests where lambda W x + delta = 0, not at the loss's own minimum (1/2 |W x - t|^2 is fit to
-    t / 2 with `decay=1`), and is stable for every |x| if the loss's curvature by the outputs is at
-    most lambda; `delta` is frozen during the step.
+    The decay shrinks outputs by factors in (0, 1) for every |x| and rate. Descent converges to the
+    point where lambda W x + delta = 0, which is not the minimum of the loss: for
+    `|W x - t|^2 / 2` and `decay=1` it is W x = t / 2. It is stable for every |x| if the curvature
+    of the loss by the outputs is at most lambda; delta is constant during the step.
 
     Args:
         weight: W_t, (out, in).
@@ -85,21 +97,21 @@ def delta_gradient(
         errors: gradients of the loss by the layer's outputs, (..., out).
         rate: eta > 0, the step of the descent that follows; may be traced.
         decay: lambda >= 0, how much outputs are pulled to zero; may be traced.
-        reduction: `"mean"` if the loss is a mean over these rows, so that `errors` contain 1/n
-            and the decay has to as well; `"sum"` if it is their sum.
-        explicit: the explicit step instead, g = (lambda W_t X' + D') X: no solve, but W grows
-            without bound once rate lambda |X|_2^2 > 2.
+        reduction: `"mean"` if the loss is a mean over these rows, so that `errors` contain the
+            factor 1/n; `"sum"` if it is their sum.
+        explicit: whether to take the explicit step, g = (lambda W_t X' + D') X: no linear solve,
+            but W diverges if `rate lambda |X|_2^2 > 2`.
 
     Returns:
-        (out, in), in the weight's dtype; computed in float32 at least.
+        The gradient, (out, in), in the weight's dtype; computed in float32 at least.
 
     Raises:
-        ValueError: shapes that do not fit, a weight that is no floating-point array, inputs that
-            are no real numbers, an unknown reduction, a rate or decay that is negative or not
+        ValueError: shapes that do not fit, a weight that is not a floating-point array, inputs that
+            are not real numbers, an unknown reduction, a rate or decay that is negative or not
             finite.
 
-    Source: Nested Learning (2025), eq. (56-57) and appendix C; the batch form is its proximal
-    objective with n rows.
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (56-57) and
+    appendix C; the batch form is its proximal objective with n rows.
     """
     name = "delta_gradient"
     weight, inputs = _checked(name, weight, inputs, "inputs")
@@ -140,41 +152,49 @@ def delta_linear(
     reduction: str = "mean",
     explicit: bool = False,
 ) -> Float[Array, "..."]:
-    """y = x W' whose gradient by W is `delta_gradient`, and whose gradient by x is the true one.
+    """A linear layer, y = x W', whose gradient by W is `delta_gradient`.
 
-    Call it on a batch, or on single rows under `jax.vmap` with the weight not batched, to any
-    depth: the rule sees all rows at once either way. Weights batched along with the inputs are
-    copies of the layer, each with its own rows, and so are gradients taken inside the `vmap` (per
-    example, or per task from shared weights). A weight used in several places (a scan over time, a
-    `lax.map` over examples) gets the sum of the rules' answers there, not one joint answer; the
-    same holds for the shards of `jax.shard_map`. Under `jax.jit` with sharded arrays the batch is
-    one.
+    The gradient by x is the true one. Call the layer on a batch, or on single rows under `jax.vmap`
+    with the weight not batched: the rule sees all rows of the batch in both cases. Weights that are
+    batched together with the inputs are copies of the layer, each with its own rows; the same
+    holds for gradients taken inside the `vmap`. A weight that is used in several places (a scan
+    over time, a `lax.map` over examples, the shards of `jax.shard_map`) gets the sum of the rule's
+    gradients of these places. Under `jax.jit` with sharded arrays the batch is one.
 
-    The answer is not linear in the loss: a loss multiplied by c or summed in parts, or averaged
-    over microbatches, does not multiply or add up the answers. Forward mode is the true derivative.
-    The first reverse derivative of the layer is the rule; derivatives of that one, in either mode,
-    are exact: through inner steps, to `rate` and `decay` too. An outer loss that uses this layer
-    outside the inner gradient takes the rule as *its* gradient; use a plain x W' there for the true
-    one.
+    The rule is not linear in the loss: the gradient of a sum of losses is not the sum of their
+    gradients, so gradients of microbatches do not add up to that of the batch. Forward mode gives
+    the true derivative. The first reverse derivative of the layer is the rule; derivatives of that
+    one, in both modes, are exact: through inner steps, and to `rate` and `decay`. An outer loss
+    that calls this layer outside the inner gradient gets the rule as its gradient too; use a plain
+    x W' there for the true one.
 
     Args:
         weight: W, (out, in). A bias added outside keeps its ordinary gradient.
         x: inputs, (..., in); leading axes are rows.
         rate: eta, the learning rate of the descent that follows; may be traced (a schedule's
             value). Its own first derivative is zero.
-        decay: lambda, 1 in the paper; 0 is the ordinary gradient.
+        decay: lambda, 1 in the paper; 0 gives the ordinary gradient.
         reduction: `"mean"` if the loss is a mean over all rows that the layer sees, else `"sum"`.
-        explicit: the explicit step, see `delta_gradient`.
+        explicit: whether to take the explicit step, see `delta_gradient`.
 
     Returns:
-        (..., out), in the dtype of x W'.
+        y, (..., out), in the dtype of x W'.
 
     Raises:
-        ValueError: shapes that do not fit, a weight that is no floating-point array, inputs that
-            are no real numbers, an unknown reduction, a rate or decay that is negative or not
+        ValueError: shapes that do not fit, a weight that is not a floating-point array, inputs that
+            are not real numbers, an unknown reduction, a rate or decay that is negative or not
             finite.
 
-    Source: Nested Learning (2025), eq. (56-57).
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (56-57).
+
+    Example:
+        The ordinary gradient is x = 2; the rule's is (w x + 1) x / (1 + rate x^2):
+
+        ```python
+        weight, x = jnp.array([[1.0]]), jnp.array([[2.0]])
+        loss = lambda weight: nx.optim.delta_linear(weight, x, rate=0.5).sum()
+        print(loss(weight), jax.grad(loss)(weight)[0])  # 2.0 [2.]
+        ```
     """
     weight, x = _checked("delta_linear", weight, x, "x")
     rate, decay = check_numbers("delta_linear", rate, decay, reduction)

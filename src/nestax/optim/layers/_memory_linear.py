@@ -27,7 +27,7 @@ def memory_linear(
     x: Array | np.ndarray,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
-    r"""y = x W' whose weight's gradient is what a memory of output errors says about the inputs.
+    r"""A linear layer, y = x W', whose gradient by W comes from a memory of its output errors.
 
     With n rows x_i that the layer sees, errors delta_i = dL/dy_i and d_i = n delta_i
     (`reduction="mean"`, for losses that are means over the rows) or delta_i (`"sum"`),
@@ -35,13 +35,13 @@ def memory_linear(
         W is given      -(1/n) sum_i m_phi(x_i) x_i'      ("sum": -sum_i m_phi(x_i) x_i')
         phi is given    grad_phi (1/n) sum_i 1/2 |m_phi(x_i) + d_i|^2,
 
-    so that descent moves W by +learning_rate m x', and `optax.partition` gives the memory an inner
-    optimizer of its own. A memory with m(x_i) = -d_i is gradient descent. What is read is the
-    memory before it is written. The gradient by x is the true one.
+    so that descent moves W by +learning_rate m x'. `optax.partition` gives the memory an inner
+    optimizer of its own. A memory with m(x_i) = -d_i is gradient descent. The memory is read before
+    it is written. The gradient by x is the true one.
 
     Rows, `vmap`, copies and higher derivatives are as in `delta_linear`. A memory that starts at
-    zero moves W only after its own first step. Where errors are learned faster than W moves, the
-    two together are stable; a memory much slower than W overshoots as any momentum does.
+    zero moves W only after its own first step. The system is stable if the memory learns faster
+    than W moves; a memory much slower than W overshoots as any momentum does.
 
     Args:
         weight: W, (out, in).
@@ -51,14 +51,15 @@ def memory_linear(
         reduction: `"mean"` or `"sum"`.
 
     Returns:
-        (..., out).
+        y, (..., out).
 
     Raises:
-        ValueError: shapes that do not fit, a weight or x that is no floating-point array, an
+        ValueError: shapes that do not fit, a weight or x that is not a floating-point array, an
             unknown reduction, leaves of the memory that are not floating-point arrays, an
-            `apply` that is no function, or does not answer with (out,).
+            `apply` that is not a function or does not return an array (out,).
 
-    Source: Nested Learning (2025), eq. (50), with inputs as keys and errors as values.
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (50), with the
+    layer's inputs as keys and its output errors as values.
     """
     option("memory_linear", "reduction", reduction, ("mean", "sum"))
     if not callable(apply):
