@@ -20,12 +20,12 @@ _BLOCK = 512  # queries at once: what is kept of the scores grows with it
 
 
 class AttentionState(NamedTuple):
-    """The last `window` tokens, in a ring: token t lies in slot t mod window.
+    """State of `CausalAttention`: the last `window` tokens, token t in slot t mod window.
 
     Attributes:
-        keys: turned by their positions, (heads, window, size), float32 at least.
-        values: like the keys.
-        position: how many tokens there were, int32.
+        keys: rotated by their positions, (heads, window, size), float32 at least.
+        values: (heads, window, size), float32 at least.
+        position: number of tokens read so far, int32.
     """
 
     keys: Float[Array, "heads window size"]
@@ -34,20 +34,25 @@ class AttentionState(NamedTuple):
 
 
 class CausalAttention(eqx.Module):
-    r"""Each token attends to itself and the `window - 1` tokens before it (NL eq. 62-63).
+    r"""Softmax attention of each token to itself and the `window - 1` tokens before it.
 
-        y_t = W_o sum_{t - window < i <= t} softmax_i(q_t . k_i / sqrt(size)) v_i   in every head,
+        y_t = W_o sum_{t - window < i <= t} softmax_i(q_t . k_i / sqrt(size)) v_i    in every head
 
-    queries and keys turned by their positions (rotary: Su et al. 2021). Full causal attention is a
-    window no shorter than the sequence. There is always a window, because a stream has no end and
-    the state that it carries has a fixed shape: so a piece of any size, at any place of a stream of
-    any length, gives what one pass gives. Memory grows with time x window only within blocks of 512
-    queries.
-
-    Angles are float32: positions beyond some 100,000 tokens are told apart less and less well.
+    Queries and keys are rotated by their positions. A window at least as long as the sequence gives
+    full causal attention. The window bounds the state that a stream carries: pieces of any size,
+    with the state carried from one to the next, give what one pass gives. Time x window memory is
+    used within blocks of 512 queries only. Angles are float32, so that positions beyond about
+    100,000 tokens lose resolution.
 
     Attributes:
-        query, key, value, output: matrices (width, width).
+        query: matrix (width, width).
+        key: matrix (width, width).
+        value: matrix (width, width).
+        output: matrix (width, width), W_o.
+        heads: number of heads.
+        window: tokens that a token attends to, itself included.
+
+    Source: Nested Learning (2025), eq. (62-63); rotary positions: Su et al. (2021).
     """
 
     query: Float[Array, "width width"]
@@ -61,7 +66,7 @@ class CausalAttention(eqx.Module):
         """Draws the matrices: normal with variance 1 / width.
 
         Args:
-            width: of the tokens.
+            width: channels of the input and of the output.
             heads: must divide the width into even parts.
             window: in tokens, at least 1; also the length of the cache.
             key: a typed PRNG key.
@@ -99,20 +104,19 @@ class CausalAttention(eqx.Module):
         reset: Mask | None = None,
         max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], AttentionState]:
-        """One piece of a stream.
+        """Maps a sequence, or the next piece of a stream.
 
         Args:
-            x: tokens.
-            state: what came before; None: nothing.
-            valid: (time,) bool, the tokens that are there. One that is not attends to nothing and
-                is not attended to, and takes no position and no place in the window. None: all are.
-            reset: (time,) bool, True where a document begins: nothing before it is attended to, and
-                positions begin anew. None: nowhere.
+            x: tokens, (time, width).
+            state: the state after the piece before; None at the beginning of a stream.
+            valid: (time,) bool, False for padding. Padding attends to nothing, is not attended to,
+                and takes no position and no place in the window. None: all tokens are valid.
+            reset: (time,) bool, True at the first token of a document: it attends to nothing
+                before it, and positions start from 0. None: nowhere.
             max_documents: without effect here; other layers need a bound.
 
         Returns:
-            What was attended to, (time, width), zeros where a token is not valid, and the state
-            after the piece.
+            y, (time, width), zero for padding; and the state after the piece.
 
         Raises:
             ValueError: x is not one sequence of this width, or a state or mask does not fit.

@@ -18,13 +18,13 @@ from ._parts import linear, rms_norm, wide, widened
 
 
 class ContinuumState(NamedTuple):
-    """What is written along a stream; one entry per level.
+    """State of `ContinuumMemory` along a stream; one entry per level.
 
     Attributes:
-        weights: the levels' weights as they are now, float32 at least.
-        gathered: the sum of the gradients of the present period, like the weights.
-        tick: tokens since the level's period began, int32; in the nested variant since it was last
-            begun anew.
+        weights: the present weights of each level, float32 at least.
+        gathered: the sum of the gradients of the present period, shaped like the weights.
+        tick: tokens since the level's period began, int32; in the nested variant since the level
+            was last set back.
     """
 
     weights: tuple[PyTree, ...]

@@ -31,34 +31,42 @@ def linear_attention(
     reset: Mask | None = None,
     initial: Float[Array, "value key"] | None = None,
 ) -> tuple[Float[Array, "time value"], Float[Array, "value key"]]:
-    r"""Hebbian writes, the memory of linear attention.
+    r"""Linear attention: a matrix memory with Hebbian writes.
 
         M_t = alpha_t M_{t-1} + rate_t v_t k_t',    o_t = M_t q_t
 
     With alpha = 1 a write is one step of gradient descent on -<M k, v>.
 
     Args:
-        q: (time, key), queries, used as they are given.
-        k: (time, key), keys, alike.
-        v: (time, value), values.
+        q: queries, (time, key); they are not normalized.
+        k: keys, (time, key); they are not normalized.
+        v: values, (time, value).
         rate: step sizes, (time,) or a number for all tokens, 0 or more; None: 1.
         alpha: what is retained at each token, (time,) or a number, in [0, 1]; None: 1.
         state: M_0 (value, key); None: `initial`.
-        chunk: as in `memory_scan`.
-        implementation: as in `memory_scan`.
+        chunk: tokens per chunk, of speed only; see `memory_scan`.
+        implementation: `"chunked"`, `"recurrent"` or None; see `memory_scan`.
         read: `"after"` reads M_t, `"before"` M_{t-1}.
-        valid: as in `memory_scan`.
-        reset: as in `memory_scan`.
-        initial: M at the beginning of a document; None: zeros.
+        valid: (time,) bool, False for padding, which changes nothing; see `memory_scan`.
+        reset: (time,) bool, True at the first token of a document; see `memory_scan`.
+        initial: M at the beginning of a document, (value, key); None: zeros.
 
     Returns:
-        (outputs (time, value) in the dtype of q, k and v, M after the last token).
+        The pair (o, M): outputs (time, value) in the dtype of q, k and v, and the memory after the
+        last token, (value, key), float32 at least.
 
     Raises:
-        ValueError: as `memory_scan`.
+        ValueError: arguments that `memory_scan` refuses.
 
     Source: Katharopoulos et al., "Transformers are RNNs" (2020); with alpha: Sun et al., "Retentive
     network" (2023). As a memory: Nested Learning (2025), eq. (64).
+
+    Example:
+        ```python
+        q, k, v = jnp.eye(2), jnp.eye(2), jnp.array([[1.0], [2.0]])  # two tokens
+        outputs, memory = nx.memory.linear_attention(q, k, v)
+        print(memory)  # [[1. 2.]]
+        ```
     """
     name = "linear_attention"
     q, k, v = check_tokens(name, q, k, v)
@@ -90,38 +98,48 @@ def delta_rule(
     reset: Mask | None = None,
     initial: Float[Array, "value key"] | None = None,
 ) -> tuple[Float[Array, "time value"], Float[Array, "value key"]]:
-    r"""The delta rule, gated if alpha is given.
+    r"""The delta rule: a write moves the memory's output for the key to the value.
 
         M_t = alpha_t M_{t-1} (I - beta_t k_t k_t') + beta_t v_t k_t',    o_t = M_t q_t
 
-    With alpha = 1 a write is one step of gradient descent, of size beta, on 1/2 |M k - v|^2. Along
-    k the memory is multiplied by alpha (1 - beta |k|^2): with keys of unit length it is stable for
-    beta in [0, 2], and beta > 1 makes that factor negative, without which no linear memory can
-    count modulo two (Grazzi et al., 2025).
+    With alpha below 1 it is the gated delta rule. With alpha = 1 a write is one step of gradient
+    descent, of size beta, on `|M k - v|^2 / 2`. Along k the memory is multiplied by
+    alpha (1 - beta |k|^2): with keys of unit length it is stable for beta in [0, 2]. For beta > 1
+    that factor is negative, which a linear memory needs to count modulo two (Grazzi et al., 2025).
 
     Args:
-        q: (time, key), queries, used as they are given.
-        k: (time, key), keys, alike; normalise them.
-        v: (time, value), values.
+        q: queries, (time, key); they are not normalized.
+        k: keys, (time, key); normalize them to unit length first.
+        v: values, (time, value).
         beta: step sizes, (time,) or a number for all tokens, 0 or more.
         alpha: what is retained at each token, (time,) or a number, in [0, 1]; None: 1.
         state: M_0 (value, key); None: `initial`.
-        chunk: as in `memory_scan`.
-        implementation: as in `memory_scan`.
+        chunk: tokens per chunk, of speed only; see `memory_scan`.
+        implementation: `"chunked"`, `"recurrent"` or None; see `memory_scan`.
         read: `"after"` reads M_t, `"before"` M_{t-1}.
-        valid: as in `memory_scan`.
-        reset: as in `memory_scan`.
-        initial: M at the beginning of a document; None: zeros.
+        valid: (time,) bool, False for padding, which changes nothing; see `memory_scan`.
+        reset: (time,) bool, True at the first token of a document; see `memory_scan`.
+        initial: M at the beginning of a document, (value, key); None: zeros.
 
     Returns:
-        (outputs (time, value) in the dtype of q, k and v, M after the last token).
+        The pair (o, M): outputs (time, value) in the dtype of q, k and v, and the memory after the
+        last token, (value, key), float32 at least.
 
     Raises:
-        ValueError: as `memory_scan`.
+        ValueError: arguments that `memory_scan` refuses.
 
     Source: Schlag et al., "Linear transformers are secretly fast weight programmers" (2021); Yang
     et al., "Gated delta networks" (2024). As a memory: Nested Learning (2025), eq. (65), where the
     factor I - beta k k' is printed on the left of M.
+
+    Example:
+        With beta = 1 and unit keys, the memory returns the last value that a key had:
+
+        ```python
+        k, v = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([[1.0], [5.0]])
+        outputs, memory = nx.memory.delta_rule(k, k, v, beta=1.0)
+        print(outputs[:, 0])  # [1. 5.]
+        ```
     """
     name = "delta_rule"
     q, k, v = check_tokens(name, q, k, v)
@@ -153,35 +171,38 @@ def titans(
     reset: Mask | None = None,
     initial: tuple[Float[Array, "value key"], Float[Array, "value key"]] | None = None,
 ) -> tuple[Float[Array, "time value"], Any]:
-    r"""Titans' memory, linear and exact: every gradient is taken where the memory stands.
+    r"""Titans' linear memory: gradient steps with momentum and decay, exact at every token.
 
         S_t = momentum_t S_{t-1} - rate_t (M_{t-1} k_t - v_t) k_t'
         M_t = retain_t M_{t-1} + S_t,    o_t = M_{t-1} q_t
 
-    Titans' own chunks take the gradients of a chunk at its beginning; for linear memories that
+    The paper takes the gradients of a chunk at its beginning; for linear memories that
     approximation is not needed.
 
     Args:
-        q: (time, key), queries, used as they are given.
-        k: (time, key), keys, alike; normalise them.
-        v: (time, value), values.
-        rate: theta of the paper, whose loss |M k - v|^2 makes that half of this one, 0 or more.
-            This and the other two: (time,), or a number for all tokens.
-        momentum: eta of the paper, how much of the past surprise is carried on, 0 to 1.
-        retain: 1 - alpha of the paper, 0 to 1; None: 1.
+        q: queries, (time, key); they are not normalized.
+        k: keys, (time, key); normalize them to unit length first.
+        v: values, (time, value).
+        rate: step sizes, (time,) or a number for all tokens, 0 or more; twice the paper's theta,
+            whose loss has no factor 1/2.
+        momentum: how much of S is kept at each token (eta in the paper), (time,) or a number, 0 to
+            1.
+        retain: how much of M is kept at each token (1 - alpha in the paper), (time,) or a number, 0
+            to 1; None: 1.
         state: (M_0, S_0), (value, key) each; None: `initial`.
-        chunk: as in `memory_scan`.
-        implementation: as in `memory_scan`.
+        chunk: tokens per chunk, of speed only; see `memory_scan`.
+        implementation: `"chunked"`, `"recurrent"` or None; see `memory_scan`.
         read: `"before"` reads M_{t-1}, `"after"` M_t.
-        valid: as in `memory_scan`.
-        reset: as in `memory_scan`.
+        valid: (time,) bool, False for padding, which changes nothing; see `memory_scan`.
+        reset: (time,) bool, True at the first token of a document; see `memory_scan`.
         initial: (M, S) at the beginning of a document; None: zeros.
 
     Returns:
-        (outputs (time, value) in the dtype of q, k and v, (M, S) after the last token).
+        The pair (o, (M, S)): outputs (time, value) in the dtype of q, k and v, and the memory and
+        its momentum after the last token, (value, key) each, float32 at least.
 
     Raises:
-        ValueError: as `memory_scan`.
+        ValueError: arguments that `memory_scan` refuses.
 
     Source: Behrouz, Zhong and Mirrokni, "Titans: learning to memorize at test time" (2025), eq.
     (9-14).

@@ -21,14 +21,29 @@ from ._parts import matrix, rms_norm
 
 
 class SwiGLU(eqx.Module):
-    """down (silu(gate x) * up x), a token (width,) -> (width,) (Shazeer 2020)."""
+    """A gated MLP without biases, `down (silu(gate x) * up x)`, of one token.
+
+    Attributes:
+        gate: matrix (hidden, width).
+        up: matrix (hidden, width).
+        down: matrix (width, hidden).
+
+    Source: Shazeer, "GLU variants improve Transformer" (2020).
+    """
 
     gate: Float[Array, "hidden width"]
     up: Float[Array, "hidden width"]
     down: Float[Array, "width hidden"]
 
     def __init__(self, width: int, hidden: int, *, scale: float = 1.0, key: PRNGKeyArray):
-        """Draws it: normal with variance 1 / inputs, `down` times `scale`."""
+        """Draws the matrices: normal with variance 1 / inputs.
+
+        Args:
+            width: channels of the input and of the output.
+            hidden: hidden units.
+            scale: factor of `down`.
+            key: a typed PRNG key.
+        """
         name = "SwiGLU"
         width, hidden = whole(name, "width", width), whole(name, "hidden", hidden)
         scale = real(name, "scale", scale)
@@ -39,7 +54,13 @@ class SwiGLU(eqx.Module):
         self.down = matrix(keys[2], width, hidden, scale)
 
     def __call__(self, x: Float[Array, " width"]) -> Float[Array, " width"]:
-        """One token.
+        """Maps one token; use `jax.vmap` for a sequence.
+
+        Args:
+            x: (width,).
+
+        Returns:
+            (width,).
 
         Raises:
             ValueError: x is not one token of this width, or not of floating point.
@@ -57,9 +78,13 @@ class SwiGLU(eqx.Module):
 
 
 class FeedForward(eqx.Module):
-    """x + f(norm(x)) for every token: the second half of a Transformer's block.
+    """The second half of a Transformer's block: `x + mlp(norm(x))` for every token.
 
-    Called as the memories are, with a state that is empty: it is written by no token.
+    It is called as the memories are, with an empty state.
+
+    Attributes:
+        norm: scale of the root-mean-square norm, (width,).
+        mlp: the gated MLP.
     """
 
     norm: Float[Array, " width"]
@@ -68,7 +93,14 @@ class FeedForward(eqx.Module):
     def __init__(
         self, width: int, hidden: int | None = None, *, scale: float = 1.0, key: PRNGKeyArray
     ):
-        """Draws it; `hidden` is 8/3 of the width unless given, `scale` that of what is added."""
+        """Draws the MLP; the norm's scale is one.
+
+        Args:
+            width: channels of the input and of the output.
+            hidden: hidden units; None: 8/3 of the width.
+            scale: factor of the MLP's output at first.
+            key: a typed PRNG key.
+        """
         name = "FeedForward"
         width, hidden = whole(name, "width", width), whole_or_none(name, "hidden", hidden)
         scale = real(name, "scale", scale)
@@ -78,7 +110,7 @@ class FeedForward(eqx.Module):
         self.mlp = SwiGLU(width, hidden, scale=scale, key=key)
 
     def init_state(self) -> tuple[()]:
-        """Nothing."""
+        """The empty state."""
         return ()
 
     def __call__(
@@ -90,14 +122,18 @@ class FeedForward(eqx.Module):
         reset: Mask | None = None,
         max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], tuple[()]]:
-        """(time, width) -> (time, width), and the empty state.
+        """Maps every token of a sequence.
 
         Args:
-            x: tokens.
+            x: tokens, (time, width).
             state: empty, or None.
-            valid: (time,) bool, the tokens that are there; the others are passed on as they are.
-            reset: (time,) bool; without effect, as tokens do not meet here.
+            valid: (time,) bool, False for padding, which is returned as it is. None: all tokens are
+                valid.
+            reset: (time,) bool; without effect, because tokens do not interact here.
             max_documents: without effect.
+
+        Returns:
+            (time, width), and the empty state.
 
         Raises:
             ValueError: x is not one sequence of this width, or a state or mask does not fit.

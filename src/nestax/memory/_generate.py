@@ -32,61 +32,69 @@ def generate(
     repetition_penalty: float | Array | None = None,
     scores: Callable[..., Any] | None = None,
 ) -> tuple[Int[Array, "*batch steps"], Any]:
-    """Continues a stream: reads a prompt in one pass, then draws token after token.
+    """Generates tokens: reads a prompt in one pass, then draws token after token.
 
-    The state that is returned has seen all but the last token drawn, which begins the next piece:
+    The returned state has read all but the last token drawn, which begins the next piece:
 
         first, state = generate(model, prompt, 20, key)
         second, state = generate(model, first[-1:], 20, other_key, state=state)
 
-    Prompts of different lengths are one array with padding on any side, and `valid` says which
-    tokens are real. Each row gives what its prompt alone gives with its own key:
+    Prompts of different lengths are one array with padding on any side; `valid` marks the real
+    tokens. Each row gets the tokens that its prompt alone gets with its own key:
 
         tokens, states = generate(model, prompts, 20, key, valid=prompts != pad, stop=end)
         counts = jnp.sum(tokens >= 0, axis=-1)
         row, _ = generate(model, prompts[3], 20, jax.random.split(key, len(prompts))[3], ...)
 
-    A drawn stop token is the last token of its row: the state has not seen it and is not written
+    A drawn stop token is the last token of its row: the state has not read it and is not written
     any more, and `pad` fills the rest. The loop ends when all rows have stopped.
 
     The scores of the next token are changed in this order, which is that of the transformers
     library: repetition penalty, the function `scores`, temperature, `top_k`, `top_p`, `min_p`.
-    Of equal scores, smaller tokens are kept first, so that `top_k` never keeps more than k.
+    Among equal scores, smaller tokens are kept first, so that `top_k` never keeps more than k.
 
-    There is one compilation for each shape of the prompt, number of steps, set of stop tokens,
-    function `scores`, and set of options that are not None. Other numbers need no compilation.
+    The program is compiled once for each shape of the prompt, number of steps, set of stop tokens,
+    function `scores`, and set of options that are not None; not again for other values of options.
 
     Args:
         model: `(tokens (time,), state) -> (logits (time, vocabulary), state)`, such as `HopeLM`;
             with a keyword `valid`, (time,), if prompts are padded.
-        prompt: at least one token, (time,) or (batch, time). Known ones are shown to the model's
-            `check_tokens`, if it has that: `HopeLM` refuses those out of range. For traced ones out
-            of range its scores are NaN, and token 0 is drawn from then on.
+        prompt: at least one token, (time,) or (batch, time). Known tokens are checked by the
+            model's `check_tokens`, if it has that: `HopeLM` refuses tokens out of range. After a
+            traced token out of range its scores are NaN, and token 0 is drawn from then on.
         steps: how many tokens to draw, at least 1.
         key: a typed PRNG key; for a batch one key, which is split, or one for each row, (batch,).
             None: only with temperature 0, which draws nothing at random.
         temperature: 1 draws from the model's distribution, 0 takes the most probable token.
-        state: what came before the prompt, for a batch with a leading axis; None: nothing.
-        valid: which tokens of the prompt are real, in the prompt's shape; None: all. A row needs
-            one real token; a traced row without any gives `pad` only.
-        stop: one token or several that end a row; None: nothing does.
-        pad: takes the places after a stop. -1 is no token, so that tokens >= 0 can be counted.
+        state: the state before the prompt, with a leading axis for a batch; None: the beginning of
+            a stream.
+        valid: bool in the prompt's shape, False for padding; None: all tokens are valid. A row
+            needs one valid token; a traced row without any gives `pad` only.
+        stop: one token or several that end a row; None: no token does.
+        pad: fills the places after a stop. -1 is not a token, so that tokens >= 0 can be counted.
         top_k: leaves only the k most probable tokens.
         top_p: then leaves the fewest most probable tokens whose probabilities sum to `top_p`.
         min_p: then leaves tokens at least `min_p` times as probable as the most probable one.
         repetition_penalty: divides positive scores of tokens that occur in the prompt or have been
-            drawn, and multiplies negative ones; above 1 these tokens become less probable. Tokens
-            that only `state` has seen do not count.
-        scores: a function (logits (vocabulary,), tokens (time + steps,)) -> logits. Of tokens, the
-            prompt's real tokens come first, then those drawn, then -1; `jnp.sum(tokens >= 0)`
+            drawn, and multiplies their negative scores; above 1 these tokens become less probable.
+            Tokens that only `state` has read do not count.
+        scores: a function `(logits (vocabulary,), tokens (time + steps,)) -> logits`. `tokens` are
+            the prompt's valid tokens, then the tokens drawn, then -1; `jnp.sum(tokens >= 0)`
             counts them. Pass the same function each time: another one is compiled anew.
 
     Returns:
         The tokens drawn, int32 of shape (steps,) or (batch, steps), and the state.
 
     Raises:
-        ValueError: an empty prompt, or tokens that the model does not know; a key that is no typed
-            key; options out of the ranges above. Options that are traced are not checked.
+        ValueError: an empty prompt, or tokens out of range; a key that is not a typed key; options
+            out of the ranges above. Traced options are not checked.
+
+    Example:
+        ```python
+        model = nx.memory.HopeLM(16, 8, 1, 2, block="transformer", key=jax.random.key(0))
+        tokens, state = nx.memory.generate(model, jnp.array([1, 2, 3]), 5, temperature=0.0)
+        print(tokens.shape, tokens.dtype)  # (5,) int32
+        ```
     """
     check_model("generate", model)
     if not is_count(steps):
@@ -119,7 +127,7 @@ def stream_tokens(
     repetition_penalty: float | Array | None = None,
     scores: Callable[..., Any] | None = None,
 ) -> "TokenStream":
-    """Continues a stream like `generate`, and gives each token as soon as it is drawn.
+    """Generates tokens like `generate`, and yields each token as soon as it is drawn.
 
         for token in stream_tokens(model, prompt, 100, key, stop=end):
             print(tokenizer.decode([token]), end="", flush=True)
@@ -130,12 +138,12 @@ def stream_tokens(
     Args:
         model: see `generate`.
         prompt: one prompt, (time,).
-        steps: how many tokens to draw at most; None: no limit, which `scores` needs.
+        steps: how many tokens to draw at most; None: no limit. Required with `scores`.
         key: see `generate`.
         temperature: see `generate`.
         state: see `generate`.
         valid: see `generate`.
-        stop: tokens that end the stream; the stop token itself is still given.
+        stop: tokens that end the stream; the stop token itself is still yielded.
         top_k: see `generate`.
         top_p: see `generate`.
         min_p: see `generate`.
@@ -143,10 +151,10 @@ def stream_tokens(
         scores: see `generate`.
 
     Returns:
-        An iterator of ints, whose `state` has seen all but the last token given.
+        An iterator of ints, whose `state` has read all but the last token yielded.
 
     Raises:
-        ValueError: as `generate`, at once and not at the first token.
+        ValueError: as `generate`, at the call and not at the first token.
     """
     name = "stream_tokens"
     check_model(name, model)
@@ -176,11 +184,11 @@ def stream_tokens(
 
 
 class TokenStream(Iterator[int]):
-    """What `stream_tokens` returns: an iterator of tokens, as ints.
+    """An iterator of tokens, as ints; `stream_tokens` makes it.
 
     Attributes:
-        state: has seen the prompt and all but the last token given; before the first token it is
-            the state that was passed.
+        state: the state after the prompt and all but the last token yielded; before the first
+            token, the state that was passed.
     """
 
     def __init__(
@@ -195,7 +203,19 @@ class TokenStream(Iterator[int]):
         key: Array,
         state: Any,
     ):
-        """Begins a stream of checked arguments."""
+        """Begins a stream of checked arguments; call `stream_tokens` instead.
+
+        Args:
+            model: as in `stream_tokens`.
+            sampling: the checked options of sampling.
+            stops: the tokens that end the stream.
+            steps: how many tokens to draw at most; None: no limit.
+            room: length of the array of tokens that the function `scores` gets.
+            prompt: (time,) int32.
+            valid: (time,) bool, or None.
+            key: a typed PRNG key.
+            state: the state before the prompt.
+        """
         self.state = state
         self._model, self._sampling, self._key, self._stops = model, sampling, key, stops
         self._steps, self._room = steps, room

@@ -19,43 +19,57 @@ from .continuum import ContinuumMemory, ContinuumState
 def learn_in_context(
     model: Any, tokens: Integer[Array, " tokens"], state: Any = None
 ) -> tuple[Float[Array, " time"], Any]:
-    r"""Reads a stream, and writes the model's continuum memories by the loss on what it observes.
+    r"""Reads a stream, and trains the model's continuum memories by the loss of its predictions.
 
-    The stream is walked in chunks of the smallest period C. In each the model reads C tokens with
-    the weights of the chunk's beginning; the gradient of
+    The stream is read in chunks of the smallest period C. In each chunk the model reads C tokens
+    with the weights of the chunk's beginning; the gradient of
 
         sum_t -log p(token_{t+1} | tokens up to t)
 
-    by the weights of all levels of all blocks is gathered, through everything that happens within
-    the chunk, but not into earlier ones; and every level whose period ends is written, by its own
-    rate (eq. 71). With rates of zero this is reading. The writes are differentiable, so an outer
-    level may train rates and starts through them, and everything else.
+    by the weights of all levels of all blocks is gathered, within the chunk only; and every level
+    whose period ends is written, with its own rate (eq. 71). Rates of zero write nothing. The
+    writes are differentiable: an outer level may train rates, starts and all other parameters
+    through them.
 
-    A token is learnt from once the next is known. So the last token is a target only, has not been
-    read when this returns, and begins the next piece: pieces overlap by one token,
+    The last token is a target only: it is not read, and begins the next piece. So pieces overlap by
+    one token,
 
         losses, state = learn_in_context(model, text[:129])
         losses, state = learn_in_context(model, text[128:257], state)
         answer, state = generate(model, text[256:257], 40, key, state=state)
 
-    and any such cut gives what one pass gives. Calling the model reads without learning; the clocks
-    of the periods rest then. There are no masks here: a piece is of one document, without padding.
+    and any such cut gives what one pass gives. Calling the model itself reads without learning, and
+    does not advance the clocks of the periods. There are no masks here: a piece belongs to one
+    document and has no padding.
 
     Args:
         model: `(tokens (time,), state) -> (logits (time, vocabulary), state)` with `init_state()`,
             such as `HopeLM`: a pytree with `ContinuumMemory` modules made with `objective=None`,
             whose state holds their `ContinuumState` in the same order.
         tokens: (time + 1,), time a multiple of the smallest period, which divides the others. Known
-            ones are shown to the model's `check_tokens`, if it has that: `HopeLM` refuses those out
-            of range. Of traced ones the losses are NaN.
-        state: what came before; None: nothing.
+            tokens are checked by the model's `check_tokens`, if it has that: `HopeLM` refuses
+            tokens out of range. For traced tokens out of range the losses are NaN.
+        state: the state after the piece before; None at the beginning of a stream.
 
     Returns:
-        The losses in nats, (time,), each before it was learnt from; and the state.
+        The losses in nats, (time,), each taken before the write that it causes; and the state.
 
     Raises:
         ValueError: no continuum memory, one that writes by itself, periods or a number of tokens
-            that do not fit, tokens that the model does not know.
+            that do not fit, tokens out of range.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), section 3.3 (iii) and
+    eq. (71).
+
+    Example:
+        ```python
+        levels = {"periods": (4,), "objective": None, "rate": 0.1}
+        model = nx.memory.HopeLM(
+            16, 8, 1, 2, block="hope_attention", continuum=levels, key=jax.random.key(0)
+        )
+        losses, state = nx.memory.learn_in_context(model, jnp.arange(9))
+        print(losses.shape)  # (8,)
+        ```
     """
     name = "learn_in_context"
     check_model(name, model, carries=True)

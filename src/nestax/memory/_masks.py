@@ -19,17 +19,18 @@ Mask = Bool[Array | np.ndarray, " time"]
 def segment_starts(
     segments: Integer[Array | np.ndarray, " time"], valid: Mask | None = None
 ) -> Mask:
-    """Where documents begin in a packed sequence, as `reset=` of scans, layers and models takes it.
+    """Marks where documents begin in a packed sequence: the `reset=` of scans, layers and models.
 
     Args:
         segments: the id of each token's document, (time,) integers; neighbours of the same id are
             one document.
-        valid: (time,) bool; ids of tokens that are not valid do not count. None: all do.
+        valid: (time,) bool; ids of tokens that are not valid do not count. None: all tokens are
+            valid.
 
     Returns:
-        (time,) bool: True at the first token, and where the id differs from that of the token
-        before. For known ids a numpy array, so that also within a jit the number of documents is
-        known.
+        (time,) bool: True at the first token, and at each token whose id differs from that of the
+        token before. A numpy array if the ids are known, so that the number of documents is known
+        inside `jit` too.
 
     Raises:
         ValueError: segments that are not one array of integers; a mask of another shape or dtype.

@@ -24,24 +24,30 @@ def moneta(
     p: float = 3.0,
     q: float = 4.0,
 ) -> tuple[Memory, Memory]:
-    """A <- a A - eta e k',  M = sign(A) |A|^(q-1) / |A|_q^(q-2): l_p errors, l_q retention.
+    """Moneta's write: errors of an l_p loss, retention by an l_q norm.
 
-    The paper prints M = A / |A|_q^(q-2), which is not the minimiser it is derived from: the
-    gradient of |A|_q^2 / 2, entry by entry. For q = 2 both are A.
+        A <- a A - eta e k',    M = sign(A) |A|^(q-1) / |A|_q^(q-2)
+
+    The paper prints M = A / |A|_q^(q-2), which is not the minimiser that it is derived from, the
+    gradient of |A|_q^2 / 2. For q = 2 both are A.
 
     Args:
-        state: (M, A), the memory and what was gathered; (0, 0) to begin with.
-        key: k.
-        value: v.
-        rate: eta.
+        state: (M, A), the memory and the gathered writes, (value, key) each; begin with zeros.
+        key: k, of shape (key,).
+        value: v, of shape (value,).
+        rate: eta, 0 or more.
         retain: a, 0 to 1.
         p: of the objective `lp`, 1 or more, static.
-        q: 2 or more, static; the norm that is kept small is that of q / (q - 1).
+        q: 2 or more, static; the norm that is kept small has the exponent q / (q - 1).
+
+    Returns:
+        The new (M, A).
 
     Raises:
-        ValueError: p or q out of range.
+        ValueError: p or q out of range, a known rate or retention out of range; shapes that do not
+            fit.
 
-    Source: Miras (2025), eq. (24-25).
+    Source: Behrouz et al., "It's all connected" (Miras, 2025), eq. (24-25).
     """
     check_power("moneta", p)
     if not (isinstance(q, (int, float, np.floating, np.integer)) and 2 <= q < math.inf):
@@ -69,11 +75,29 @@ def yaad(
     threshold: Scalar,
     retain: Scalar = 1.0,
 ) -> Memory:
-    """M <- a M - eta min(1, d / |M k - v|) (M k - v) k': the delta rule with short errors.
+    """Yaad's write: the delta rule with errors of a bounded length.
 
-    Stable as `delta` is; a surprise beyond the threshold d moves M no further than one of size d.
+        M <- a M - eta min(1, d / |M k - v|) (M k - v) k'
 
-    Source: Miras (2025), eq. (26), in the variant that has no jump at the threshold (see `huber`).
+    It is stable under the same condition as `delta`. An error longer than the threshold d moves M
+    as far as an error of length d.
+
+    Args:
+        memory: M, of shape (value, key).
+        key: k, of shape (key,).
+        value: v, of shape (value,).
+        rate: eta, 0 or more.
+        threshold: d, above 0.
+        retain: a, 0 to 1.
+
+    Returns:
+        The new memory, (value, key).
+
+    Raises:
+        ValueError: a known rate, threshold or retention out of range; shapes that do not fit.
+
+    Source: Behrouz et al., "It's all connected" (Miras, 2025), eq. (26), in the variant that has no
+    jump at the threshold (see `huber`).
     """
     memory, key, value = check_write("yaad", memory, key, value, rate=rate, retain=retain)
     check_threshold("yaad", threshold)
@@ -81,14 +105,29 @@ def yaad(
 
 
 def memora(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0) -> Memory:
-    """M <- c softmax(a log M - eta (M k - v) k') over all entries, c = the sum of M's entries.
+    """Memora's write: a step of mirror descent that keeps entries positive and their sum constant.
 
-    A step of mirror descent: entries stay positive and their sum stays what it was, so that rates
-    beyond the stable ones saturate instead of diverging. An entry below 1e-19 (in float32) counts
-    as that much. Begin with, for example, c / (value key) everywhere: to zeros, whose sum
-    is kept, nothing is ever written, and of a memory with a negative entry the outcome is NaN.
+        M <- c softmax(a log M - eta (M k - v) k')    over all entries, c the sum of M's entries
 
-    Source: Miras (2025), eq. (27), with the constant of its KL retention (1 in print).
+    Rates above the stable ones saturate instead of diverging. An entry below 1e-19 (in float32)
+    counts as 1e-19. Begin with equal positive entries: a memory of zeros stays zero, and a
+    negative entry gives NaN.
+
+    Args:
+        memory: M, of shape (value, key).
+        key: k, of shape (key,).
+        value: v, of shape (value,).
+        rate: eta, 0 or more.
+        retain: a, 0 to 1.
+
+    Returns:
+        The new memory, (value, key).
+
+    Raises:
+        ValueError: a known rate or retention out of range; shapes that do not fit.
+
+    Source: Behrouz et al., "It's all connected" (Miras, 2025), eq. (27), with the constant of its
+    KL retention (1 in print).
     """
     memory, key, value = check_write("memora", memory, key, value, rate=rate, retain=retain)
     total = jnp.sum(memory)

@@ -25,13 +25,13 @@ from ._parts import is_count
 
 
 class NetworkState(NamedTuple):
-    """Where a stream stands.
+    """State of a memory that is a network, along a stream.
 
     Attributes:
-        now: the weights.
-        surprise: the momentum of each, or None without momentum.
-        anchor: the weights at the beginning of the present chunk; `now` where position is 0.
-        position: tokens of the present chunk that have been seen, below the length of a chunk.
+        now: the weights, a tuple of matrices.
+        surprise: the momentum of each matrix, or None without momentum.
+        anchor: the weights at the beginning of the present chunk; equal to `now` at position 0.
+        position: tokens of the present chunk that have been read, less than a chunk's length.
     """
 
     now: Weights
@@ -41,14 +41,17 @@ class NetworkState(NamedTuple):
 
 
 def network_state(weights: Weights, momentum: bool = False) -> NetworkState:
-    """The state of a stream that has not begun; float32 at least.
+    """The state of `network_scan` at the beginning of a stream.
 
     Args:
-        weights: matrices (out, in), first applied first.
-        momentum: whether there is a surprise, zero at first.
+        weights: matrices (out, in), in the order in which they are applied.
+        momentum: whether the state has a momentum, zero at first.
+
+    Returns:
+        The state, float32 at least.
 
     Raises:
-        ValueError: weights that are no tuple of matrices which fit one another.
+        ValueError: weights that are not a tuple of matrices of fitting shapes.
     """
     weights = check_weights("network_state", "weights", weights)
     now = tuple(w.astype(jnp.promote_types(w.dtype, jnp.float32)) for w in weights)
@@ -80,47 +83,63 @@ def network_scan(
     reset: Mask | None = None,
     max_documents: int | None = None,
 ) -> tuple[Float[Array, "time value"], NetworkState]:
-    """A memory written at every token of a sequence, gradients taken where each chunk begins.
+    """Runs a memory that is a linear map or an MLP over a sequence.
 
-    Chunks lie on a grid that begins with the stream: pieces of a sequence, with the state carried
-    from one to the next, give what one pass gives wherever it is cut. Gradients reach the starting
-    weights through every write; backward, chunks are computed again instead of kept.
+    The memory is written at every token, with gradients taken at the weights of the chunk's
+    beginning. Each matrix W of the memory, with its own input x and error e, follows one of
+
+        gd      W <- a W - eta e x'
+        dgd     W <- a W (I - eta' x x') - eta' e x'      (explicit: W (a I - eta x x') - eta e x')
+        local   W <- a W - eta' (W x - t) x',             t = W_chunk x - e
+
+    with eta' = eta / (1 + eta |x|^2). Retention, momentum and erasure are exact at every token.
+    `"gd"` with `"l2"` converges only for C eta |x|^2 < 2 if one key fills a chunk of C tokens:
+    divide rates by C, set `clip`, or take `"local"`, which is stable at every rate for one matrix.
+
+    Chunks are counted from the beginning of the stream: pieces of a sequence, with the state
+    carried from one to the next, give what one pass gives, wherever it is cut. Gradients reach the
+    initial weights through every write; the backward pass computes chunks again.
 
     Args:
-        q: queries.
-        k: keys; of norm one unless the rule is implicit, see the module's docstring.
-        v: values.
-        weights: where a stream or document begins, matrices (out, in), first applied first; may be
-            None where a state is given and nothing is reset.
+        q: queries, (time, key).
+        k: keys, (time, key); normalize them to unit length unless the rule is implicit.
+        v: values, (time, value).
+        weights: the memory at the beginning of a stream or document, matrices (out, in), in the
+            order in which they are applied; may be None if a state is given and nothing is reset.
         rate: eta, one number or one for each token, 0 or more.
-        retain: a, 0 to 1; None: 1.
-        momentum: mu, 0 to 1; None: no momentum.
-        objective: `"dot"`, `"l2"` or (prediction, value) -> error.
+        retain: a, 0 to 1, one number or one for each token; None: 1.
+        momentum: mu, 0 to 1, one number or one for each token; None: no momentum.
+        objective: `"dot"`, `"l2"` or a function `(prediction, value) -> error`.
         rule: `"gd"`, `"dgd"` or `"local"`.
-        state: of the stream so far.
-        chunk: tokens between two anchors; part of what is computed, the same for a whole stream.
+        state: the state after the piece before; None at the beginning of a stream.
+        chunk: tokens per chunk. It changes the result, and must be the same for a whole stream.
         read: `"before"` the token's own write, or `"after"`.
         implementation: `"chunked"` or None; `"recurrent"` goes token by token.
-        implicit: for `"dgd"` and `"local"`: rates eta / (1 + eta |x|^2), x each matrix's input.
+        implicit: for `"dgd"` and `"local"`: whether rates are eta', or eta.
         clip: errors are cut to this norm.
-        skip: whether the memory adds its input.
+        skip: whether the memory adds its input to its output.
         activation: elementwise, between matrices.
         towards: matrices like `weights` to which retention leads back, usually `weights`:
-            W <- a W + (1 - a) W*. None: zero, as printed, from which an MLP does not come back.
-        valid: (time,), whether a token is there. One that is not changes nothing and has no place
-            in a chunk, whatever it holds, and its output is zero. None: all are there.
-        reset: (time,), whether a document begins with a token: before that token the state is
-            `network_state(weights)`. At a token that is not valid: with the next one that is.
+            W <- a W + (1 - a) W*. None: zero, as printed; an MLP whose matrices are all near zero
+            learns nothing any more.
+        valid: (time,) bool, False for padding, which changes nothing and is not counted in chunks;
+            its output is zero. None: all tokens are valid.
+        reset: (time,) bool, True at the first token of a document, before which the state is set to
+            `network_state(weights)`. If that token is padding: at the next valid token.
         max_documents: how many documents begin in a piece at most, if `reset` is traced; if more
-            do, all numbers are NaN. None: as many as tokens, which is slow. If `reset` is known
-            they are counted.
+            do, all numbers are NaN. None: as many as tokens, which is slow. If `reset` is known,
+            documents are counted.
 
     Returns:
-        Outputs, in the dtype of q, k and v; and the state, in float32 at least.
+        Outputs, (time, value), in the dtype of q, k and v; and the state, float32 at least.
 
     Raises:
-        ValueError: matrices that do not fit one another or the sequence, known rates out of range,
+        ValueError: matrices that do not fit each other or the sequence, known rates out of range,
             or an unknown option.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (86-93), with
+    gradients at the chunk's beginning where (90) prints its end; Behrouz, Zhong and Mirrokni,
+    "Titans" (2025), section 3.2.
     """
     q, k, v = check_sequence("network_scan", q, k, v)
     check_option("network_scan", "implementation", implementation, "chunked", "recurrent", None)

@@ -82,16 +82,19 @@ def read_memory(
     skip: bool = False,
     activation: Activation = jax.nn.silu,
 ) -> Float[Array, "*batch value"]:
-    """W_n act(... act(W_1 x)), and x added with `skip`; no activation with one matrix.
+    """Reads a memory that is a linear map or an MLP, `W_n act(... act(W_1 x))`.
 
     Args:
-        weights: matrices (out, in), first applied first.
-        x: queries.
-        skip: whether x is added; needs as many values as keys.
-        activation: elementwise.
+        weights: matrices (out, in), in the order in which they are applied.
+        x: queries, (..., key).
+        skip: whether x is added; values must then have the size of keys.
+        activation: elementwise, between matrices; none with one matrix.
+
+    Returns:
+        The outputs, (..., value).
 
     Raises:
-        ValueError: matrices that do not fit one another or x, or no arrays of real numbers.
+        ValueError: matrices that do not fit each other or x, or are not arrays of real numbers.
     """
     x = check_features("read_memory", "x", x)
     weights = check_weights("read_memory", "weights", weights, x.shape[-1], takes="numbers of x")
@@ -109,22 +112,24 @@ def errors(
     activation: Activation = jax.nn.silu,
     clip: float | Array | None = None,
 ) -> tuple[tuple[Float[Array, "*batch _"], Float[Array, "*batch _"]], ...]:
-    """Each matrix's input x_i and error e_i for a pair: the gradient of its loss is e_i x_i'.
+    """The input x_i and the error e_i of each matrix of a memory, for pairs of keys and values.
+
+    The gradient of the loss by matrix i is e_i x_i'.
 
     Args:
-        weights: matrices (out, in), first applied first.
-        key: keys.
-        value: values, given as far as the inner gradient is concerned.
-        objective: `"dot"`, `"l2"` or (prediction, value) -> error.
+        weights: matrices (out, in), in the order in which they are applied.
+        key: keys, (..., key).
+        value: values, (..., value); constants for the inner gradient.
+        objective: `"dot"`, `"l2"` or a function `(prediction, value) -> error`.
         skip: as in `read_memory`.
         activation: as in `read_memory`.
         clip: errors are cut to this norm, the last matrix's before it is passed down.
 
     Returns:
-        One pair (input, error) for each matrix.
+        One pair (input, error) for each matrix, of shapes (..., in) and (..., out).
 
     Raises:
-        ValueError: an unknown objective, matrices that do not fit one another or the pair, a known
+        ValueError: an unknown objective, matrices that do not fit each other or the pair, a known
             clip that is not above 0.
     """
     key, value = check_features("errors", "key", key), check_features("errors", "value", value)
@@ -205,18 +210,20 @@ def network_chunk(
     valid: Mask | None = None,
     towards: Weights | None = None,
 ) -> tuple[Float[Array, "time value"], Weights, Weights | None]:
-    """One chunk, or a part of one: gradients at `anchor`, writes from `now` on, in the dual form.
+    """Runs a memory that is a network over one chunk, or a part of one, without a loop.
+
+    For loops over chunks of your own; `network_scan` runs whole sequences.
 
     Args:
-        now: the weights before the first token.
-        surprise: the momentum before it; None without.
+        now: the weights before the first token, matrices (out, in).
+        surprise: the momentum before the first token; None without momentum.
         anchor: the weights at which gradients are taken.
-        q: queries.
-        k: keys.
-        v: values.
-        rate: eta.
-        retain: a; None: 1.
-        momentum: mu; None: no momentum.
+        q: queries, (time, key).
+        k: keys, (time, key).
+        v: values, (time, value).
+        rate: eta, (time,).
+        retain: a, (time,); None: 1.
+        momentum: mu, (time,); None: no momentum.
         objective: as in `errors`.
         rule: `"gd"`, `"dgd"` or `"local"`.
         read: `"before"` the token's own write, or `"after"`.
@@ -224,18 +231,15 @@ def network_chunk(
         clip: as in `errors`.
         skip: as in `read_memory`.
         activation: as in `read_memory`.
-        valid: tokens that are not leave everything as it was, whatever they hold; their outputs are
-            zero.
-        towards: matrices like `now` to which retention leads back, see the module's docstring;
-            None: zero.
+        valid: (time,) bool, False for padding, which changes nothing; its output is zero.
+        towards: matrices like `now` to which retention leads back, see `network_scan`; None: zero.
 
     Returns:
-        Outputs, and `now` and `surprise` after the last token.
+        Outputs, (time, value), and `now` and `surprise` after the last token.
 
     Raises:
-        ValueError: matrices that do not fit one another or the tokens; an unknown objective, rule
-            or `read`; known rates or a clip out of range; a surprise without momentum, or momentum
-            without.
+        ValueError: matrices that do not fit each other or the tokens; an unknown objective, rule
+            or `read`; known rates or a clip out of range; only one of `surprise` and `momentum`.
     """
     name = "network_chunk"
     q, k, v = check_sequence(name, q, k, v)

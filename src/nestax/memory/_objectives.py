@@ -28,15 +28,35 @@ from jaxtyping import Array, Float
 from ._arguments import check_positive, floating_array
 
 Objective = Callable[[Array, Array], Array]
+"""An inner objective, given by the error that it makes: `(prediction, value) -> error`.
+
+The error is the derivative of the loss by the prediction, which is all that a write needs.
+"""
 
 
 def dot(prediction: Float[Array, "*batch value"], value: Float[Array, "*batch value"]) -> Array:
-    """-<prediction, value>: the error is minus the value, whatever was predicted."""
+    """The objective `-<prediction, value>`: its error is minus the value.
+
+    Args:
+        prediction: (..., value).
+        value: (..., value).
+
+    Returns:
+        The error, (..., value).
+    """
     return -_alike("dot", prediction, value)[1]
 
 
 def l2(prediction: Float[Array, "*batch value"], value: Float[Array, "*batch value"]) -> Array:
-    """|prediction - value|^2 / 2."""
+    """The objective `|prediction - value|^2 / 2`: its error is the difference.
+
+    Args:
+        prediction: (..., value).
+        value: (..., value).
+
+    Returns:
+        The error, (..., value).
+    """
     prediction, value = _alike("l2", prediction, value)
     return prediction - value
 
@@ -54,20 +74,21 @@ def _alike(name: str, prediction: Any, value: Any) -> tuple[Array, Array]:
 
 
 def lp(p: float) -> Objective:
-    """sum |prediction - value|^p / p, the bias of Moneta; p = 2 is `l2`, p = 1 writes signs only.
+    """The objective `sum |prediction - value|^p / p` of Moneta.
 
-    For p below 2 the error's own derivative has no bound at zero and is taken to be zero there.
+    p = 2 is `l2`; p = 1 writes signs only. For p below 2 the derivative of the error is unbounded
+    at zero, and is taken to be zero there.
 
     Args:
         p: 1 or more, static.
 
     Returns:
-        (prediction, value) -> error.
+        A function `(prediction, value) -> error`.
 
     Raises:
         ValueError: p below 1, where the loss is not convex.
 
-    Source: Miras (2025), the l_p bias, there times p.
+    Source: Behrouz et al., "It's all connected" (Miras, 2025), the l_p bias, there times p.
     """
     check_power("lp", p)
 
@@ -92,21 +113,21 @@ def check_power(name: str, p: Any) -> None:
 
 
 def huber(threshold: float | Float[Array, ""]) -> Objective:
-    """H(|prediction - value|): half the square up to the threshold, linear beyond, as in Yaad.
+    """The Huber objective of Yaad: half the squared distance up to a threshold, linear beyond.
 
-    The error is that of `l2`, shortened to the threshold. Miras' third variant, printed for Yaad,
-    takes the sign of every coordinate beyond the threshold, which jumps there; this is its second.
+    The error is that of `l2`, shortened to the threshold. The paper's third variant takes the sign
+    of every coordinate beyond the threshold, and so jumps there; this is its second variant.
 
     Args:
         threshold: above 0; may be traced, so that it can depend on the token.
 
     Returns:
-        (prediction, value) -> error.
+        A function `(prediction, value) -> error`.
 
     Raises:
         ValueError: a threshold that is known and not above 0.
 
-    Source: Miras (2025), the Huber biases.
+    Source: Behrouz et al., "It's all connected" (Miras, 2025), the Huber biases.
     """
     check_threshold("huber", threshold)
 

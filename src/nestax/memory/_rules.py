@@ -47,9 +47,20 @@ Value = Float[Array, " value"]
 def implicit_rate(
     rate: float | Float[Array, "*#batch"], key: Float[Array, "*batch key"]
 ) -> Float[Array, "*batch"]:
-    """eta' = eta / (1 + eta |k|^2): the step that ends where it would start from.
+    """The step size of an implicit gradient step, `eta' = eta / (1 + eta |k|^2)`.
 
-    Source: Nested Learning (2025), eq. (56-57), appendix C; in print with |k| = 1.
+    Args:
+        rate: eta, 0 or more; one number, or one for each key.
+        key: k, of shape (..., key).
+
+    Returns:
+        eta', of shape (...).
+
+    Raises:
+        ValueError: a known rate out of range; a rate whose shape does not fit the keys.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (56-57) and
+    appendix C; in print with |k| = 1.
     """
     check_rate("implicit_rate", "rate", rate)
     key = floating_array("implicit_rate", "key", key)
@@ -78,31 +89,50 @@ def write(
     rule: str = "gd",
     implicit: bool = True,
 ) -> Memory:
-    """One token's write: any objective with any rule; the table is in the module's docstring.
+    """Writes one token into a linear memory: any objective with any rule.
 
         gd              a M - eta e k'
         dgd, implicit   a M (I - eta' k k') - eta' e k',    eta' = eta / (1 + eta |k|^2)
         dgd, explicit   M (a I - eta k k') - eta e k'
 
+    Here e is the objective's error at M k. If one pair is written again and again without retention
+    (a = 1), M k converges as follows:
+
+        objective   rule   limit of M k    stable while
+        dot         gd     none            never: grows by eta v each time (linear attention)
+        l2          gd     v               eta |k|^2 < 1 + a    (the delta rule)
+        dot         dgd    v               always; explicit: eta |k|^2 < 1 + a
+        l2          dgd    v / 2           always; explicit: 2 eta |k|^2 < 1 + a
+
+    Delta gradient descent (dgd) also erases the memory's old output for the key; `"dot"` with
+    `"dgd"` is therefore the delta rule.
+
     Args:
-        memory: M.
-        key: k.
-        value: v.
+        memory: M, of shape (value, key).
+        key: k, of shape (key,).
+        value: v, of shape (value,).
         rate: eta, 0 or more.
         retain: a, 0 to 1.
-        objective: `"dot"`, `"l2"`, or (prediction, value) -> error.
+        objective: `"dot"`, `"l2"`, or a function `(prediction, value) -> error`.
         rule: `"gd"` or `"dgd"`.
-        implicit: for `"dgd"`: the minimiser of |M k + e|^2 / 2 + |M - a M_old|^2 / (2 eta), which
-            no rate makes unstable; or the step (88) as it stands.
+        implicit: for `"dgd"`: whether to take the minimiser of
+            `|M k + e|^2 / 2 + |M - a M_old|^2 / (2 eta)`, which is stable at every rate, or the
+            explicit step (88).
 
     Returns:
-        The new memory.
+        The new memory, (value, key).
 
     Raises:
         ValueError: an unknown objective or rule; a known rate or retention out of range; shapes
             that do not fit.
 
-    Source: Nested Learning (2025), eq. (56-57), (86-93).
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (56-57), (86-93).
+
+    Example:
+        ```python
+        memory, key, value = jnp.zeros((1, 2)), jnp.array([1.0, 0.0]), jnp.array([4.0])
+        print(nx.memory.write(memory, key, value, rate=0.5))  # [[2. 0.]]
+        ```
     """
     memory, key, value = check_write("write", memory, key, value, rate=rate, retain=retain)
     error = error_of(objective, "write")
@@ -138,20 +168,49 @@ def step(memory: Memory, key: Key, value: Value, rate: Scalar, error: Objective)
 def hebbian(
     memory: Memory, key: Key, value: Value, rate: Scalar = 1.0, retain: Scalar = 1.0
 ) -> Memory:
-    """M <- a M + eta v k': linear attention, a step on -<M k, v>.
+    """The Hebbian rule of linear attention, `M <- a M + eta v k'`.
 
-    Source: Nested Learning (2025), eq. (64).
+    It is a gradient step on `-<M k, v>`.
+
+    Args:
+        memory: M, of shape (value, key).
+        key: k, of shape (key,).
+        value: v, of shape (value,).
+        rate: eta, 0 or more.
+        retain: a, 0 to 1.
+
+    Returns:
+        The new memory, (value, key).
+
+    Raises:
+        ValueError: a known rate or retention out of range; shapes that do not fit.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (64).
     """
     memory, key, value = check_write("hebbian", memory, key, value, rate=rate, retain=retain)
     return retain * memory + step(memory, key, value, rate, dot)
 
 
 def delta(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0) -> Memory:
-    """M <- a M - eta (M k - v) k': the delta rule, a step on |M k - v|^2 / 2.
+    """The delta rule, `M <- a M - eta (M k - v) k'`.
 
-    Stable while eta |k|^2 <= 1 + a.
+    It is a gradient step on `|M k - v|^2 / 2`, and stable while eta |k|^2 <= 1 + a.
 
-    Source: Nested Learning (2025), eq. (65), with (I - eta k k') on the right of M.
+    Args:
+        memory: M, of shape (value, key).
+        key: k, of shape (key,).
+        value: v, of shape (value,).
+        rate: eta, 0 or more.
+        retain: a, 0 to 1.
+
+    Returns:
+        The new memory, (value, key).
+
+    Raises:
+        ValueError: a known rate or retention out of range; shapes that do not fit.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (65), with
+    (I - eta k k') on the right of M.
     """
     memory, key, value = check_write("delta", memory, key, value, rate=rate, retain=retain)
     return retain * memory + step(memory, key, value, rate, l2)
@@ -160,19 +219,32 @@ def delta(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar =
 def gated_delta(
     memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0
 ) -> Memory:
-    """M <- a M (I - b k k') + b v k': the delta rule on what was retained.
+    """The gated delta rule, `M <- a M (I - b k k') + b v k'`: decay first, then the delta rule.
 
-    Stable while b |k|^2 <= 1 + 1/a. With b = eta' it is implicit `delta_gradient_descent`.
+    It is stable while b |k|^2 <= 1 + 1/a. With b = eta' (`implicit_rate`) it is implicit
+    `delta_gradient_descent`.
 
     Args:
-        memory: M.
-        key: k.
-        value: v.
+        memory: M, of shape (value, key).
+        key: k, of shape (key,).
+        value: v, of shape (value,).
         rate: b, usually in (0, 1) for unit keys; in (1, 2) eigenvalues are negative.
         retain: a, 0 to 1.
 
-    Source: Yang et al., "Gated delta networks" (2024); Nested Learning (2025), section 5; for rates
-        above 1 Grazzi et al. (2024).
+    Returns:
+        The new memory, (value, key).
+
+    Raises:
+        ValueError: a known rate or retention out of range; shapes that do not fit.
+
+    Source: Yang et al., "Gated delta networks" (2024); Nested Learning (2025), section 5. Rates
+    above 1: Grazzi et al. (2024).
+
+    Example:
+        ```python
+        memory, key, value = jnp.array([[3.0, 1.0]]), jnp.array([1.0, 0.0]), jnp.array([5.0])
+        print(nx.memory.gated_delta(memory, key, value, rate=1.0, retain=0.5))  # [[5.  0.5]]
+        ```
     """
     memory, key, value = check_write("gated_delta", memory, key, value, rate=rate, retain=retain)
     memory = retain * memory
@@ -188,9 +260,26 @@ def delta_gradient_descent(
     objective: str | Objective = "dot",
     implicit: bool = True,
 ) -> Memory:
-    """M <- a M (I - eta' k k') - eta' e k': `write` with rule `"dgd"`.
+    """Delta gradient descent, `M <- a M (I - eta' k k') - eta' e k'`: `write` with rule `"dgd"`.
 
-    Source: Nested Learning (2025), eq. (56-57), (88), (92-93).
+    Args:
+        memory: M, of shape (value, key).
+        key: k, of shape (key,).
+        value: v, of shape (value,).
+        rate: eta, 0 or more.
+        retain: a, 0 to 1.
+        objective: `"dot"`, `"l2"`, or a function `(prediction, value) -> error`.
+        implicit: whether eta' = eta / (1 + eta |k|^2), or the explicit step; see `write`.
+
+    Returns:
+        The new memory, (value, key).
+
+    Raises:
+        ValueError: an unknown objective; a known rate or retention out of range; shapes that do not
+            fit.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (56-57), (88),
+    (92-93).
     """
     memory, key, value = check_write(
         "delta_gradient_descent", memory, key, value, rate=rate, retain=retain
@@ -200,18 +289,38 @@ def delta_gradient_descent(
 
 
 def oja(memory: Memory, key: Key, value: Value, rate: Scalar, retain: Scalar = 1.0) -> Memory:
-    """M <- a M + eta v (k - M' v)': a step, eta / 2 long, on -2 <M k, v> + |M' v|^2.
+    """Oja's rule, `M <- a M + eta v (k - M' v)'`.
 
-    The value forgets, not the key. Stable while eta |v|^2 <= 1 + a, so values are to be normalised.
+    It is a gradient step of size eta / 2 on `-2 <M k, v> + |M' v|^2`. It erases along the value,
+    not along the key. It is stable while eta |v|^2 <= 1 + a, so normalize the values.
 
-    Source: Nested Learning (2025), eq. (66-67).
+    Args:
+        memory: M, of shape (value, key).
+        key: k, of shape (key,).
+        value: v, of shape (value,).
+        rate: eta, 0 or more.
+        retain: a, 0 to 1.
+
+    Returns:
+        The new memory, (value, key).
+
+    Raises:
+        ValueError: a known rate or retention out of range; shapes that do not fit.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (66-67).
     """
     memory, key, value = check_write("oja", memory, key, value, rate=rate, retain=retain)
     return retain * memory + rate * jnp.outer(value, key - memory.T @ value)
 
 
 class OmegaState(NamedTuple):
-    """A memory and the last tokens, oldest first; places not yet filled are zero."""
+    """State of `omega`: a memory and the last tokens, oldest first; empty places are zero.
+
+    Attributes:
+        memory: M, (value, key).
+        keys: the keys of the last tokens, (window, key).
+        values: the values of the last tokens, (window, value).
+    """
 
     memory: Float[Array, "value key"]
     keys: Float[Array, "window key"]
@@ -219,10 +328,17 @@ class OmegaState(NamedTuple):
 
 
 def omega_state(memory: Memory, window: int) -> OmegaState:
-    """A memory that has seen no token, for `omega`.
+    """The state of `omega` before the first token.
+
+    Args:
+        memory: the initial M, (value, key).
+        window: tokens that each step uses, at least 1.
+
+    Returns:
+        The state, with empty places for the last tokens.
 
     Raises:
-        ValueError: a window below 1.
+        ValueError: a window below 1, a memory that is not a matrix.
     """
     memory = floating_array("omega_state", "memory", memory)
     if memory.ndim != 2:
@@ -248,20 +364,28 @@ def omega(
     retain: Scalar = 1.0,
     objective: str | Objective = "l2",
 ) -> OmegaState:
-    """M <- a M - sum_i g_i e_i k_i': one step for all of the last tokens.
+    """The omega rule, `M <- a M - sum_i g_i e_i k_i'`: one step on the last tokens together.
 
-    Stable while the largest eigenvalue of sum g_i k_i k_i' is below 1 + a: divide rates by the
-    window, or by less where keys differ.
+    It is stable while the largest eigenvalue of sum_i g_i k_i k_i' is below 1 + a: divide rates by
+    the window if keys repeat, by less if they differ.
 
     Args:
         state: from `omega_state`.
-        key: k.
-        value: v.
-        rate: g, one for each place of the window, oldest first, or one for all.
+        key: k, of shape (key,).
+        value: v, of shape (value,).
+        rate: g, one number for each place of the window, oldest first, or one for all; 0 or more.
         retain: a, 0 to 1.
         objective: as in `write`; every error is taken at the memory before the step.
 
-    Source: Nested Learning (2025), eq. (68), which in print lacks the gradient.
+    Returns:
+        The new state.
+
+    Raises:
+        ValueError: a state that is not an `OmegaState` or whose parts do not fit; a rate of another
+            length; an unknown objective; a known rate or retention out of range.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (68), which lacks
+    the gradient in print.
     """
     if not isinstance(state, OmegaState):
         raise ValueError(
@@ -309,20 +433,25 @@ def titans_rule(
     retain: Scalar = 1.0,
     objective: str | Objective = "l2",
 ) -> tuple[Memory, Memory]:
-    """S <- mu S - eta e k',  M <- a M + S: a step with momentum; a is 1 - alpha of the paper.
-
-    The paper's objective is the square without the half: its rate is half of this one.
+    """Titans' rule, `S <- mu S - eta e k'`, `M <- a M + S`: a gradient step with momentum.
 
     Args:
-        state: (M, S), the memory and its surprise.
-        key: k.
-        value: v.
-        rate: eta (theta in the paper).
+        state: (M, S), the memory and its momentum, (value, key) each; begin with S = 0.
+        key: k, of shape (key,).
+        value: v, of shape (value,).
+        rate: eta, 0 or more; twice the paper's theta, whose objective has no factor 1/2.
         momentum: mu, 0 to 1 (eta in the paper).
-        retain: a, 0 to 1.
+        retain: a, 0 to 1 (1 - alpha in the paper).
         objective: as in `write`.
 
-    Source: Behrouz et al., "Titans" (2025); Nested Learning (2025), section 5.
+    Returns:
+        The new (M, S).
+
+    Raises:
+        ValueError: a state that is not a pair; an unknown objective; a known rate, momentum or
+            retention out of range; shapes that do not fit.
+
+    Source: Behrouz, Zhong and Mirrokni, "Titans" (2025); Nested Learning (2025), section 5.
     """
     memory, surprise = check_pair("titans_rule", "(M, S)", state)
     memory, key, value = check_write(

@@ -46,14 +46,14 @@ def memory_scan(
     reset: Mask | None = None,
     initial: Any = None,
 ) -> tuple[Float[Array, "time value"], Any]:
-    r"""Runs a linear memory M, and its surprise S, over a sequence.
+    r"""Runs a linear memory M, and its momentum S, over a sequence.
 
         r_t = M_{t-1} k_t
         S_t = mu_t S_{t-1} + (u_t - rho_t r_t) k_t'
         M_t = alpha_t M_{t-1} - eps_t r_t k_t' + S_t
         o_t = M_{t-1} q_t   (read="before")   or   M_t q_t   (read="after")
 
-    Without momentum there is no S, only the token's own write. All of these are exact:
+    Without momentum, S_t is the token's own write. These memories are exact:
 
         memory                   u             eps           alpha      mu         rho
         linear attention         v                           alpha
@@ -61,42 +61,46 @@ def memory_scan(
         Titans, linear           theta v                     1 - a      eta        theta
         delta gradient descent   eta v         eta           alpha
 
-    The chunked form solves one triangular system for each chunk and is the same function: outputs,
-    states and derivatives to rounding, whatever the rates (that of the backend's matrix products;
-    on a GPU or TPU float32's takes `jax.default_matmul_precision("highest")`). It needs about two
-    matrix products per chunk in sequence, and its backward pass stores one state for many tokens
-    and recomputes the rest; the recurrent form stores a state for every token. Both may be
-    differentiated in forward and reverse mode to any order. Batches and heads: `jax.vmap`.
+    The chunked form solves one triangular system for each chunk and computes the same function:
+    outputs, states and derivatives up to the rounding of the backend's matrix products (on a GPU or
+    TPU, float32 precision needs `jax.default_matmul_precision("highest")`). Its backward pass
+    stores one state for many tokens and recomputes the rest; the recurrent form stores a state for
+    every token. Both may be differentiated in forward and reverse mode to any order. Use `jax.vmap`
+    for batches and heads.
 
     Args:
-        q: (time, key), queries.
-        k: (time, key), keys.
-        u: (time, value), what is written.
-        erase: eps, rate at which the memory forgets what it says about k, 0 or more; None: 0. This
-            and the other rates: (time,), or a number for all tokens.
-        retain: alpha, what is retained of all of it, 0 to 1; None: 1.
-        momentum: mu, what is retained of the surprise, 0 to 1; None: there is no surprise.
-        carried: rho, rate of what is forgotten as part of the surprise, and carried on with it, 0
-            or more; None: 0. Without momentum it is the same as `erase`, and added to it.
+        q: queries, (time, key).
+        k: keys, (time, key).
+        u: the values written, (time, value), times their rate; see the table.
+        erase: eps, how much of the memory's output for k is erased, 0 or more, (time,) or a number
+            for all tokens; None: 0.
+        retain: alpha, how much of M is kept, 0 to 1, (time,) or a number; None: 1.
+        momentum: mu, how much of S is kept, 0 to 1, (time,) or a number; None: no momentum.
+        carried: rho, how much of the memory's output for k is erased as a part of S, and kept with
+            it, 0 or more, (time,) or a number; None: 0. Without momentum it is added to `erase`.
         state: M_0 (value, key), with momentum the pair (M_0, S_0); None: `initial`.
-        chunk: tokens per chunk, of speed only: not a divisor of the time, nor below it. None: 32 on
-            a CPU, 64 elsewhere.
+        chunk: tokens per chunk, of speed only; it need not divide the time. None: 32 on a CPU, 64
+            elsewhere.
         implementation: `"chunked"`, `"recurrent"` or None: recurrent for a single token.
         read: `"before"` or `"after"` the token's own write.
-        valid: (time,), whether a token is there. One that is not changes neither M nor S, whatever
-            it holds, and its output is zero. None: all are there.
-        reset: (time,), whether a document begins with a token: before that token the state is
-            `initial`. At a token that is not valid: with the next one that is. None: nowhere.
+        valid: (time,) bool, False for padding, which changes neither M nor S; its output is zero.
+            None: all tokens are valid.
+        reset: (time,) bool, True at the first token of a document, before which the state is set to
+            `initial`. If that token is padding: at the next valid token. None: nowhere.
         initial: the state at the beginning of a document, like `state`; None: zeros.
 
     Returns:
-        (outputs (time, value), state). Outputs have the type of q, k and u together; states and all
-        that is computed at least float32.
+        The pair (outputs (time, value), state). Outputs have the dtype of q, k and u together; the
+        state is float32 at least.
 
     Raises:
-        ValueError: shapes that do not belong together, tokens that are not floating-point, known
-            rates out of range, a state that is or is not a pair against `momentum`, a chunk below
-            1, an unknown `implementation` or `read`.
+        ValueError: shapes that do not fit, tokens that are not floating-point, known rates out of
+            range, a state that is not a pair with momentum or is a pair without, a chunk below 1,
+            an unknown `implementation` or `read`.
+
+    Source: Yang et al., "Parallelizing linear transformers with the delta rule over sequence
+    length" (2024) and "Gated delta networks" (2024); Behrouz, Zhong and Mirrokni, "Titans" (2025),
+    eq. (9-14).
     """
     rates = (erase, retain, momentum, carried)
     return linear_scan(
@@ -155,10 +159,29 @@ def memory_chunk(
     reset: Mask | None = None,
     initial: Any = None,
 ) -> tuple[Float[Array, "time value"], Any]:
-    """`memory_scan` with all tokens in one chunk: without a loop, and nothing is recomputed.
+    """Runs a linear memory over one chunk: `memory_scan` without a loop and without recomputation.
 
-    For use within a loop over chunks of one's own. Arguments, results and errors are those of
-    `memory_scan`, documents included.
+    For loops over chunks of your own.
+
+    Args:
+        state: M_0 (value, key), with momentum the pair (M_0, S_0); None: `initial`.
+        q: queries, (time, key).
+        k: keys, (time, key).
+        u: the values written, (time, value), times their rate.
+        erase: as in `memory_scan`.
+        retain: as in `memory_scan`.
+        momentum: as in `memory_scan`.
+        carried: as in `memory_scan`.
+        read: `"before"` or `"after"` the token's own write.
+        valid: as in `memory_scan`.
+        reset: as in `memory_scan`.
+        initial: as in `memory_scan`.
+
+    Returns:
+        The pair (outputs (time, value), state), as from `memory_scan`.
+
+    Raises:
+        ValueError: arguments that `memory_scan` refuses.
     """
     rates = (erase, retain, momentum, carried)
     tokens, begin, start, pending, valid = _canonical(

@@ -33,33 +33,43 @@ def scan_rule(
     initial: PyTree[Float[Array, "..."]] | None = None,
     **parameters: float | Float[Array, "..."],
 ) -> tuple[Float[Array, "time value"], Any]:
-    """Runs a rule over a sequence, token by token: o_t = M_{t-1} q_t, or M_t q_t.
+    """Runs any rule over a sequence, token by token.
 
-    `memory_scan` and `network_scan` run what they can chunk many times faster; this runs any rule.
+    The output is o_t = M_{t-1} q_t, or M_t q_t with `read="after"`. `memory_scan` and
+    `network_scan` are many times faster for the rules that they support.
 
     Args:
-        rule: (state, key, value, **parameters) -> state; fix static arguments by
-            `functools.partial(write, objective="dot", rule="dgd")`.
-        q: what is read at each token.
-        k: keys.
-        v: values.
-        state: the memory (value, key), or a tuple whose first is the memory.
+        rule: a function `(state, key, value, **parameters) -> state`, such as `oja`; fix static
+            arguments by `functools.partial(write, objective="dot", rule="dgd")`.
+        q: queries, (time, key).
+        k: keys, (time, key).
+        v: values, (time, value).
+        state: the initial memory (value, key), or a tuple whose first entry is the memory.
         read: `"before"` the token's own write, or `"after"`.
-        valid: (time,), whether a token is there. One that is not leaves the state as it was,
-            whatever it holds, and its output is zero. None: all are there.
-        reset: (time,), whether a document begins with a token: before that token the state is
-            `initial`. At a token that is not valid: with the next one that is.
+        valid: (time,) bool, False for padding, which changes nothing; its output is zero. None: all
+            tokens are valid.
+        reset: (time,) bool, True at the first token of a document, before which the state is set to
+            `initial`. If that token is padding: at the next valid token.
         initial: the state at the beginning of a document, like `state`; needed with `reset`.
-        **parameters: numbers, or arrays with a leading axis time. An array that is the same at
-            every token, such as one weight for each place of `omega`'s window, is fixed by
-            `functools.partial` as well. `rate` must be 0 or more, `retain` and `momentum` 0 to 1.
+        **parameters: of the rule: numbers, or arrays with a leading axis time. Fix an array that is
+            the same at every token by `functools.partial`, such as the weights of `omega`'s window.
+            `rate` must be 0 or more, `retain` and `momentum` 0 to 1.
 
     Returns:
-        Outputs, in the dtype of q, k and v; and the state, in float32 at least.
+        Outputs, (time, value), in the dtype of q, k and v; and the state, float32 at least.
 
     Raises:
         ValueError: an unknown `read`, a parameter of another length or out of range, tokens that
-            are not floating-point or do not belong together, a state of other sizes.
+            are not floating-point or whose shapes do not fit, a state of other sizes.
+
+    Example:
+        ```python
+        tokens = jnp.eye(2)
+        outputs, memory = nx.memory.scan_rule(
+            nx.memory.delta, tokens, tokens, 3 * tokens, jnp.zeros((2, 2)), read="after", rate=1.0
+        )
+        print(jnp.diag(outputs))  # [3. 3.]
+        ```
     """
     name = "scan_rule"
     check_function(name, "rule", rule)

@@ -63,19 +63,26 @@ KINDS: Mapping[str, Kind] = {
 
 
 class BlockState(NamedTuple):
-    """What a block carries along a stream: the states of its two parts."""
+    """State of a `Block` along a stream.
+
+    Attributes:
+        mixer: the state of the mixer.
+        feed: the state of the second half.
+    """
 
     mixer: Any
     feed: Any
 
 
 class Block(eqx.Module):
-    """x + mixer(norm(x)), then `feed`, which has norms and residual connections of its own.
+    """A block of a language model: `x + mixer(norm(x))`, then `feed`.
+
+    `feed` has norms and residual connections of its own. `make_block` draws the usual kinds.
 
     Attributes:
-        norm: scale of the root-mean-square norm before the mixer.
+        norm: scale of the root-mean-square norm before the mixer, (width,).
         mixer: a layer `(x, state) -> (y, state)` with `init_state()`.
-        feed: `ContinuumMemory`, `FeedForward`, or another layer of that kind.
+        feed: `ContinuumMemory`, `FeedForward`, or another layer with the same interface.
     """
 
     norm: Float[Array, " width"]
@@ -97,22 +104,22 @@ class Block(eqx.Module):
         dropout: float = 0.0,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "time width"], BlockState]:
-        """One piece of a stream.
+        """Maps a sequence, or the next piece of a stream.
 
         Args:
-            x: tokens.
-            state: what came before; None: nothing.
-            valid: (time,) bool, the tokens that are there; the others do nothing and are passed on
-                as they are. None: all are.
-            reset: (time,) bool, True where a document begins: both parts are in their states at the
-                beginning of a stream. None: nowhere.
+            x: tokens, (time, width).
+            state: the state after the piece before; None at the beginning of a stream.
+            valid: (time,) bool, False for padding, which changes nothing and is returned as it is.
+                None: all tokens are valid.
+            reset: (time,) bool, True at the first token of a document, before which both states are
+                set to those at the beginning of a stream. None: nowhere.
             max_documents: how many documents begin in the piece at most; only for a traced `reset`,
                 see `HopeLM`.
-            dropout: probability with which a number that either half adds is left out, less than 1.
-            key: for dropout; None: nothing is left out.
+            dropout: probability with which a number that either half adds is dropped, less than 1.
+            key: for dropout; None: no dropout.
 
         Returns:
-            (time, width), and the state after the piece.
+            The pair (y, state): y of shape (time, width), and the state after the piece.
 
         Raises:
             ValueError: x, a state, a mask, a dropout or a key does not fit.
@@ -157,27 +164,31 @@ def make_block(
     key: PRNGKeyArray,
     **options: Any,
 ) -> Block:
-    """Draws a block.
+    """Draws a block of one of the usual kinds, all with about the same number of weights.
 
-    A Transformer's block has 12 width^2 weights in its matrices, 4 of them in attention. Other
-    mixers have more or fewer, and the local objective of a continuum memory has its targets: the
-    hidden units take what these leave of 12 width^2, in eights, so that blocks of all kinds have
-    about as many weights. An MLP of fewer than width / 2 units in all is not made for that: a mixer
-    that leaves less makes a larger block.
+    A Transformer's block has 12 width^2 weights in its matrices, 4 width^2 of them in attention.
+    Here the MLPs get as many hidden units, in multiples of eight, as the mixer and the targets of a
+    continuum memory leave of 12 width^2, but at least width / 2: a mixer with many weights of its
+    own makes a larger block.
 
     Args:
         kind: "hope", "hope_attention", "transformer", "gated_delta", "delta", "titans" or
-            "linear_attention".
-        width: of the residual sum.
-        heads: of the mixer.
-        hidden: units of each MLP; None: as said.
+            "linear_attention"; see `HopeLM` for their parts.
+        width: channels of the input and of the output.
+        heads: heads of the mixer.
+        hidden: hidden units of each MLP; None: as above.
         continuum: options of `ContinuumMemory`, for the kinds that have one.
-        scale: of what mixer and MLPs add to the residual sum at first.
+        scale: factor of the outputs of mixer and MLPs at first.
         key: a typed PRNG key.
         **options: of the mixer.
 
+    Returns:
+        The block.
+
     Raises:
-        ValueError: an unknown kind or option; see also the layers.
+        ValueError: an unknown kind or option; arguments that the layers refuse.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), section 8.
     """
     name = "make_block"
     kind = choice(name, "kind", kind, tuple(KINDS))

@@ -54,38 +54,57 @@ _VARIANTS = ("sequential", "nested", "independent")
 
 
 class ContinuumMemory(eqx.Module):
-    r"""MLPs with residual connections, each moving by one gradient step at the end of its period.
+    r"""A chain of MLPs that are written in context, each at the end of its own period.
 
-    With f_s the MLP of level s, n_s its norm, theta_s its weights and C_s its period,
+    With f_s the MLP of level s, n_s its norm, theta_s its weights and C_s its period in tokens,
 
         sequential, nested   x_{s+1} = x_s + f_s(theta_s; n_s(x_s)),     y = x_{levels}     (70)
         independent          y = x + sum_s mix_s f_s(theta_s; n_s(x))                       (74)
 
-    Every token of a period is read, and its gradient g_t taken, at the weights of the period's
-    beginning; at the end of the period
+    The tokens of a period are read, and their gradients g_t taken, at the weights of the period's
+    beginning. At the end of the period
 
         theta_s <- theta_s - rate_s c(sum_t g_t)       or the mean over the period's tokens  (71)
 
-    with every gradient counted once (the printed sum has C + 1 terms). A period that is not full is
-    carried in the state and never applied by itself; see `flush`. c(g) = g / sqrt(1 + |g|^2/clip^2)
-    over all weights of a level keeps each step shorter than `rate * clip`.
+    with every gradient counted once. The gradients of an unfinished period stay in the state until
+    the period ends; `flush` ends it early. c(g) = g / sqrt(1 + |g|^2/clip^2), over all weights of a
+    level, keeps each step shorter than `rate * clip`.
 
-    In the *nested* variant (72) a level begins anew, from its start, whenever a period of the next
-    slower level ends. In all variants the starts, rates, targets and weights of the sum are this
-    module's parameters: the outer level learns them through the writes.
+    In the *nested* variant (72) a level is set back to its initial weights whenever a period of the
+    next slower level ends. In all variants the initial weights, rates, targets and mixing weights
+    are this module's parameters: an outer level trains them through the writes.
 
-    The gradients are those of a local objective or none. "local": the level maps its normed input
-    to a learned linear target of the same token, 1/(2 width) |f_s(h_t) - W_s h_t|^2, h = n_s(x)
-    (test-time training; only theta_s moves in context). None: nothing is written by itself, and
-    `learn_in_context` writes by the language model's own loss. With no writes, or rates of zero,
-    this is a chain of MLPs, and one level is the Transformer's MLP block.
+    With `objective="local"` a level maps its normed input to a learned linear target of the same
+    token, with the loss `|f_s(h_t) - W_s h_t|^2 / (2 width)`, h = n_s(x); only theta_s is written
+    in context. With `objective=None` calling the module writes nothing, and `learn_in_context` writes
+    by the language model's own loss. Without writes this is a chain of MLPs; one level then is the
+    Transformer's MLP block.
+
+    `periods` count tokens of one sequence, whose own state is written. The other clock counts
+    optimizer steps and writes the parameters; see `nx.optim.multi_timescale`.
 
     Attributes:
-        levels: the MLPs at their starts.
+        levels: the MLPs with their initial weights.
         norms: scales of the root-mean-square norms before them; None for no norm.
         rate: one step size for each level; None if they are constants.
-        target: W, one for each level; None without local objective.
-        mix: weights of the independent variant's sum.
+        target: W, (levels, width, width); None without local objective.
+        mix: mixing weights of the independent variant.
+        constant_rate: the step sizes if they are constants.
+        width: channels of the input and of the output.
+        periods: in tokens, one for each level.
+        variant: "sequential", "nested" or "independent".
+        accumulate: "mean" or "sum".
+        clip: bound of the gathered gradient's norm.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (70-74), sections
+    3.3 and 7.3; the printed sum of (71) has C + 1 terms.
+
+    Example:
+        ```python
+        memory = nx.memory.ContinuumMemory(8, periods=(2, 4), key=jax.random.key(0))
+        y, state = jax.jit(lambda x: memory(x))(jnp.ones((7, 8)))  # seven tokens
+        print(y.shape, state.tick)  # (7, 8) [1 3]
+        ```
     """
 
     levels: tuple[Any, ...]
@@ -120,25 +139,26 @@ class ContinuumMemory(eqx.Module):
         """Draws the levels.
 
         Args:
-            width: of the tokens; None only for given levels without local objective.
-            periods: in tokens, in the order in which the levels are applied. For the nested
-                variant they must differ and divide one another, in any order.
+            width: channels of the input and of the output; None only for given levels without
+                local objective.
+            periods: in tokens, in the order in which the levels are applied. For the nested variant
+                all must differ, and each must divide the next longer one.
             hidden: units of each level's gated MLP (SwiGLU); None: 8/3 width, divided among the
                 levels, so that all levels together have as many weights as a Transformer's MLP.
             variant: "sequential", "nested" or "independent".
-            accumulate: "mean" over a period's gradients, so that a rate means the same for every
+            accumulate: "mean" of a period's gradients, so that a rate has the same effect for every
                 period, or their "sum" as printed.
             objective: "local" or None.
-            rate: where the step sizes start, one number or one for each level. Zero: no writes.
+            rate: initial step sizes, one number or one for each level. Zero: no writes.
             trained_rate: whether the step sizes are parameters (of any sign) or constants.
             clip: bound of the gathered gradient's norm; None: no bound, as printed.
-            scale: of what a level adds to the residual sum at first.
-            levels: MLPs to use instead of drawing some; see `from_mlps`.
+            scale: factor of the output of each level at first.
+            levels: given MLPs, in place of drawn ones; see `from_mlps`.
             norms: with given levels, the scales of the norms before them.
             key: a typed PRNG key.
 
         Raises:
-            ValueError: arguments of which one does not fit; it says which.
+            ValueError: an argument that does not fit; the message names it.
         """
         name = "ContinuumMemory"
         check_key(name, key)
@@ -199,24 +219,28 @@ class ContinuumMemory(eqx.Module):
         key: PRNGKeyArray | None = None,
         **options: Any,
     ) -> "ContinuumMemory":
-        """A continuum memory whose levels start from trained MLPs (ad-hoc level stacking, 7.3).
+        """Makes a continuum memory of trained MLPs (ad-hoc level stacking, section 7.3).
 
         Args:
-            mlps: callables (width,) -> (width,), the residual branches; every inexact array in them
-                is written in context, so what is not to be is closed over. Equinox modules, or
-                `jax.tree_util.Partial` of a function and its weights.
-            periods: in tokens, one for each.
-            norms: scales (width,) of root-mean-square norms before them, or None where the MLP
-                norms its input itself or has none.
-            width: needed for the local objective only.
-            objective: None, for `learn_in_context`, which needs no more than the trained model; or
-                "local", whose targets start random and have to be trained.
-            rate: as the rates go to zero, the trained model comes back exactly.
-            key: needed for the local objective only.
-            **options: further ones of `ContinuumMemory`.
+            mlps: callables (width,) -> (width,), the residual branches: equinox modules, or
+                `jax.tree_util.Partial` of a function and its weights. Every inexact array in them
+                is written in context; close over arrays that should not be.
+            periods: in tokens, one for each MLP.
+            norms: scales (width,) of root-mean-square norms before them, or None for an MLP that
+                has a norm of its own or needs none.
+            width: channels of the input; required for the local objective only.
+            objective: None, for `learn_in_context`; or "local", whose targets start random and have
+                to be trained.
+            rate: initial step sizes, one number or one for each level. Zero gives the trained model
+                exactly.
+            key: required for the local objective only.
+            **options: further arguments of `ContinuumMemory`.
+
+        Returns:
+            The continuum memory.
 
         Raises:
-            ValueError: see `ContinuumMemory`.
+            ValueError: arguments that `ContinuumMemory` refuses.
         """
         if objective is not None and key is None:
             raise ValueError(
@@ -229,7 +253,7 @@ class ContinuumMemory(eqx.Module):
         )  # fmt: skip
 
     def init_state(self) -> ContinuumState:
-        """The state at the beginning of a stream: every level at its start."""
+        """The state at the beginning of a stream: every level has its initial weights."""
         weights = tuple(start_of(self, s) for s in range(len(self.levels)))
         gathered = jax.tree.map(jnp.zeros_like, weights)
         return ContinuumState(weights, gathered, jnp.zeros(len(self.levels), jnp.int32))
@@ -243,21 +267,21 @@ class ContinuumMemory(eqx.Module):
         reset: Mask | None = None,
         max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], ContinuumState]:
-        """One piece of a stream.
+        """Maps a sequence, or the next piece of a stream.
 
         Args:
-            x: tokens.
-            state: what came before; None: nothing.
-            valid: (time,) bool, the tokens that are there. One that is not writes nothing, counts
-                in no period, and is passed on as it is. None: all are.
-            reset: (time,) bool, True where a document begins: all levels are at their starts, and
-                all periods begin. None: nowhere.
+            x: tokens, (time, width).
+            state: the state after the piece before; None at the beginning of a stream.
+            valid: (time,) bool, False for padding, which writes nothing, is not counted in periods
+                and is returned as it is. None: all tokens are valid.
+            reset: (time,) bool, True at the first token of a document, before which all levels are
+                set to their initial weights and all periods begin. None: nowhere.
             max_documents: how many documents begin in the piece at most; only for a traced `reset`.
-                None: one at each token, which costs a period for each. If there are more, all is
-                NaN.
+                None: one at each token, which costs a period for each. If there are more, all
+                numbers are NaN.
 
         Returns:
-            The tokens with what the levels add, in the dtype of x; the state after them.
+            The pair (y, state): y of the shape and dtype of x, and the state after the piece.
 
         Raises:
             ValueError: x is not one sequence, a state or mask does not fit, or a level maps tokens
@@ -294,15 +318,18 @@ class ContinuumMemory(eqx.Module):
     def gather(
         self, state: ContinuumState, gradients: Sequence[PyTree], tokens: int
     ) -> ContinuumState:
-        """Adds gradients from outside for the next tokens, and writes at the ends of periods.
+        """Adds gradients computed elsewhere, and writes the levels whose period ends.
 
         Args:
-            state: that the gradients were taken at.
-            gradients: like `state.weights`, summed over the tokens.
-            tokens: how many. All periods must be multiples of it, and all earlier pieces too.
+            state: the state at which the gradients were taken.
+            gradients: shaped like `state.weights`, summed over the tokens.
+            tokens: number of tokens. All periods, and all earlier pieces, must be multiples of it.
+
+        Returns:
+            The new state.
 
         Raises:
-            ValueError: a period that is no multiple, a state of another memory, or gradients of
+            ValueError: a period that is not a multiple, a state of another memory, or gradients for
                 another number of levels.
         """
         name = "ContinuumMemory.gather"
@@ -325,10 +352,16 @@ class ContinuumMemory(eqx.Module):
         return ContinuumState(weights, gathered, jnp.stack(ticks))
 
     def flush(self, state: ContinuumState) -> ContinuumState:
-        """Ends every level's period now: writes what was gathered, and all periods begin anew.
+        """Ends every level's period now: writes the gathered gradients, and begins new periods.
 
-        A mean is over the tokens that there were; a period without any writes nothing. In the
-        nested variant all levels but the slowest begin anew, as the periods around them end.
+        A mean is taken over the tokens read so far; a period without tokens writes nothing. In the
+        nested variant all levels but the slowest are set back to their initial weights.
+
+        Args:
+            state: the state after some piece of a stream.
+
+        Returns:
+            The new state.
 
         Raises:
             ValueError: a state of another memory.

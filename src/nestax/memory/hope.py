@@ -32,13 +32,13 @@ from .continuum import ContinuumMemory
 
 
 class HopeLM(eqx.Module):
-    r"""A language model: embedding, residual blocks, norm, head; streams carry a state.
+    r"""Hope, and the language models that it is compared with: embedding, blocks, norm, head.
 
         model = HopeLM(256, 128, 4, block="hope", key=jax.random.key(0))
         logits, state = model(tokens)             # (time,) -> (time, 256)
         logits, state = model(more, state)        # the stream goes on
         logits, _ = jax.vmap(model)(batch)        # (batch, time) -> (batch, time, 256)
-        logits, _ = model(tokens, key=key)        # in training, if it was made with dropout
+        logits, _ = model(tokens, key=key)        # in training, for a model with dropout
 
     | block | mixer | MLPs |
     | --- | --- | --- |
@@ -49,17 +49,26 @@ class HopeLM(eqx.Module):
     | "titans" | `TitansMemory` | SwiGLU |
     | "linear_attention" | `LinearAttention` | SwiGLU |
 
-    Blocks of all kinds have about 12 width^2 weights: the MLPs' hidden units take what the mixer
-    leaves (`make_block`). Initial predictions are nearly uniform, so the first loss is about
-    log(vocabulary). All states are float32 at least.
+    Blocks of all kinds have about 12 width^2 weights (`make_block`). Initial predictions are nearly
+    uniform, so the first loss is about log(vocabulary). All states are float32 at least.
 
     Attributes:
         embedding: (vocabulary, width), normal with variance 1.
-        blocks: one after another.
-        norm: scale of the root-mean-square norm before the head.
-        head: (vocabulary, width), not the embedding; small at first.
-        dropout: probability with which, in training, a number of the embedding or of what a block's
-            halves add is left out.
+        blocks: the blocks, in the order in which they are applied.
+        norm: scale of the root-mean-square norm before the head, (width,).
+        head: (vocabulary, width), not tied to the embedding; small at first.
+        dropout: probability with which, in training, a number of the embedding or of a block's
+            additions is dropped.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), section 8, eq.
+    (94-97).
+
+    Example:
+        ```python
+        model = nx.memory.HopeLM(16, 8, 1, 2, key=jax.random.key(0))
+        logits, state = jax.jit(lambda tokens: model(tokens))(jnp.arange(6))
+        print(logits.shape)  # (6, 16)
+        ```
     """
 
     embedding: Float[Array, "vocabulary width"]
@@ -85,22 +94,22 @@ class HopeLM(eqx.Module):
         """Draws a model.
 
         Args:
-            vocabulary: number of tokens.
-            width: of the residual sum.
+            vocabulary: number of different tokens.
+            width: channels between blocks.
             depth: number of blocks.
-            heads: of every mixer.
-            block: the kind of all blocks, or one for each, alone or with options of its own, as in
-                `["hope", ("transformer", {"window": 512})]`.
-            hidden: units of each MLP; None: such that models of all kinds are about as large.
+            heads: heads of every mixer.
+            block: the kind of all blocks, or a kind for each, alone or with options of its own, as
+                in `["hope", ("transformer", {"window": 512})]`.
+            hidden: hidden units of each MLP; None: models of all kinds get about as many weights.
             continuum: options of `ContinuumMemory`, such as `{"periods": (4, 32)}`, for the blocks
                 that have one.
-            dropout: at least 0, less than 1; without effect where a call has no key.
+            dropout: at least 0, less than 1; without effect in calls without a key.
             key: a typed PRNG key.
             **options: of all mixers, such as `window=512` of attention.
 
         Raises:
-            ValueError: sizes below 1, a dropout out of range, an unknown kind or option; see also
-                the layers.
+            ValueError: sizes below 1, a dropout out of range, an unknown kind or option; arguments
+                that the layers refuse.
         """
         name = "HopeLM"
         vocabulary, depth = whole(name, "vocabulary", vocabulary), whole(name, "depth", depth)
@@ -139,29 +148,30 @@ class HopeLM(eqx.Module):
         max_documents: int | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "time vocabulary"], tuple[BlockState, ...]]:
-        """One piece of a stream, or several documents one after another, or both.
+        """Predicts the next token after each token of a sequence, or of the next piece of a stream.
 
-        Every document gets the scores, and the last one the state, that it gets alone. A token that
-        is not valid does nothing; in its place there may be any integer.
+        A piece may contain several documents. Every document gets the scores that it gets alone,
+        and the state is that of the last document. Padding changes nothing, and may be any integer.
 
         Args:
-            tokens: integers from 0, below the vocabulary. Of others the scores are NaN where they
-                are traced, and an error where they are known.
-            state: what came before; None: nothing.
-            valid: (time,) bool, False for padding, wherever it is. None: all tokens are there.
-            reset: (time,) bool, True where a document begins, before which nothing is known; at a
-                token that is not valid: with the next valid one. None: nowhere.
+            tokens: (time,) integers from 0, below the vocabulary. Others are an error if they are
+                known, and give scores of NaN if they are traced.
+            state: the state after the piece before; None at the beginning of a stream.
+            valid: (time,) bool, False for padding, in any place. None: all tokens are valid.
+            reset: (time,) bool, True at the first token of a document, before which the state is
+                set to `init_state()`. If that token is padding: at the next valid token. None:
+                nowhere.
             segments: (time,) integers, the id of each token's document, in place of `reset`: see
-                `segment_starts`. A document begins with the first token, so `state` is forgotten.
-            max_documents: how many documents begin in the piece at most. Only for documents that
-                are traced, as in `jax.vmap` or as an argument of a jit: None makes room for one at
-                each token then, which costs a chunk for each. If there are more, scores are NaN in
-                models with a continuum memory or an MLP for a memory; others need no bound.
-            key: of a step of training, for dropout; None: nothing is left out.
+                `segment_starts`. A document begins with the first token, so `state` has no effect.
+            max_documents: how many documents begin in the piece at most, if they are traced (under
+                `jax.vmap`, or as an argument of `jit`). None: one at each token, which costs a
+                chunk for each. If there are more, scores are NaN in models with a continuum memory
+                or an MLP as a memory; other models need no bound.
+            key: for dropout in training; None: no dropout.
 
         Returns:
-            Scores of the token after each one, (time, vocabulary), finite and of no meaning where a
-            token is not valid; and the state after the piece.
+            The scores of the next token after each one, (time, vocabulary), finite and without
+            meaning for padding; and the state after the piece.
 
         Raises:
             ValueError: tokens that are not one sequence, not integers or out of range; masks or a
@@ -211,18 +221,26 @@ class HopeLM(eqx.Module):
         return linear(self.head, rms_norm(x, self.norm)), tuple(states)
 
     def flush(self, state: tuple[BlockState, ...]) -> tuple[BlockState, ...]:
-        """Ends the periods of all continuum memories now, see `ContinuumMemory.flush`."""
+        """Ends the periods of all continuum memories now, see `ContinuumMemory.flush`.
+
+        Args:
+            state: the state after some piece of a stream.
+
+        Returns:
+            The new state.
+        """
         return tuple(
             s._replace(feed=b.feed.flush(s.feed)) if isinstance(b.feed, ContinuumMemory) else s
             for b, s in zip(self.blocks, state, strict=True)
         )
 
     def check_tokens(self, tokens: Integer[Array, " time"], valid: Mask | None = None) -> None:
-        """Refuses tokens that this model cannot read; of traced ones only by shape and dtype.
+        """Refuses tokens that this model cannot read; checks shape and dtype only if traced.
 
         Args:
-            tokens: one sequence of integers from 0, below the vocabulary.
-            valid: (time,) bool; where it is False any integer will do. None: nowhere.
+            tokens: (time,) integers from 0, below the vocabulary.
+            valid: (time,) bool, False for padding, which may be any integer. None: all tokens are
+                valid.
 
         Raises:
             ValueError: tokens that are not one sequence, not integers or out of range; a mask of
@@ -290,19 +308,25 @@ def _kinds(block: Any, depth: int) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def stack_levels(model: HopeLM, periods: Sequence[int], **options: Any) -> HopeLM:
-    """Makes each block's MLP a level of its own: a trained model learns in context (NL 7.3).
+    """Lets a trained model learn in context: the MLP of each block becomes a level of its own.
 
-    Block i's MLP becomes a `ContinuumMemory` of one level, which starts from the trained weights
-    and is written every `periods[i]` tokens by `learn_in_context`. With a rate of zero this is the
+    The MLP of block i becomes a `ContinuumMemory` of one level, which starts from the trained
+    weights and is written every `periods[i]` tokens by `learn_in_context`. A rate of zero gives the
     trained model.
 
     Args:
-        model: whose blocks have a `FeedForward`.
+        model: a trained model whose blocks have a `FeedForward`.
         periods: in tokens, one for each block.
         **options: of `ContinuumMemory.from_mlps`, such as `rate`; a `key` is split over blocks.
 
+    Returns:
+        The new model.
+
     Raises:
-        ValueError: other blocks, or another number of periods; see also `ContinuumMemory`.
+        ValueError: other blocks, or another number of periods; arguments that `ContinuumMemory`
+            refuses.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), section 7.3.
     """
     if not isinstance(model, HopeLM):
         raise ValueError(f"stack_levels: model must be a HopeLM, got a {type(model).__name__}")

@@ -24,39 +24,55 @@ from .._parts import (
 
 
 class DeltaMemory(eqx.Module):
-    r"""Memories that learn by the delta rule, one per head:
+    r"""A sequence layer whose memories are written by the gated delta rule, one per head.
 
         M_t = alpha_t M_{t-1} (I - beta_t k_t k_t') + beta_t v_t k_t',    o_t = M_t q_t
 
         y_t = W_out [norm(o_t) silu(W_g x_t)]
 
-    Queries, keys and values are projections of x, convolved over a few tokens, through silu;
-    queries and keys are of unit length, so M's factor has the eigenvalues alpha and
-    alpha (1 - beta): with beta in (0, 2) they may be negative, which parity needs, and never
-    exceed one in size.
+    Queries, keys and values are projections of x, convolved over a few tokens, through silu.
+    Queries and keys have unit length, so that the factor of M has the eigenvalues alpha and
+    alpha (1 - beta). They never exceed one in size; with beta in (0, 2) they may be negative, which
+    state tracking (parity) needs.
 
     Args:
         width: channels of the input and of the output.
         heads: must divide the width; a head's memory is square, of size width / heads.
-        gated: whether the memory forgets, alpha in (0, 1), first around 0.95 to 0.993, where x = 0
-            puts it; else alpha = 1.
-        negative: beta in (0, 2) rather than (0, 1).
+        gated: whether the memory forgets: alpha in (0, 1), first around 0.95 to 0.993; else
+            alpha = 1.
+        negative: whether beta is in (0, 2) instead of (0, 1).
         conv: window of the short convolution, in tokens; 0 or None for none.
-        chunk: tokens that are written in parallel, of speed only; None: what `memory_scan` finds
-            best.
-        trained_start: whether what the memory is before the first token, zero at first, is a
-            parameter, trained through the writes; else it stays zero.
+        chunk: tokens that are written in parallel, of speed only; None: the default of
+            `memory_scan`.
+        trained_start: whether the memory before the first token, zero at first, is a parameter
+            that is trained through the writes; else it stays zero.
         key: a typed PRNG key.
 
     Attributes:
-        into: rows of all heads one after another, of each those of queries, keys and values; so
-            that devices can be given heads, see "Meshes" in docs/guides/memories.md.
+        into: (channels, width): for each head the rows of its queries, keys and values, so that a
+            mesh of devices can split it by heads.
+        conv: the short convolution.
+        rate: the gate beta.
+        forget: the gate alpha; None if not `gated`.
+        output: norm, gate and projection of what the memory returns.
+        initial: the memory before the first token; None without `trained_start`.
+        heads: number of heads.
+        negative: whether beta is in (0, 2).
+        chunk: tokens that are written in parallel.
 
     Raises:
         ValueError: heads that do not divide the width, sizes below 1.
 
-    Source: Yang et al. (2024, DeltaNet), Yang, Kautz and Hatamizadeh (2025, gated), Grazzi et al.
-    (2025, negative eigenvalues); Nested Learning (2025), eq. (65).
+    Source: Yang et al., "Parallelizing linear transformers with the delta rule" (2024); Yang, Kautz
+    and Hatamizadeh, "Gated delta networks" (2025); Grazzi et al. (2025) for negative eigenvalues;
+    Nested Learning (2025), eq. (65).
+
+    Example:
+        ```python
+        layer = nx.memory.DeltaMemory(8, heads=2, key=jax.random.key(0))
+        y, state = jax.jit(lambda x: layer(x))(jnp.ones((6, 8)))  # six tokens
+        print(y.shape, state.memory.shape)  # (6, 8) (2, 4, 4)
+        ```
     """
 
     into: Float[Array, "channels width"]
@@ -111,19 +127,19 @@ class DeltaMemory(eqx.Module):
         reset: Mask | None = None,
         max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], LayerState]:
-        """Maps a sequence, or the next piece of one.
+        """Maps a sequence, or the next piece of a stream.
 
         Args:
-            x: (time, width), any time, also 0.
-            state: what the piece before left; None at the beginning of a stream.
-            valid: (time,), whether a token is there. One that is not changes nothing, whatever it
-                holds, and its y is zero. None: all are there.
-            reset: (time,), whether a document begins with a token, where the state is
-                `init_state()`. At a token that is not valid: with the next one that is.
-            max_documents: of no effect: this layer goes by tokens, so that there is always room.
+            x: tokens, (time, width); time may be 0.
+            state: the state after the piece before; None at the beginning of a stream.
+            valid: (time,) bool, False for padding, which changes nothing; its output is zero. None:
+                all tokens are valid.
+            reset: (time,) bool, True at the first token of a document, before which the state is
+                set to `init_state()`. If that token is padding: at the next valid token.
+            max_documents: without effect here; other layers need a bound.
 
         Returns:
-            (y, state): y of the shape and dtype of x.
+            The pair (y, state): y of the shape and dtype of x, and the state after the piece.
 
         Raises:
             ValueError: x is not of shape (time, width), a state of another layer, masks that do

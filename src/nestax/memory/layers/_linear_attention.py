@@ -24,32 +24,46 @@ from .._parts import (
 
 
 class LinearAttention(eqx.Module):
-    r"""Hebbian memories, one per head:
+    r"""A sequence layer of linear attention: Hebbian memories, one per head.
 
         M_t = alpha_t M_{t-1} + v_t k_t',    o_t = M_t q_t,    y_t = W_out [norm(o_t) silu(W_g x_t)]
 
-    Queries, keys and values are projections of x, convolved over a few tokens, through silu;
-    queries and keys are of unit length. alpha is 1, or a gate per head with `decay=True`.
+    Queries, keys and values are projections of x, convolved over a few tokens, through silu.
+    Queries and keys have unit length. alpha is 1, or a gate per head with `decay=True`.
 
     Args:
         width: channels of the input and of the output.
         heads: must divide the width; a head's values are of size width / heads.
-        key_size: of a head's queries and keys; by default that of its values.
-        decay: whether the memory forgets; gates begin around 0.95 to 0.993, where x = 0 puts them.
+        key_size: size of a head's queries and keys; None: the size of its values.
+        decay: whether the memory forgets; alpha is first around 0.95 to 0.993.
         conv: window of the short convolution, in tokens; 0 or None for none.
-        trained_start: whether what the memory is before the first token, zero at first, is a
-            parameter, trained through the writes; else it stays zero.
+        trained_start: whether the memory before the first token, zero at first, is a parameter
+            that is trained through the writes; else it stays zero.
         key: a typed PRNG key.
 
     Attributes:
-        into: rows of all heads one after another, of each those of queries, keys and values; so
-            that devices can be given heads, see "Meshes" in docs/guides/memories.md.
+        into: (channels, width): for each head the rows of its queries, keys and values, so that a
+            mesh of devices can split it by heads.
+        conv: the short convolution.
+        forget: the gate alpha; None without `decay`.
+        output: norm, gate and projection of what the memory returns.
+        initial: the memory before the first token; None without `trained_start`.
+        heads: number of heads.
+        key_size: size of a head's queries and keys.
 
     Raises:
         ValueError: heads that do not divide the width, sizes below 1.
 
-    Source: Katharopoulos et al. (2020), without the normaliser, which the norm of the output
-    replaces; Nested Learning (2025), eq. (64). Decay: Yang et al. (2024, gated linear attention).
+    Source: Katharopoulos et al., "Transformers are RNNs" (2020), with a norm of the output in place
+    of the normaliser; Nested Learning (2025), eq. (64). Decay: Yang et al., "Gated linear attention
+    transformers" (2024).
+
+    Example:
+        ```python
+        layer = nx.memory.LinearAttention(8, heads=2, key=jax.random.key(0))
+        y, state = jax.jit(lambda x: layer(x))(jnp.ones((6, 8)))  # six tokens
+        print(y.shape, state.memory.shape)  # (6, 8) (2, 4, 4)
+        ```
     """
 
     into: Float[Array, "channels width"]
@@ -103,19 +117,19 @@ class LinearAttention(eqx.Module):
         reset: Mask | None = None,
         max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], LayerState]:
-        """Maps a sequence, or the next piece of one.
+        """Maps a sequence, or the next piece of a stream.
 
         Args:
-            x: (time, width), any time, also 0.
-            state: what the piece before left; None at the beginning of a stream.
-            valid: (time,), whether a token is there. One that is not changes nothing, whatever it
-                holds, and its y is zero. None: all are there.
-            reset: (time,), whether a document begins with a token, where the state is
-                `init_state()`. At a token that is not valid: with the next one that is.
-            max_documents: of no effect: this layer goes by tokens, so that there is always room.
+            x: tokens, (time, width); time may be 0.
+            state: the state after the piece before; None at the beginning of a stream.
+            valid: (time,) bool, False for padding, which changes nothing; its output is zero. None:
+                all tokens are valid.
+            reset: (time,) bool, True at the first token of a document, before which the state is
+                set to `init_state()`. If that token is padding: at the next valid token.
+            max_documents: without effect here; other layers need a bound.
 
         Returns:
-            (y, state): y of the shape and dtype of x.
+            The pair (y, state): y of the shape and dtype of x, and the state after the piece.
 
         Raises:
             ValueError: x is not of shape (time, width), a state of another layer, masks that do

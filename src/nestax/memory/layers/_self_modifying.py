@@ -40,14 +40,14 @@ _START = 0.1  # of what memories add to their skips
 
 
 class SelfModifyingState(NamedTuple):
-    """What the layer carries along a stream; leading axis heads in all dicts.
+    """State of `SelfModifyingMemory` along a stream; arrays in dicts have a leading axis heads.
 
     Attributes:
         tail: the last inputs of the short convolution, (window - 1, channels).
         now: the matrices of each memory, in the order in which they are applied, float32 at least.
-        surprise: their momentum, an empty dict without.
-        anchor: `now` when the memory's present chunk began.
-        position: tokens seen, modulo the longer of the two chunks.
+        surprise: their momentum; an empty dict without momentum.
+        anchor: the matrices at the beginning of each memory's present chunk.
+        position: tokens read, modulo the longer of the two chunks.
     """
 
     tail: Float[Array, "tail channels"]
@@ -58,10 +58,10 @@ class SelfModifyingState(NamedTuple):
 
 
 class SelfModifyingMemory(eqx.Module):
-    r"""Memories that make their own keys, values, rates and targets; several heads.
+    r"""Self-modifying Titans: memories that generate their own keys, values, rates and targets.
 
-    With x the layer's input after a projection, a short convolution, silu, cut into heads of size d
-    and brought to unit length, and M_b,t the memories of one head,
+    Let x be the layer's input after a projection, a short convolution and silu, split into heads of
+    size d and normalized to unit length, and M_b,t the memories of one head:
 
         k_t = unit(M_k(x_t)),   v_t = M_v(x_t),   q_t = unit(W_q of the layer's input)
         alpha_t = sigmoid(M_retain(x_t) + bias)
@@ -77,69 +77,76 @@ class SelfModifyingMemory(eqx.Module):
     `memory="mlp"`, where hidden = tanh / sqrt(hidden units), and each matrix is written by its own
     input in place of k and its own error in place of e.
 
-    **Chunks.** k, v, alpha, eta, vhat and the errors are taken at the state at the chunk's first
-    token, which is what makes chunks parallel; erasure, retention and the read are exact at every
-    token. M_memory has chunks of its own, `chunk`; the others' are `chunk_others`. Chunks are part
-    of what is computed: with 1 and 1 it is the recurrence above, token by token.
+    **Chunks.** k, v, alpha, eta, vhat and the errors are computed from the state at the chunk's
+    first token, which makes chunks parallel. Erasure, retention and the read are exact at every
+    token. M_memory has chunks of `chunk` tokens, all other memories chunks of `chunk_others`. Both
+    change the result: with 1 and 1 it is the recurrence above, token by token.
 
-    **The skip.** In (89) P is the identity; here it is a slow matrix per memory, the identity at
-    first for the one that is read. Without it a linear memory writes only what its columns span
-    already: with "dot", one chunk for all and no limit, M_b,t = M_b,0 A_t with one and the same A_t
-    for all memories. With it W = 0 is a gated delta net.
+    **The skip.** In (89) P is the identity; here it is a slow matrix per memory, which is the
+    identity at first for the memory that is read. Without it a linear memory writes only into the
+    span of its columns. With it, W = 0 gives a gated delta net.
 
     **Forgetting.** Linear memories with skips decay to zero, as printed. MLPs, and memories without
-    skips, decay towards where they began: (1 - alpha_t) W_0 is added at every token. What they
-    write is a product of matrices that decay together, and from zero none of them would come back.
+    skips, decay towards their initial matrices: (1 - alpha_t) W_0 is added at every token. From
+    zero they would learn nothing any more.
 
-    **Bounds.** Values come from the memories themselves, so that writes could feed on writes. Here
+    **Bounds.** Values come from the memories themselves, so that writes could amplify writes.
     c(e) = e / sqrt(1 + |e|^2 / limit^2) keeps an error's direction and is shorter than `limit`;
-    inputs are no longer than one, and |alpha_t - eta_t| <= 1. Hence, whatever the parameters and
-    the tokens are, for linear memories without momentum
+    inputs have at most unit length, and |alpha_t - eta_t| <= 1. For linear memories without
+    momentum this implies, for all parameters and tokens,
 
         |W_t| <= rho_t |W_{t-1}| + eta_t limit,    rho_t = max(alpha_t, |alpha_t - eta_t|) <= 1
 
-    in the spectral norm ("gd": rho_t = alpha_t): at most linear growth, and with rho_t <= rho < 1
-    never above max(|W_0|, max_rate limit / (1 - rho)). Of an MLP the same holds for the last matrix
-    and, as errors are passed down through that, at most quadratic growth for the first. Momentum
-    replaces eta_t limit by the sum of its past ones, discounted by mu. Memories that decay towards
-    W_0 have (1 - alpha_t) |W_0| in addition to eta_t limit.
-    With "l2" and "dgd" both the loss and the rule erase, so that for small errors and a chunk of
-    one token alpha_t - 2 eta_t must not go below -1: there eta_t is half of what is written above.
-    `limit=float("inf")` is the paper's rule and has none of these bounds. No bound on gradients
-    follows: memories whose own part outgrows their skips are chaotic. Over 8,192 tokens with all
-    weights tripled, gradients stayed below 100 for a limit of 1, and exceeded 1e17 for 4.
+    in the spectral norm ("gd": rho_t = alpha_t): growth is at most linear, and with
+    rho_t <= rho < 1 the norm stays below max(|W_0|, max_rate limit / (1 - rho)). The same holds for
+    the last matrix of an MLP; the first grows at most quadratically. Momentum replaces eta_t limit
+    by its discounted sum; memories that decay towards W_0 add (1 - alpha_t) |W_0|. With "l2" and
+    "dgd" both the loss and the rule erase, so eta_t is half of the above there.
+    `limit=float("inf")` is the paper's rule and has none of these bounds. None of this bounds
+    gradients: over 8,192 tokens with all weights tripled, gradients stayed below 100 for a limit of
+    1 and exceeded 1e17 for 4.
 
-    Parity needs an eigenvalue -1: max_rate = 2, where eta goes up to 1 + alpha. A token's output is
-    read before its write; pass `read="after"` where the present token must count.
+    Parity needs an eigenvalue -1: take `max_rate=2`, with which eta reaches 1 + alpha. A token is
+    read before it is written; pass `read="after"` if the present token must count.
 
     Args:
         width: channels of the input and of the output.
         heads: must divide the width.
         memory: `"linear"` or `"mlp"` (hidden units: 2 d).
-        objective: `"dot"` or `"l2"`, of which the gradients are taken at the chunk's beginning.
+        objective: `"dot"` or `"l2"`; gradients are taken at the chunk's beginning.
         rule: `"dgd"` or `"gd"`.
-        momentum: whether writes go through S_t = mu_t S_{t-1} - eta_t e_t k_t', with mu a gate.
-        decay: whether alpha is there; else it is 1.
-        adaptive: which of "k", "v", "q", "rate" and "retain" are made by memories; the others are
-            their skips alone, and queries are projected from the layer's input.
-        chunk: of M_memory, in tokens.
-        chunk_others: of the others, `chunk` unless given; one must divide the other.
-        conv: window of the short convolution; 0 or None for none.
-        max_rate: above 0, at most 2.
-        limit: longest error, above 0.
-        skip: whether there are skips; see above. Where there are none, memories begin as what the
-            skips are at first.
+        momentum: whether writes have momentum, S_t = mu_t S_{t-1} - eta_t e_t k_t', with mu a gate.
+        decay: whether alpha is a gate; else it is 1.
+        adaptive: which of "k", "v", "q", "rate" and "retain" are generated by memories; the others
+            are their skips alone, and queries are projected from the layer's input.
+        chunk: tokens per chunk of M_memory.
+        chunk_others: tokens per chunk of all other memories; None: `chunk`. The larger of the two
+            must be a multiple of the smaller.
+        conv: window of the short convolution, in tokens; 0 or None for none.
+        max_rate: largest eta, above 0, at most 2.
+        limit: bound of an error's length, above 0.
+        skip: whether memories have skips. Without skips, memories start at what the skips would
+            start at.
         read: `"before"` or `"after"` the token's own write.
         key: a typed PRNG key.
 
     Attributes:
-        into: rows of all heads one after another, of each those of inputs and static queries.
+        into: (channels, width): for each head the rows of its inputs and static queries.
+        conv: the short convolution.
+        skips: the slow matrix P of each memory, with a leading axis heads.
+        initial: the matrices of each memory before the first token, with a leading axis heads.
+        rate_bias: bias of the rate, one for each head.
+        retain_bias: bias of the retention, one for each head; None without `decay`.
+        mu: the gate of the momentum; None without `momentum`.
+        output: norm, gate and projection of what the memory returns.
+        heads: number of heads.
+        written: the static options of the rule.
 
     Raises:
         ValueError: sizes that do not fit, chunks that do not divide, unknown options.
 
     Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (83-93), with the
-    index of (90) moved to the chunk's beginning, as its text has it, and the sign of (92) mended.
+    index of (90) at the chunk's beginning, as its text says, and the sign of (92) corrected.
     """
 
     into: Float[Array, "channels width"]
@@ -233,21 +240,21 @@ class SelfModifyingMemory(eqx.Module):
         reset: Mask | None = None,
         max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], SelfModifyingState]:
-        """Maps a sequence, or the next piece of one.
+        """Maps a sequence, or the next piece of a stream.
 
         Args:
-            x: (time, width), any time, also 0.
-            state: what the piece before left; None at the beginning of a stream.
-            valid: (time,), whether a token is there. One that is not changes nothing, whatever it
-                holds, and its y is zero. None: all are there.
-            reset: (time,), whether a document begins with a token, where the state is
-                `init_state()`. At a token that is not valid: with the next one that is.
+            x: tokens, (time, width); time may be 0.
+            state: the state after the piece before; None at the beginning of a stream.
+            valid: (time,) bool, False for padding, which changes nothing; its output is zero. None:
+                all tokens are valid.
+            reset: (time,) bool, True at the first token of a document, before which the state is
+                set to `init_state()`. If that token is padding: at the next valid token.
             max_documents: how many documents begin in a piece at most, if `reset` is traced; if
                 more do, all numbers are NaN. None: as many as tokens, which is slow. If `reset` is
-                known they are counted.
+                known, documents are counted.
 
         Returns:
-            (y, state): y of the shape and dtype of x.
+            The pair (y, state): y of the shape and dtype of x, and the state after the piece.
 
         Raises:
             ValueError: x is not of shape (time, width), a state of another layer, masks that do

@@ -33,51 +33,61 @@ _FROZEN = 16  # tokens for which an MLP's gradients are those of the first one's
 
 
 class TitansMemory(eqx.Module):
-    r"""Memories that learn by gradient descent with momentum and decay, one per head:
+    r"""Titans' neural memory: memories written by gradient descent with momentum, one per head.
 
         S_t = mu_t S_{t-1} - theta_t grad loss(M_{t-1}; k_t, v_t)
         M_t = alpha_t M_{t-1} + S_t,        o_t = M_{t-1}(q_t)
         y_t = W_out [norm(o_t) silu(W_g x_t)]
 
     with theta, mu and alpha gates in (0, 1). Queries, keys and values are projections of x,
-    convolved over a few tokens, through silu; queries and keys are of unit length. What the memory
-    is before the first token is learnt outside.
+    convolved over a few tokens, through silu. Queries and keys have unit length. The memory before
+    the first token, M_0, is a parameter.
 
-    An MLP forgets what it has learnt instead of all that it is: each of its matrices decays towards
-    where it began,
+    The matrices of an MLP decay towards their initial values,
 
-        W_t = alpha_t W_{t-1} + (1 - alpha_t) W_0 + S_t,
+        W_t = alpha_t W_{t-1} + (1 - alpha_t) W_0 + S_t.
 
-    in departure from the paper, whose W_0 here is zero. There the gradient of each matrix has the
-    other one as a factor, so that once both have decayed nothing is ever learnt again.
+    In the paper they decay to zero; but each matrix is a factor of the gradient of the other, so
+    that an MLP that has decayed learns nothing any more.
 
-    A linear memory takes its gradients exactly, token by token, though in parallel. An MLP,
-    W_1 hidden(W_2 k) with hidden = tanh / sqrt(units), takes those of a chunk at the chunk's
-    beginning; retention and momentum are exact. There a key that comes back within a chunk is
-    written as often as it comes, from one and the same error, which with "l2" may overshoot: its
-    errors e are therefore shortened to e / sqrt(1 + |e|^2), and its values divided by sqrt(d).
+    A linear memory takes its gradients exactly, token by token, but computes them in parallel. An
+    MLP, W_1 hidden(W_2 k) with hidden = tanh / sqrt(units), takes the gradients of a chunk at the
+    weights of the chunk's beginning; retention and momentum are exact. A key that occurs several
+    times in a chunk is then written several times from the same error, which may overshoot with
+    "l2": errors e are therefore shortened to e / sqrt(1 + |e|^2), and values divided by sqrt(d).
 
     Args:
         width: channels of the input and of the output.
         heads: must divide the width; a head's keys and values are of size d = width / heads.
         memory: `"linear"` or `"mlp"`.
-        hidden: units of the MLP, 2 d unless given.
+        hidden: hidden units of the MLP; None: 2 d.
         momentum: whether there is S; else mu = 0.
         decay: whether the memory forgets; else alpha = 1.
-        objective: `"l2"`, |M(k) - v|^2 / 2, or `"dot"`, -<M(k), v>.
-        rule: `"gd"` as above; `"dgd"`: M_t also loses theta_t W z z' for each matrix W and its own
-            input z, where theta is at most (1 + alpha) / 2; `"local"`: matrices of an MLP learn by
-            the delta rule what their error at the chunk's beginning asks of them (`network_scan`),
-            which converges at every rate; of linear memories the same as `"gd"`.
-        chunk: tokens written in parallel. For linear memories of speed only; None: what
-            `memory_scan` finds best. For MLPs part of what is computed; None: 16.
+        objective: `"l2"`, `|M(k) - v|^2 / 2`, or `"dot"`, `-<M(k), v>`.
+        rule: `"gd"` as above. `"dgd"`: theta_t W z z' is subtracted too, for each matrix W and its
+            own input z; theta is then at most (1 + alpha) / 2. `"local"`: each matrix of an MLP
+            moves by the delta rule towards its output at the chunk's beginning less the error there
+            (`network_scan`), which is stable at every rate; the same as `"gd"` for linear memories.
+        chunk: tokens written in parallel. For linear memories of speed only; None: the default of
+            `memory_scan`. For MLPs it changes the result; None: 16.
         conv: window of the short convolution, in tokens; 0 or None for none.
         read: `"before"` a token's own write, or `"after"`.
         key: a typed PRNG key.
 
     Attributes:
-        into: rows of all heads one after another, of each those of queries, keys and values; so
-            that devices can be given heads, see "Meshes" in docs/guides/memories.md.
+        into: (channels, width): for each head the rows of its queries, keys and values, so that a
+            mesh of devices can split it by heads.
+        conv: the short convolution.
+        rate: the gate theta.
+        mu: the gate of the momentum; None without `momentum`.
+        forget: the gate alpha; None without `decay`.
+        initial: the matrices of the memory before the first token, with a leading axis heads.
+        output: norm, gate and projection of what the memory returns.
+        heads: number of heads.
+        objective: `"l2"` or `"dot"`.
+        rule: `"gd"`, `"dgd"` or `"local"`.
+        chunk: tokens written in parallel.
+        read: `"before"` or `"after"`.
 
     Raises:
         ValueError: heads that do not divide the width, sizes below 1, unknown options.
@@ -85,6 +95,14 @@ class TitansMemory(eqx.Module):
     Source: Behrouz, Zhong and Mirrokni, "Titans: learning to memorize at test time" (2025), eq.
     (9-14), whose theta is half of this one and whose alpha is 1 minus this one. "dgd": Nested
     Learning (2025), eq. (88).
+
+    Example:
+        ```python
+        layer = nx.memory.TitansMemory(8, heads=2, key=jax.random.key(0))
+        y, state = jax.jit(lambda x: layer(x))(jnp.ones((6, 8)))  # six tokens
+        memory, momentum = state.memory
+        print(y.shape, memory.shape)  # (6, 8) (2, 4, 4)
+        ```
     """
 
     into: Float[Array, "channels width"]
@@ -174,21 +192,21 @@ class TitansMemory(eqx.Module):
         reset: Mask | None = None,
         max_documents: int | None = None,
     ) -> tuple[Float[Array, "time width"], LayerState]:
-        """Maps a sequence, or the next piece of one.
+        """Maps a sequence, or the next piece of a stream.
 
         Args:
-            x: (time, width), any time, also 0.
-            state: what the piece before left; None at the beginning of a stream.
-            valid: (time,), whether a token is there. One that is not changes nothing, whatever it
-                holds, and its y is zero. None: all are there.
-            reset: (time,), whether a document begins with a token, where the state is
-                `init_state()`. At a token that is not valid: with the next one that is.
+            x: tokens, (time, width); time may be 0.
+            state: the state after the piece before; None at the beginning of a stream.
+            valid: (time,) bool, False for padding, which changes nothing; its output is zero. None:
+                all tokens are valid.
+            reset: (time,) bool, True at the first token of a document, before which the state is
+                set to `init_state()`. If that token is padding: at the next valid token.
             max_documents: how many documents begin in a piece at most, if `reset` is traced; if
                 more do, all numbers of an MLP are NaN. None: as many as tokens, which is slow for
-                MLPs. If `reset` is known they are counted. Linear memories need none.
+                MLPs. If `reset` is known, documents are counted. Linear memories need no bound.
 
         Returns:
-            (y, state): y of the shape and dtype of x.
+            The pair (y, state): y of the shape and dtype of x, and the state after the piece.
 
         Raises:
             ValueError: x is not of shape (time, width), a state of another layer, masks that do
