@@ -16,6 +16,7 @@ from .runs import Picture, write_atomically
 from .runs.errors import needed
 
 GREY = "#555555"
+"""The colour of arrows and notes."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C3B00")
 """Okabe and Ito's palette, for lines in the order of a legend."""
 STYLE: dict[Any, Any] = {
@@ -47,15 +48,35 @@ STYLE: dict[Any, Any] = {
 
 
 def draw_levels(path: str | Path, table: LevelTable, title: str) -> Picture:
-    """A level table as a picture: a lane for each level, fastest on top, arrows to what waits.
+    """Draws a level table: a lane for each level, the fastest on top.
+
+    Arrows point from a part of the state to the parts that need its new value.
 
     Args:
         path: of the PNG file; its folder is made if there is none.
-        table: see `nestax.Nest.levels`.
+        table: from `nx.level_table`.
         title: as plain text.
+
+    Returns:
+        The picture, with its path, caption and title, for `nx.runs.write_report`.
 
     Raises:
         ValueError: the table has no level, or the file's name does not end in .png.
+        RunError: matplotlib or pillow is not installed.
+
+    Example:
+        ```python
+        import tempfile
+
+        def step(weights):  # the fast weight moves twice a step
+            fast = jax.lax.fori_loop(0, 2, lambda _, x: 0.5 * x + weights["slow"], weights["fast"])
+            return {"fast": fast, "slow": weights["slow"] - 0.1 * fast}
+
+        table = nx.level_table(step, {"fast": jnp.array(1.0), "slow": jnp.array(1.0)})
+        with tempfile.TemporaryDirectory() as folder:
+            picture = nx.plots.draw_levels(folder + "/levels.png", table, "Two levels")
+        print(picture.title)  # Two levels
+        ```
     """
     path, rows = _file(path), [row for row in table.rows if row.level is not None]
     if not rows:
@@ -100,16 +121,21 @@ def draw_levels(path: str | Path, table: LevelTable, title: str) -> Picture:
 def draw_frequencies(
     path: str | Path, tables: Mapping[str, LevelTable], tokens: int = 1
 ) -> Picture:
-    """Who is written how often: a block for each model, a line for each of its levels.
+    """Draws how often each level of several models is written: one line per level.
 
     Args:
         path: of the PNG file; its folder is made if there is none.
         tables: a model's name -> the level table of one step of its outer optimizer.
-        tokens: that such a step reads; frequencies are drawn in writes per token and per step.
+        tokens: number of tokens that such a step reads; frequencies are drawn in writes per token
+            and per step.
+
+    Returns:
+        The picture, with its path, caption and title, for `nx.runs.write_report`.
 
     Raises:
-        ValueError: tokens below 1, no table, or one without a level; or the file's name does not
-            end in .png.
+        ValueError: tokens below 1, no table, or a table without a level; or the file's name does
+            not end in .png.
+        RunError: matplotlib or pillow is not installed.
     """
     path = _file(path)
     if tokens < 1 or not tables or not all(table.levels for table in tables.values()):
@@ -176,15 +202,20 @@ def _name(lane: Sequence[Any]) -> str:
 
 
 def draw_flows(path: str | Path, found: FlowComparison) -> Picture:
-    """A comparison of flows: cosine, bias, spread, time and memory of each; what is finite for no
-    flow is left out.
+    """Draws a comparison of flows: cosine, bias, spread, time and memory of each.
+
+    A quantity that is not finite for any flow is left out.
 
     Args:
         path: of the PNG file; its folder is made if there is none.
-        found: what `nestax.compare_flows` returned.
+        found: the result of `nx.compare_flows`.
+
+    Returns:
+        The picture, with its path, caption and title, for `nx.runs.write_report`.
 
     Raises:
-        ValueError: nothing is finite, or the file's name does not end in .png.
+        ValueError: no number is finite, or the file's name does not end in .png.
+        RunError: matplotlib or pillow is not installed.
     """
     path = _file(path)
     told = [(*r.cosine, r.bias, r.spread, r.milliseconds, r.mebibytes) for r in found.rows]
@@ -234,7 +265,14 @@ def draw_flows(path: str | Path, found: FlowComparison) -> Picture:
 
 
 def label_logarithmic(axis: Any) -> None:
-    """Plain numbers where powers of ten alone would leave an axis almost without labels."""
+    """Labels a short logarithmic axis by plain numbers, not by powers of ten alone.
+
+    Args:
+        axis: matplotlib's `axes.xaxis` or `axes.yaxis`, after its limits are set.
+
+    Raises:
+        RunError: matplotlib is not installed.
+    """
     ticker = needed("matplotlib.ticker", "matplotlib", "pictures")
     low, high = axis.get_view_interval()
     if high < 300 * low:
@@ -244,10 +282,15 @@ def label_logarithmic(axis: Any) -> None:
 
 
 def save(figure: Any, path: str | Path) -> None:
-    """Writes a matplotlib figure as a PNG file, whole or not at all.
+    """Writes a matplotlib figure as a PNG file of 256 colours, completely or not at all.
+
+    Args:
+        figure: a `matplotlib.figure.Figure`.
+        path: of the PNG file; its folder is made if there is none.
 
     Raises:
         ValueError: the file's name does not end in .png.
+        RunError: matplotlib or pillow is not installed.
     """
     path = _file(path)
     canvas = needed("matplotlib.backends.backend_agg", "matplotlib", "pictures").FigureCanvasAgg(

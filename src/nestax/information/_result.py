@@ -86,9 +86,10 @@ class KDEInformation:
     Attributes:
         x_lower: lower bound on I(M;X), M = T + noise (Bhattacharyya distance).
         x_upper: upper bound on I(M;X) (Kullback-Leibler divergence).
-        y_lower: the lower bound on H(M) minus the lower bounds on H(M|y), or None. A
-            difference of bounds, so not a bound on I(M;Y).
-        y_upper: the same with the upper bounds; not a bound either.
+        y_lower: the lower bound on H(M) minus the lower bounds on H(M|y), or None without labels.
+            A difference of bounds, so not a bound on I(M;Y).
+        y_upper: the upper bound on H(M) minus the upper bounds on H(M|y), or None without labels.
+            Not a bound either.
         ceiling: log2 N, which neither bound can exceed.
         label_ceiling: H(Y), or None without labels.
     """
@@ -112,10 +113,10 @@ class GaussianInformation:
 
     Attributes:
         x: upper bound on I(M;X), M = T + noise.
-        y: that bound minus the same bounds within the classes, or None. A difference of
-            bounds, so not a bound on I(M;Y); it may exceed `label_ceiling`.
-        ceiling: the largest `x` of any N rows within [-bound, bound]; infinite if no bound was
-            given or if the rows do not keep to it. It is not limited by log2 N.
+        y: that bound minus the bounds within the classes, or None without labels. A difference
+            of bounds, so not a bound on I(M;Y); it may exceed `label_ceiling`.
+        ceiling: the largest possible `x` of N rows within [-bound, bound]; infinite if no bound
+            was given or if a row exceeds it. It is not limited by log2 N.
         label_ceiling: H(Y), which I(M;Y) cannot exceed, or None without labels.
     """
 

@@ -36,12 +36,12 @@ def gaussian_upper_bound(
 
         x = 0.5 (logdet(Cov(T) + (s^2 + epsilon) I) - units log(s^2 + epsilon)) / ln 2
 
-    as it has been published, with the covariance of numpy and torch (sum over N - 1); ddof=0
-    divides by N, which is the covariance of the N equally likely inputs and still gives an
-    upper bound. I(M;Y) = H(M) - sum_y p(y) H(M|y) uses the same formula within each class, on
-    the same noisy M; a difference of bounds, it bounds nothing and may exceed H(Y).
+    as published, with the covariance of numpy and torch (sum over N - 1); ddof=0 divides by N,
+    which is the covariance of the N equally likely inputs and also gives an upper bound.
+    I(M;Y) = H(M) - sum_y p(y) H(M|y) uses this formula within each class, on the same noisy M; a
+    difference of bounds is not a bound, and it may exceed H(Y).
 
-    The noise has a fixed scale: rescaled activations have another value. See `standardize`. On
+    The noise has a fixed scale, so rescaled activations have another value; see `standardize`. On
     concrete arrays everything is computed in float64; inside `jit` and `vmap` the enabled
     precision is used and values are not checked.
 
@@ -49,7 +49,7 @@ def gaussian_upper_bound(
         t: activations, of shape (N, units); one row per distinct input.
         y: integer class labels, of shape (N,). A class of one sample has no covariance: zero.
         noise_std: s, in units of `t`; may be traced.
-        epsilon: what is added to the noise variance; at least zero.
+        epsilon: added to the noise variance; at least zero.
         ddof: 1 to divide the covariance by N - 1, 0 to divide it by N.
         bound: largest possible |t|, for `ceiling`; 1 is right for tanh. None if there is none.
         classes: the classes that must occur: a number C for 0 .. C-1, or a tuple of labels.
@@ -63,6 +63,9 @@ def gaussian_upper_bound(
     Raises:
         ValueError: if a shape, dtype or value is wrong, or several units spread over more than
             1e12 times the noise; the message says which.
+
+    Source: maximum entropy of a Gaussian with a given covariance; Goldfeld et al. (2019) on why a
+    fixed noise scale follows the norms of weights.
     """
     name = "gaussian_upper_bound"
     std = _check.positive(name, noise_std, "noise_std", "Without noise the bound is infinite.")

@@ -30,7 +30,7 @@ def kde_bounds(
 ) -> KDEInformation:
     """Bounds on I(M;X) for M = T + N(0, s^2 I), and the values for I(M;Y) they give, in bits.
 
-    In nats (Kolchinsky & Tracey, 2017; d = squared Euclidean distance of two rows):
+    In nats, with d the squared Euclidean distance of two rows:
 
         x_upper = -(1/N) sum_i ln (1/N) sum_j exp(-d_ij / (2 s^2))
         x_lower = -(1/N) sum_i ln (1/N) sum_j exp(-d_ij / (8 s^2))
@@ -57,6 +57,9 @@ def kde_bounds(
     Raises:
         ValueError: if a shape, dtype or value is wrong; the message says which.
         RuntimeError: if I(M;Y) <= min(I(M;X), H(Y)) does not hold, which is a bug.
+
+    Source: Kolchinsky and Tracey, "Estimating mixture entropy with pairwise distances" (2017); for
+    networks Saxe et al. (2018).
     """
     why = "Without noise I(T;X) is log2 N whatever T is."
     variance = _check.positive("kde_bounds", noise_variance, "noise_variance", why)

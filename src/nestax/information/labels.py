@@ -36,8 +36,8 @@ def label_entropy(y: ArrayLike, *, classes: int | tuple[int, ...] | None = None)
         H(Y), numpy float64; inside `jit` or `vmap`, a JAX scalar of the enabled precision.
 
     Raises:
-        ValueError: if y is no vector of at least two integers, or a label is not declared, or
-            a declared class is empty. Inside `jit` and `vmap` values are not checked.
+        ValueError: if y is not a vector of at least two integers, a label is not in `classes`, or
+            a class of `classes` is empty. Inside `jit` and `vmap` values are not checked.
     """
     return entropy(encode("label_entropy", y, None, classes))[0]
 

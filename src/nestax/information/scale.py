@@ -20,16 +20,16 @@ from . import _check
 def standardize(t: ArrayLike) -> Float[Array | np.ndarray, "n units"]:
     """Give each unit zero mean and unit standard deviation; constant units become zero.
 
-    Units of any scale and place are handled: squares that would overflow or vanish are not
-    formed, and integers are shifted before they are rounded. (Inside `jit` and `vmap` compilers
-    take denormal numbers for zero.)
+    Cells on [-1, 1] and noise of a fixed variance depend on the scale of a layer; standardized
+    units do not. Units of any scale and location are handled without overflow, and integers are
+    shifted before they are rounded. Inside `jit` and `vmap` denormal numbers may count as zero.
 
     Args:
         t: activations, of shape (N, units).
 
     Returns:
-        (t - mean) / std for each unit, with the standard deviation over N, in the dtype of `t`
-        but at least float32; a numpy array, or a JAX array inside `jit` and `vmap`.
+        (t - mean) / std for each unit, (N, units), with the standard deviation over N, in the
+        dtype of `t` but at least float32; a numpy array, or a JAX array inside `jit` and `vmap`.
 
     Raises:
         ValueError: if a shape, dtype or value is wrong; the message says which.

@@ -76,9 +76,9 @@ class ContinuumMemory(eqx.Module):
 
     With `objective="local"` a level maps its normed input to a learned linear target of the same
     token, with the loss `|f_s(h_t) - W_s h_t|^2 / (2 width)`, h = n_s(x); only theta_s is written
-    in context. With `objective=None` calling the module writes nothing, and `learn_in_context` writes
-    by the language model's own loss. Without writes this is a chain of MLPs; one level then is the
-    Transformer's MLP block.
+    in context. With `objective=None` calling the module writes nothing, and `learn_in_context`
+    writes by the language model's own loss. Without writes this is a chain of MLPs; one level then
+    is the Transformer's MLP block.
 
     `periods` count tokens of one sequence, whose own state is written. The other clock counts
     optimizer steps and writes the parameters; see `nx.optim.multi_timescale`.

@@ -12,12 +12,12 @@ class Badge:
     """A word or a sign on a coloured ground; a cell of a table.
 
     Attributes:
-        text: What is shown.
-        tone: One of ``good``, ``bad``, ``warn`` and ``muted``.
-        means: What a sign stands for, for those who cannot tell by its shape; empty for a word.
+        text: the word or sign.
+        tone: one of `good`, `bad`, `warn` and `muted`.
+        means: what a sign stands for, as text for screen readers; empty for a word.
 
     Raises:
-        ValueError: The tone is unknown.
+        ValueError: the tone is unknown.
     """
 
     text: str
@@ -30,11 +30,11 @@ class Badge:
 
 @dataclass(frozen=True)
 class Folded:
-    """A line under which more folds out; a cell of a table.
+    """A line that unfolds on a click; a cell of a table.
 
     Attributes:
-        text: The line.
-        more: What folds out, as in ``Text``.
+        text: the line that is always shown.
+        more: the text that unfolds, written as for `Text`.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Folded:
 
 
 Cell = str | int | float | bool | Badge | Folded | None
-"""What a table holds; floats are shown with four significant digits, None as a dash."""
+"""A cell of a `Table`. Floats are shown with four significant digits, None as a dash."""
 
 
 def _toned(text: str, tone: str) -> None:
@@ -54,28 +54,32 @@ def _toned(text: str, tone: str) -> None:
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs, separated by blank lines; lines that begin with ``- `` make a list."""
+    """Paragraphs of text.
+
+    Attributes:
+        text: paragraphs separated by blank lines; lines that begin with `- ` make a list.
+    """
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; columns that hold nothing but numbers are aligned to the right. It is never wider
-    than the page: one with too many columns becomes several, and where the page is narrow a row
-    becomes a block with its heads beside the cells.
+    """A table; columns of numbers are aligned to the right.
+
+    A table is never wider than the page: one with too many columns is split into several, and on a
+    narrow page each row becomes a block with its heads beside the cells.
 
     Attributes:
-        columns: The heads of the columns.
-        rows: Rows of as many cells as there are columns.
-        caption: What the table shows; empty for none.
-        badges: Cells whose text is a key are drawn as a badge in the tone that is its value, one
-            of ``good``, ``bad``, ``warn`` and ``muted``. The word stays: colour alone says nothing
-            to many readers.
-        labels: Columns, from the first, that say what a row is.
+        columns: the heads of the columns.
+        rows: rows of as many cells as there are columns.
+        caption: what the table shows; empty for none.
+        badges: word -> tone, one of `good`, `bad`, `warn` and `muted`. Cells with that word are
+            drawn as a badge.
+        labels: how many of the first columns label a row.
 
     Raises:
-        ValueError: A row has the wrong length, or a tone is unknown.
+        ValueError: a row has the wrong length, or a tone is unknown.
     """
 
     columns: Sequence[str]
@@ -97,12 +101,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, embedded; a click shows it at its full size.
+    """An image file, embedded in the report; a click shows it at its full size.
 
     Attributes:
-        path: A PNG, JPEG, GIF, WebP or SVG file.
-        caption: How to read it; also its alternative text where there is no title.
-        title: What is drawn, in a few words.
+        path: a PNG, JPEG, GIF, WebP or SVG file.
+        caption: how to read it; also its alternative text if there is no title.
+        title: what it shows, in a few words.
     """
 
     path: Path
@@ -112,7 +116,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks folded away under one line, for what only some readers want."""
+    """Blocks folded away under one line, for details that few readers need.
+
+    Attributes:
+        summary: the line that is always shown.
+        blocks: the blocks that unfold: `Text`, `Table`, `Picture` or `Details`.
+    """
 
     summary: str
     blocks: Sequence["Block"]
@@ -123,7 +132,12 @@ Block = Text | Table | Picture | Details
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of the report, with an entry in its table of contents."""
+    """A part of the report with a heading and an entry in the table of contents.
+
+    Attributes:
+        title: the heading.
+        body: its blocks: `Text`, `Table`, `Picture` or `Details`.
+    """
 
     title: str
     body: Sequence[Block] = ()

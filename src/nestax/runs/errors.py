@@ -5,11 +5,11 @@ from typing import Any
 
 
 class RunError(Exception):
-    """A run cannot begin or go on."""
+    """A run cannot begin or continue; the message says how to repair that."""
 
 
 class SettingsError(ValueError):
-    """What was asked for makes no sense."""
+    """The settings of a run contradict each other or are out of range; the message says how."""
 
 
 def needed(module: str, package: str, what: str) -> Any:

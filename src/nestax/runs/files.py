@@ -12,7 +12,17 @@ from .errors import RunError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that it is the old one or the new one at every moment; on disk on return."""
+    """Writes a file so that at every moment either the old or the new file is there, complete.
+
+    The new file is on disk when this returns.
+
+    Args:
+        path: the file to write or replace; its folder must exist.
+        content: text, written as UTF-8, or bytes.
+
+    Raises:
+        OSError: the file cannot be written; the old one is unchanged.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -47,7 +57,17 @@ def resuming(path: Path) -> str:
 
 @contextlib.contextmanager
 def refusals(path: Path) -> Iterator[None]:
-    """Turns the file system's refusals into a `RunError` that says what to do."""
+    """A context in which errors of the file system become a `RunError` that says what to do.
+
+    Args:
+        path: the folder or file that is written, for the message.
+
+    Returns:
+        A context manager.
+
+    Raises:
+        RunError: the disk is full, or a file cannot be written. Other errors pass unchanged.
+    """
     try:
         yield
     except RunError:

@@ -34,10 +34,17 @@ _AGAIN = "to start the run again delete the folder, or give nestax run --overwri
 
 
 class RunFolder:
-    """An open run's folder; one process at a time. Close it, or use it in a `with` statement.
+    """The folder of a run, opened by one process at a time.
 
-    If an error leaves that statement before a run that overwrites another one has measured
-    anything, the other one is put back.
+    Close it, or use it in a `with` statement. It holds the run's settings (`settings.json`), its
+    measurements (`metrics.jsonl`, one line each), its checkpoints and its results. A process may be
+    killed at any moment: a measurement is on disk before the checkpoint that counts it, and a run
+    that continues cuts `metrics.jsonl` back to its newest checkpoint.
+
+    If an error leaves the `with` statement before a run that replaces another one has measured
+    anything, the other run is put back.
+
+    An open folder has the attributes `path`, `experiment` and `settings`.
     """
 
     _replaces = False  # a run, and was itself begun by this process
@@ -45,9 +52,12 @@ class RunFolder:
     def __init__(self, path: Path):
         """Opens an existing run.
 
+        Args:
+            path: its folder.
+
         Raises:
-            RunError: no run there; a file that the run wrote was changed, by file and line; or
-                another process has it open.
+            RunError: there is no run; a file that the run wrote was changed (the message names file
+                and line); or another process has it open.
         """
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; name the folder that a run wrote")
@@ -103,11 +113,14 @@ class RunFolder:
         """Starts a run in a new folder, an empty one, or one whose run has measured nothing yet.
 
         Args:
-            path: the folder; parents are made.
-            experiment: name of the experiment, by which it is found again.
-            settings: JSON-able.
-            overwrite: delete the run that is there, once this one has measured something; files
-                that no run makes are left alone.
+            path: the folder; it and its parents are made.
+            experiment: name of the experiment.
+            settings: the settings of the run, JSON-able.
+            overwrite: whether to delete a run that is there, as soon as this one has measured
+                something; files that no run makes are left alone.
+
+        Returns:
+            The open folder.
 
         Raises:
             RunError: the folder is in use, holds something else, or cannot be written.
@@ -145,6 +158,7 @@ class RunFolder:
         return folder
 
     def close(self) -> None:
+        """Finishes the writing of checkpoints, and lets other processes open the folder."""
         self._close(None)
 
     def _close(self, error: BaseException | None) -> None:
@@ -169,11 +183,16 @@ class RunFolder:
     # Measurements
 
     def append(self, *records: dict[str, Any]) -> None:
-        """Adds measurements to metrics.jsonl; on disk when this returns. Half a line, which a
-        killed process left behind, is removed first.
+        """Adds measurements to metrics.jsonl; they are on disk when this returns.
+
+        An incomplete last line of a killed process is removed first.
+
+        Args:
+            *records: one JSON-able dict for each measurement.
 
         Raises:
             ValueError: a number is not finite; nothing is written.
+            RunError: the file cannot be written.
         """
         if not records:
             return
@@ -196,10 +215,13 @@ class RunFolder:
             place.drop(self.path)
 
     def metrics(self, *keys: str) -> list[dict[str, Any]]:
-        """All measurements so far; an unfinished last line is left out.
+        """Reads all measurements so far, without an incomplete last line.
 
         Args:
-            keys: what each of them must have.
+            *keys: keys that every measurement must have.
+
+        Returns:
+            The measurements, in the order in which they were made.
 
         Raises:
             RunError: a line is unreadable, or lacks one of the keys.
@@ -224,23 +246,23 @@ class RunFolder:
     # Checkpoints
 
     def checkpoint(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Saves the state to go on from and counts the measurements made so far into it.
+        """Saves a state to continue from, with the number of measurements made so far.
 
         Args:
-            step: larger than that of every earlier checkpoint.
+            step: larger than the step of every earlier checkpoint.
             state: pytree of arrays and numbers, Python's or numpy's.
-            meta: JSON-able facts that go with it.
+            meta: JSON-able facts that are saved with the state.
         """
         raw = self._measured()
         counted = {"metrics_bytes": len(raw), "metrics_sum": _sum(raw)}
         self._checkpoints.save(step, state, {**meta, **counted})
 
     def saved(self) -> dict[str, Any] | None:
-        """The facts saved with the newest checkpoint; None without one."""
+        """The facts saved with the newest checkpoint; None if there is no checkpoint."""
         return self._checkpoints.saved()
 
     def rewind(self) -> dict[str, Any] | None:
-        """Cuts metrics.jsonl back to what the newest checkpoint counts; returns `saved()`.
+        """Cuts metrics.jsonl back to the measurements of the newest checkpoint; returns `saved()`.
 
         Raises:
             RunError: the checkpoint counts other measurements; nothing is cut.
@@ -262,10 +284,13 @@ class RunFolder:
         return meta
 
     def cut(self, counted: int) -> None:
-        """Keeps the first bytes of metrics.jsonl only, which must be whole lines.
+        """Cuts metrics.jsonl to its first bytes, which must be complete lines.
+
+        Args:
+            counted: how many bytes to keep.
 
         Raises:
-            RunError: they are not; nothing is cut.
+            RunError: they are not complete lines; nothing is cut.
         """
         path, raw = self.path / "metrics.jsonl", self._measured()
         if counted > len(raw) or (counted and raw[counted - 1 : counted] != b"\n"):
@@ -282,25 +307,37 @@ class RunFolder:
             self._journal.has(path.name, lines)
 
     def restore(self, like: State) -> State:
-        """The state of the newest checkpoint.
+        """Reads the state of the newest checkpoint.
 
         Args:
             like: a state of the same structure, shapes and dtypes.
 
+        Returns:
+            The saved state.
+
         Raises:
-            RunError: it is damaged, of another structure, or there is none.
+            RunError: the checkpoint is damaged or has another structure, or there is none.
         """
         return self._checkpoints.restore(like)
 
     def measured_bytes(self) -> int:
-        """Length of metrics.jsonl."""
+        """The length of metrics.jsonl in bytes."""
         path = self.path / "metrics.jsonl"
         return path.stat().st_size if path.is_file() else 0
 
     # Results
 
     def write_json(self, name: str, written: dict[str, Any]) -> None:
-        """Writes a JSON file of the folder, whole or not at all."""
+        """Writes a JSON file into the folder, completely or not at all.
+
+        Args:
+            name: of the file.
+            written: its content, JSON-able.
+
+        Raises:
+            RunError: the file cannot be written.
+            ValueError: a number is not finite; nothing is written.
+        """
         text = json.dumps(written, indent=2, allow_nan=False) + "\n"
         with refusals(self.path):
             if name in _CHECKED:
@@ -310,14 +347,18 @@ class RunFolder:
                 self._journal.wrote(name)
 
     def read_json(self, name: str, *tables: str) -> dict[str, Any]:
-        """Reads a JSON file of the folder; {} if it is not there.
+        """Reads a JSON file of the folder.
 
         Args:
             name: of the file.
-            tables: keys whose values must be objects.
+            *tables: keys that must be there and have objects as values.
+
+        Returns:
+            Its content; {} if there is no such file.
 
         Raises:
-            RunError: it is unreadable, by file and line, or lacks one of the tables.
+            RunError: the file is unreadable (the message names file and line), or lacks one of the
+                tables.
         """
         path = self.path / name
         raw = content(path)

@@ -10,16 +10,16 @@ from typing import Any
 
 
 class Progress:
-    """Progress of a run of `total` units; use it in a `with` statement.
+    """Shows the progress of a run; use it in a `with` statement.
 
-    On a terminal one live line: the bar, the share done, the numbers that matter, the time left.
-    Otherwise, or where rich is not installed, a plain line at most every `every` seconds, and one
-    for each `note`.
+    On a terminal it is one live line: a bar, the share done, a text, and the time left. Otherwise,
+    or if rich is not installed, it is a plain line at most every `every` seconds, and one for each
+    `note`.
 
     Args:
-        total: units of the whole run.
+        total: number of units of the whole run, such as steps.
         console: a `rich.console.Console`; None: standard output.
-        every: seconds between two plain lines.
+        every: seconds between two plain lines, at least.
     """
 
     def __init__(self, total: float | int, console: Any = None, every: float | int = 10):
@@ -69,18 +69,22 @@ class Progress:
             self._bar.stop()
 
     def note(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a line that stays.
+
+        Args:
+            text: the line.
+        """
         if self.console is None:
             print(text, flush=True)
         else:
             self.console.print(text, markup=False)
 
     def update(self, done: float | int, text: str) -> None:
-        """Says how far the run is.
+        """Shows how far the run is.
 
         Args:
-            done: units done, of `total`; the first call says where a resumed run starts.
-            text: the numbers that matter now.
+            done: units done, of `total`; in the first call, those done before a resumed run.
+            text: shown beside the bar, such as the present loss.
         """
         if self._start is None:
             self._start, self._began = done, time.monotonic()

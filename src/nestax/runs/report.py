@@ -29,19 +29,21 @@ _MEDIA = {
 def write_report(
     path: Path, title: str, lead: str, sections: Sequence[Section], question: str = ""
 ) -> None:
-    """Writes a self-contained HTML file; whatever fails, an older report at ``path`` stays whole.
+    """Writes a report as one HTML file that needs no other file and no network.
+
+    If anything fails, an older report at `path` stays complete.
 
     Args:
-        path: The file to write or replace; its folder must exist.
-        title: The heading of the page.
-        lead: What the reader should know first, as in ``Text``.
-        sections: The parts of the page, in order.
-        question: What the reader came for, above the lead; empty for none.
+        path: the file to write or replace; its folder must exist.
+        title: the heading of the page.
+        lead: the summary at the top, written as for `Text`.
+        sections: the parts of the page, in order.
+        question: the question that the report answers, shown above the lead; empty for none.
 
     Raises:
-        FileNotFoundError: A picture, or the folder of ``path``, does not exist.
-        ValueError: A picture is of an unknown kind.
-        OSError: The file cannot be written.
+        FileNotFoundError: a picture, or the folder of `path`, does not exist.
+        ValueError: a picture is of an unknown kind.
+        OSError: the file cannot be written.
     """
     write_atomically(path, _page(title, lead, sections, question))
 

@@ -23,31 +23,49 @@ Numbers = dict[str, dict[str, float]]
 
 
 class Watch:
-    """What `Nest.run(..., watch=...)` tells of a run, and where the run goes on from.
+    """The folder and the progress bar of a run, for `Nest.run(..., watch=...)`.
 
     `nest.run(state, steps, watch="runs/mine")`, short for `watch=Watch("runs/mine")`, shows
     progress and writes a run's folder. The same line after an interruption, `kill -9` included,
-    goes on from the newest checkpoint and ends in the very state of an uninterrupted run; a
-    finished run is not done again, and more steps than before continue it. Ctrl-C and a divergence
-    leave a checkpoint of the last good state. Use one for each call.
+    continues from the newest checkpoint and ends in exactly the state of an uninterrupted run. A
+    finished run is not repeated; a larger number of steps continues it. Ctrl-C and a divergence
+    leave a checkpoint of the last finite state. Make a new `Watch` for each call.
 
-    The folder's `metrics.jsonl` holds about 500 lines, whatever the number of steps: the step, and
-    for each level the loss, the gradient's norm and the scalars that its objective returns, at the
-    last update of the step, as means over copies, and of runs side by side over those where it is
-    finite; null where a number is not finite.
+    The folder's `metrics.jsonl` gets about 500 lines, whatever the number of steps. A line has the
+    step, and for each level the loss, the norm of the gradient and the scalars that the objective
+    returns, at the last update of the step. They are means over copies, and over those of several
+    runs side by side whose value is finite; null if there is none.
 
-    A folder belongs to one run, which is recognised by the state it begins with (values, key, task)
-    and by its program (objectives, data, starts, optimizers with their rates, clocks, flows).
-    Programs are not compared across versions of JAX.
+    A folder belongs to one run, which is recognised by its initial state (values, key, task) and by
+    its program (objectives, data, starts, optimizers with their rates, clocks, flows). Programs are
+    not compared across versions of JAX.
+
+    Args:
+        folder: path of the run's folder, or an open `RunFolder`; None: only show progress.
+        progress: whether to show a live bar, or lines when piped.
+        checkpoint_seconds: seconds between two checkpoints; 0: one after every call of the program.
 
     Attributes:
-        folder: path of the run's folder, or an open `RunFolder`; None to show progress only.
-        progress: whether to show a live bar, or lines when piped.
-        checkpoint_seconds: between two checkpoints; 0 for one after every call of the program.
+        checkpoint_seconds: seconds between two checkpoints.
 
     Raises:
-        RunError: the folder holds another run, or more steps than are asked for; it is in use, or
-            cannot be written; checkpoints need a package that is not installed.
+        RunError: when the run begins: the folder holds another run, or more steps than are asked
+            for; it is in use, or cannot be written; a package that checkpoints need is not
+            installed.
+
+    Example:
+        ```python
+        import pathlib, tempfile
+
+        w = nx.Level("w", lambda values, batch: (values["w"] - 3.0) ** 2, optax.sgd(0.5))
+        nest = nx.Nest([w])
+        state = nest.init({"w": 0.0}, jax.random.key(0))
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "run"
+            state, infos = nest.run(state, 2, watch=nx.runs.Watch(path, progress=False))
+            with nx.runs.RunFolder(path) as run:
+                print([line["loss"]["w"] for line in run.metrics()])  # [9.0, 0.0]
+        ```
     """
 
     def __init__(
@@ -67,7 +85,19 @@ class Watch:
         self._steps, self._stopping = 0, False
 
     def begin(self, nest: Any, state: Any, steps: int) -> tuple[Any, int]:
-        """The state to go on from, and how many of the steps are done already."""
+        """Opens the folder and the bar; called by `Nest.run` before the first step.
+
+        Args:
+            nest: the nest that runs.
+            state: its initial state.
+            steps: of the whole run.
+
+        Returns:
+            The state to continue from, and how many of the steps are done already.
+
+        Raises:
+            RunError: see the class.
+        """
         done, self._steps = 0, steps
         if self._given is not None:
             done, state = self._open(nest, state, steps)
@@ -125,16 +155,33 @@ class Watch:
             )
 
     def stops(self, nest: Any, state: Any, infos: Any, count: int) -> int | None:
-        """After how many of the `count` steps just done from `state` the run is to end; None if it
-        goes on."""
+        """Whether the run ends early; called after every piece of a run.
+
+        Args:
+            nest: the nest that runs.
+            state: the state before the piece.
+            infos: what `Nest.run` returns of the steps of the piece.
+            count: steps of the piece.
+
+        Returns:
+            After how many of these steps the run ends; None if it continues.
+        """
         return None
 
     def stopping(self) -> None:
-        """The run ends here, although not all of its steps are done."""
+        """Marks the run as finished although not all of its steps are done."""
         self._stopping = True
 
     def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
-        """Keeps the measurements of the steps just done; called after every piece of a run."""
+        """Writes the measurements of the steps just done; called after every piece of a run.
+
+        Args:
+            nest: the nest that runs.
+            state: the state after the piece.
+            infos: what `Nest.run` returns of the steps of the piece.
+            done: steps done so far.
+            steps: of the whole run.
+        """
         numbers = columns(nest, infos)
         if self._progress is not None:
             losses = "  ".join(f"{n} {level['loss'][-1]:.4g}" for n, level in numbers.items())
@@ -162,7 +209,7 @@ class Watch:
         self._saved_at, self._last = time.monotonic(), done
 
     def keep(self) -> None:
-        """Saves what was recorded last, in the middle of an interruption; never raises."""
+        """Saves the newest recorded state, during an interruption; never raises."""
         if self._folder is None or self._recorded is None:
             return
         try:
@@ -175,8 +222,19 @@ class Watch:
             logging.getLogger(__name__).warning("the last state could not be kept: %s", error)
 
     def diverged(self, nest: Any, state: Any, infos: Any, done: int) -> str:
-        """Keeps the last finite state, and the step after it for the eye: metrics.jsonl ends with
-        it, but a run that goes on does not count it. Returns where they are, for the error."""
+        """Saves the last finite state, and the measurements of the step that diverged.
+
+        `metrics.jsonl` ends with that step; a run that continues removes it.
+
+        Args:
+            nest: the nest that runs.
+            state: the last finite state.
+            infos: what `Nest.run` returns of the step that diverged.
+            done: finite steps.
+
+        Returns:
+            Where both are, for the error message.
+        """
         if self._folder is None:
             return ""
         self.keep()
@@ -186,12 +244,18 @@ class Watch:
         return f"; {kept}the measurements are in {self._folder.path}"
 
     def end(self, nest: Any, state: Any, done: int) -> None:
-        """Keeps the last state and closes what was opened."""
+        """Saves the last state, and closes the bar and the folder.
+
+        Args:
+            nest: the nest that runs.
+            state: the last state.
+            done: steps done.
+        """
         self._save()
         self.close()
 
     def close(self) -> None:
-        """Closes the bar and the folder; called by `end`, and when a run breaks off."""
+        """Closes the bar and the folder; called by `end`, and if an error ends the run."""
         if self._progress is not None:
             self._progress.__exit__(None, None, None)
             self._progress = None
@@ -250,16 +314,19 @@ def _answer(function: Callable[..., Any], step: int, numbers: Numbers) -> bool:
 
 
 def to_writer(writer: Any, every: int | None = None) -> "_Writer":
-    """Hands a run's numbers to a logger: `nest.run(..., watch=to_writer(SummaryWriter(), 1))`.
+    """Logs a run: `nest.run(..., watch=to_writer(SummaryWriter(), 1))`.
 
-    `watch=` also takes such a logger as it is, which means `every=None`. Names are `level/loss`,
-    `level/gradient_norm` and `level/...` for the scalars of an objective's info; the step is the
+    `watch=` also accepts the logger itself, which means `every=None`. The names are `level/loss`,
+    `level/gradient_norm` and `level/...` for the scalars that an objective returns; the step is the
     number of steps done since `Nest.init`.
 
     Args:
-        writer: anything with `add_scalar(name, number, step)`, as TensorBoard's writers have, or
-            with `log({name: number}, step=step)`, as runs of Weights & Biases have.
-        every: steps between two calls; None: about 500 in a run.
+        writer: an object with `add_scalar(name, number, step)`, such as TensorBoard's writers, or
+            with `log({name: number}, step=step)`, such as runs of Weights & Biases.
+        every: steps between two calls; None: about 500 calls in a run.
+
+    Returns:
+        A function `(step, numbers)` for `watch=`.
 
     Raises:
         TypeError: the writer has neither.
