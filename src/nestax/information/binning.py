@@ -81,8 +81,8 @@ def binned(
         strict: whether values outside [low, high] are an error, for fixed cells.
 
     Returns:
-        `x`, `y`, `ceiling`, `label_ceiling` and `cells`: numpy float64 and int64 scalars, or
-        JAX scalars inside `jit` and `vmap`. `y` and `label_ceiling` are None without labels.
+        `x`, `y`, `ceiling`, `label_ceiling` and `cells`, as numpy float64 and int64 scalars, or
+        as JAX scalars inside `jit` and `vmap`. `y` and `label_ceiling` are None without labels.
 
     Raises:
         ValueError: if a shape, dtype, value or option is wrong; the message says which.

@@ -56,8 +56,8 @@ def gaussian_upper_bound(
             Needed inside `jit` and `vmap` if `y` is traced.
 
     Returns:
-        `x`, `y`, `ceiling` and `label_ceiling`: numpy float64, or JAX scalars inside `jit` and
-        `vmap`. The ceiling is units/2 log2(1 + v / (s^2 + epsilon)), with v = bound^2
+        `x`, `y`, `ceiling` and `label_ceiling`, as numpy float64, or as JAX scalars inside `jit`
+        and `vmap`. The ceiling is units/2 log2(1 + v / (s^2 + epsilon)), with v = bound^2
         N / (N - ddof) the largest variance; infinite if values exceed the bound.
 
     Raises:

@@ -51,8 +51,9 @@ def kde_bounds(
         classes: the classes that must occur: a number C for 0 .. C-1, or a tuple of labels.
 
     Returns:
-        `x_lower`, `x_upper`, `y_lower`, `y_upper`, `ceiling` (log2 N) and `label_ceiling` (H(Y)):
-        numpy float64, or JAX scalars inside `jit` and `vmap`; None where labels are missing.
+        `x_lower`, `x_upper`, `y_lower`, `y_upper`, `ceiling` (log2 N) and `label_ceiling` (H(Y)),
+        as numpy float64, or as JAX scalars inside `jit` and `vmap`. `y_lower`, `y_upper` and
+        `label_ceiling` are None without labels.
 
     Raises:
         ValueError: if a shape, dtype or value is wrong; the message says which.

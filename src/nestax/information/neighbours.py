@@ -54,7 +54,7 @@ def ksg(a: ArrayLike, b: ArrayLike, k: int = 3, *, standardize: bool = True) -> 
             one scale already.
 
     Returns:
-        `x` and `ceiling`: numpy float64, or JAX scalars inside `jit` and `vmap`.
+        `x` and `ceiling`, as numpy float64, or as JAX scalars inside `jit` and `vmap`.
 
     Raises:
         ValueError: if a shape, dtype or value is wrong, or a row of (A, B) is repeated, which

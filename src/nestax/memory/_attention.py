@@ -116,7 +116,7 @@ class CausalAttention(eqx.Module):
             max_documents: without effect here; other layers need a bound.
 
         Returns:
-            y, (time, width), zero for padding; and the state after the piece.
+            (y, state): y of shape (time, width), zero for padding; the state after the piece.
 
         Raises:
             ValueError: x is not one sequence of this width, or a state or mask does not fit.

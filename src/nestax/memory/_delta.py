@@ -52,7 +52,7 @@ def linear_attention(
         initial: M at the beginning of a document, (value, key); None: zeros.
 
     Returns:
-        The pair (o, M): outputs (time, value) in the dtype of q, k and v, and the memory after the
+        (o, M): outputs (time, value) in the dtype of q, k and v, and the memory after the
         last token, (value, key), float32 at least.
 
     Raises:
@@ -122,7 +122,7 @@ def delta_rule(
         initial: M at the beginning of a document, (value, key); None: zeros.
 
     Returns:
-        The pair (o, M): outputs (time, value) in the dtype of q, k and v, and the memory after the
+        (o, M): outputs (time, value) in the dtype of q, k and v, and the memory after the
         last token, (value, key), float32 at least.
 
     Raises:
@@ -198,8 +198,8 @@ def titans(
         initial: (M, S) at the beginning of a document; None: zeros.
 
     Returns:
-        The pair (o, (M, S)): outputs (time, value) in the dtype of q, k and v, and the memory and
-        its momentum after the last token, (value, key) each, float32 at least.
+        (o, state): outputs (time, value) in the dtype of q, k and v, and the pair (M, S) after the
+        last token, (value, key) each, float32 at least.
 
     Raises:
         ValueError: arguments that `memory_scan` refuses.

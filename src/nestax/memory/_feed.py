@@ -133,7 +133,7 @@ class FeedForward(eqx.Module):
             max_documents: without effect.
 
         Returns:
-            (time, width), and the empty state.
+            (y, state): y of shape (time, width), and the empty state.
 
         Raises:
             ValueError: x is not one sequence of this width, or a state or mask does not fit.

@@ -83,7 +83,7 @@ def generate(
             counts them. Pass the same function each time: another one is compiled anew.
 
     Returns:
-        The tokens drawn, int32 of shape (steps,) or (batch, steps), and the state.
+        (tokens, state): the tokens drawn, int32 of shape (steps,) or (batch, steps), and the state.
 
     Raises:
         ValueError: an empty prompt, or tokens out of range; a key that is not a typed key; options

@@ -52,7 +52,7 @@ def learn_in_context(
         state: the state after the piece before; None at the beginning of a stream.
 
     Returns:
-        The losses in nats, (time,), each taken before the write that it causes; and the state.
+        (losses, state): losses in nats, (time,), each taken before the write that it causes.
 
     Raises:
         ValueError: no continuum memory, one that writes by itself, periods or a number of tokens

@@ -28,9 +28,9 @@ def segment_starts(
             valid.
 
     Returns:
-        (time,) bool: True at the first token, and at each token whose id differs from that of the
-        token before. A numpy array if the ids are known, so that the number of documents is known
-        inside `jit` too.
+        A mask, (time,) bool, True at the first token, and at each token whose id differs from that
+        of the token before. A numpy array if the ids are known, so that the number of documents is
+        known inside `jit` too.
 
     Raises:
         ValueError: segments that are not one array of integers; a mask of another shape or dtype.

@@ -131,7 +131,7 @@ def network_scan(
             documents are counted.
 
     Returns:
-        Outputs, (time, value), in the dtype of q, k and v; and the state, float32 at least.
+        (o, state): outputs, (time, value), in the dtype of q, k and v; the state, float32 at least.
 
     Raises:
         ValueError: matrices that do not fit each other or the sequence, known rates out of range,

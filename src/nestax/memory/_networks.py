@@ -235,7 +235,8 @@ def network_chunk(
         towards: matrices like `now` to which retention leads back, see `network_scan`; None: zero.
 
     Returns:
-        Outputs, (time, value), and `now` and `surprise` after the last token.
+        (o, now, surprise): outputs, (time, value), and the weights and momentum after the last
+        token.
 
     Raises:
         ValueError: matrices that do not fit each other or the tokens; an unknown objective, rule

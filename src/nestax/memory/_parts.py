@@ -20,11 +20,13 @@ EPS = 1e-6
 
 
 class LayerState(NamedTuple):
-    """What a layer carries along a stream; structure, shapes and dtypes never change.
+    """State of `DeltaMemory`, `LinearAttention` and `TitansMemory` along a stream.
+
+    Its structure, shapes and dtypes never change.
 
     Attributes:
         tail: the last inputs of the short convolution, (window - 1, channels).
-        memory: the memories of all heads, leading axis heads.
+        memory: the memories of all heads, with a leading axis heads.
     """
 
     tail: Float[Array, "tail channels"]

@@ -90,8 +90,8 @@ def memory_scan(
         initial: the state at the beginning of a document, like `state`; None: zeros.
 
     Returns:
-        The pair (outputs (time, value), state). Outputs have the dtype of q, k and u together; the
-        state is float32 at least.
+        (o, state): outputs (time, value) in the dtype of q, k and u together, and the state after
+        the last token, like `state`, float32 at least.
 
     Raises:
         ValueError: shapes that do not fit, tokens that are not floating-point, known rates out of
@@ -178,7 +178,7 @@ def memory_chunk(
         initial: as in `memory_scan`.
 
     Returns:
-        The pair (outputs (time, value), state), as from `memory_scan`.
+        (o, state): outputs (time, value) and the state after the last token.
 
     Raises:
         ValueError: arguments that `memory_scan` refuses.

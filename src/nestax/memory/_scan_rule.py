@@ -56,7 +56,7 @@ def scan_rule(
             `rate` must be 0 or more, `retain` and `momentum` 0 to 1.
 
     Returns:
-        Outputs, (time, value), in the dtype of q, k and v; and the state, float32 at least.
+        (o, state): outputs, (time, value), in the dtype of q, k and v; the state, float32 at least.
 
     Raises:
         ValueError: an unknown `read`, a parameter of another length or out of range, tokens that

@@ -119,7 +119,7 @@ class Block(eqx.Module):
             key: for dropout; None: no dropout.
 
         Returns:
-            The pair (y, state): y of shape (time, width), and the state after the piece.
+            (y, state): y of shape (time, width), and the state after the piece.
 
         Raises:
             ValueError: x, a state, a mask, a dropout or a key does not fit.

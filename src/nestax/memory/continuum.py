@@ -281,7 +281,7 @@ class ContinuumMemory(eqx.Module):
                 numbers are NaN.
 
         Returns:
-            The pair (y, state): y of the shape and dtype of x, and the state after the piece.
+            (y, state): y of the shape and dtype of x, and the state after the piece.
 
         Raises:
             ValueError: x is not one sequence, a state or mask does not fit, or a level maps tokens

@@ -170,8 +170,8 @@ class HopeLM(eqx.Module):
             key: for dropout in training; None: no dropout.
 
         Returns:
-            The scores of the next token after each one, (time, vocabulary), finite and without
-            meaning for padding; and the state after the piece.
+            (scores, state): scores of the next token after each one, (time, vocabulary), finite
+            and without meaning for padding; and the state after the piece.
 
         Raises:
             ValueError: tokens that are not one sequence, not integers or out of range; masks or a

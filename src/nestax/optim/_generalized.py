@@ -80,8 +80,9 @@ def generalized_gradient_descent(
         scale: of `"hypentropy"`, positive.
 
     Returns:
-        An optax transformation that needs the parameters: `update(gradients, state, params)`. Its
-        state contains a `GeneralizedState`, with c - 1 copies of the parameters, float32 at least.
+        An optax transformation whose update needs the parameters, `update(gradients, state,
+        params)`. Its state contains a `GeneralizedState`, with c - 1 copies of the parameters,
+        float32 at least.
 
     Raises:
         ValueError: retention is empty or its sum is not positive; an unknown mirror; a scale that

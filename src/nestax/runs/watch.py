@@ -15,7 +15,6 @@ from .folder import RunFolder
 from .progress import bar, in_notebook
 
 _ROWS = 500  # measurements kept of a run, about
-_CHECKPOINT_SECONDS = 30.0  # the most that an interruption costs, kill -9 included
 _KIND = "nest"
 
 Numbers = dict[str, dict[str, float]]
@@ -43,7 +42,8 @@ class Watch:
     Args:
         folder: path of the run's folder, or an open `RunFolder`; None: only show progress.
         progress: whether to show a live bar, or lines when piped.
-        checkpoint_seconds: seconds between two checkpoints; 0: one after every call of the program.
+        checkpoint_seconds: seconds between two checkpoints, the most that an interruption costs; 0:
+            one after every call of the program.
 
     Attributes:
         checkpoint_seconds: seconds between two checkpoints.
@@ -72,7 +72,7 @@ class Watch:
         self,
         folder: str | Path | RunFolder | None = None,
         progress: bool = True,
-        checkpoint_seconds: float | int = _CHECKPOINT_SECONDS,
+        checkpoint_seconds: float | int = 30.0,
     ):
         self.checkpoint_seconds = checkpoint_seconds
         self._given, self._shows = folder, progress
@@ -93,7 +93,7 @@ class Watch:
             steps: of the whole run.
 
         Returns:
-            The state to continue from, and how many of the steps are done already.
+            (state, done): the state to continue from, and how many steps are done already.
 
         Raises:
             RunError: see the class.

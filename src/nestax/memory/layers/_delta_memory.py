@@ -139,7 +139,7 @@ class DeltaMemory(eqx.Module):
             max_documents: without effect here; other layers need a bound.
 
         Returns:
-            The pair (y, state): y of the shape and dtype of x, and the state after the piece.
+            (y, state): y of the shape and dtype of x, and the state after the piece.
 
         Raises:
             ValueError: x is not of shape (time, width), a state of another layer, masks that do

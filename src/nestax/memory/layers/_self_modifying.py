@@ -254,7 +254,7 @@ class SelfModifyingMemory(eqx.Module):
                 known, documents are counted.
 
         Returns:
-            The pair (y, state): y of the shape and dtype of x, and the state after the piece.
+            (y, state): y of the shape and dtype of x, and the state after the piece.
 
         Raises:
             ValueError: x is not of shape (time, width), a state of another layer, masks that do

@@ -69,7 +69,8 @@ class Fixed(NamedTuple):
 
     Attributes:
         skips: P of each box; without one there is no skip, without a memory it is all there is.
-        rate_bias, retain_bias: of the gates' logits; the latter None without decay.
+        rate_bias: of the logit of the rate.
+        retain_bias: of the logit of the retention; None without decay.
     """
 
     skips: dict[str, Float[Array, "out size"]]

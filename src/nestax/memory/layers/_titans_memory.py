@@ -206,7 +206,7 @@ class TitansMemory(eqx.Module):
                 MLPs. If `reset` is known, documents are counted. Linear memories need no bound.
 
         Returns:
-            The pair (y, state): y of the shape and dtype of x, and the state after the piece.
+            (y, state): y of the shape and dtype of x, and the state after the piece.
 
         Raises:
             ValueError: x is not of shape (time, width), a state of another layer, masks that do
