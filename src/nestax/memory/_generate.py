@@ -90,10 +90,12 @@ def generate(
             out of the ranges above. Traced options are not checked.
 
     Example:
+        A model without a state, which counts:
+
         ```python
-        model = nx.memory.HopeLM(16, 8, 1, 2, block="transformer", key=jax.random.key(0))
-        tokens, state = nx.memory.generate(model, jnp.array([1, 2, 3]), 5, temperature=0.0)
-        print(tokens.shape, tokens.dtype)  # (5,) int32
+        model = lambda tokens, state: (jax.nn.one_hot((tokens + 1) % 10, 10), state)
+        tokens, state = nx.memory.generate(model, jnp.array([1, 2, 3]), 4, temperature=0.0)
+        print(tokens)  # [4 5 6 7]
         ```
     """
     check_model("generate", model)

@@ -66,7 +66,7 @@ class HopeLM(eqx.Module):
     Example:
         ```python
         model = nx.memory.HopeLM(16, 8, 1, 2, key=jax.random.key(0))
-        logits, state = jax.jit(lambda tokens: model(tokens))(jnp.arange(6))
+        logits, state = jax.eval_shape(model, jnp.arange(6))  # shapes only
         print(logits.shape)  # (6, 16)
         ```
     """
