@@ -78,7 +78,7 @@ def _():
     nx.Level("w", square, optax.MultiSteps(SGD, 2))
 
 
-@raises("is not a multiple of")
+@raises("ticks is not a multiple of")
 def _():
     start = lambda values, task, key: values["d"]  # noqa: E731
     w = nx.Level("w", square, SGD, start=start, horizon=5)
