@@ -6,6 +6,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
 import nestax as nx
 
 ROOT = Path(__file__).parents[1]
@@ -83,3 +87,21 @@ def test_nothing_that_is_read_can_hold_code():
     for path in (ROOT / "src").rglob("*.py"):
         found = [one for one in reads.findall(path.read_text()) if one]
         assert found == [], path
+
+
+def test_the_lowest_versions_are_those_that_are_tested():
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints" / "lowest.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = [
+        *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"]["studies"],
+        *project["dependency-groups"]["test"],
+    ]
+    for requirement in map(Requirement, declared):
+        lowest = next(iter(requirement.specifier))
+        assert lowest.operator == ">=", requirement
+        assert Version(pins[canonicalize_name(requirement.name)]) == Version(lowest.version)
