@@ -190,7 +190,7 @@ def main() -> int:
     beginnings, pairs = read(page)
     truth, failed = references(), 0
     race.heading()
-    print("| program | theirs | nestax | numpy | |\n" + "| --- " * 5 + "|")
+    print("| program | theirs | nestax | numpy | verdict |\n" + "| --- " * 5 + "|")
     for pair in variants(pairs):
         begin = beginnings["py"]
         if pair.library == "JAXopt":
