@@ -261,7 +261,7 @@ def _repair(level: Level, what: str) -> str:
         return (
             "its loss is finite, but the updates inside it are differentiated too, and Adam's "
             "square root has no derivative at a gradient of 0: give the inner optimizer "
-            "eps_root=1e-12. Elsewhere look for a square root, a norm or a division at 0 in the "
+            "eps_root=1e-8. Elsewhere look for a square root, a norm or a division at 0 in the "
             "objectives"
         )
     if what == "gradient":
