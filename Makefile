@@ -3,6 +3,7 @@
 # make check  what CI runs besides the tests: lint, types, import contract, snippets, the site
 # make docs   the site, in site/ (build/docs has the pages that went into it)
 # make test-lowest  a share of the tests with the lowest versions of all dependencies
+# make test-torch   the tests and programs that need PyTorch
 # make package      what is published, in dist/, checked
 #
 # Every target sets up its own virtual environment first. Another interpreter: make test PYTHON=python3.13
@@ -20,7 +21,7 @@ OLDEST ?= python3.11
 SHARE ?= 24
 TURN ?= $(shell git rev-parse HEAD)
 
-.PHONY: demo test test-lowest check lint format types contract snippets figures docs package clean
+.PHONY: environments demo test test-lowest test-torch check lint format types contract snippets figures docs package clean
 
 demo: $(VENV)/ready
 	$(BIN)/nestax run information-plane --data digits --arms sgd,gdm,adamw,dmgd,published \
@@ -32,6 +33,11 @@ test: $(VENV)/ready
 test-lowest: .venv/lowest/ready
 	.venv/lowest/bin/python -m pytest --numprocesses auto --dist worksteal \
 		--share=$(SHARE) --turn=$(TURN)
+
+test-torch: .venv/torch/ready
+	PYTHONPATH=src .venv/torch/bin/python -m pytest tests/interop
+	PYTHONPATH=src .venv/torch/bin/python tests/readme.py \
+		$(shell grep -l '<!-- needs torch -->' docs/*.md docs/guides/*.md docs/interop/*.md)
 
 check: lint types contract snippets docs
 
@@ -78,6 +84,17 @@ $(VENV)/ready: pyproject.toml $(wildcard constraints/*.txt)
 	.venv/lowest/bin/python -m pip install --quiet "pip>=25.1"
 	.venv/lowest/bin/python -m pip install --quiet -c constraints/lowest.txt -e ".[studies]" --group test
 	@touch $@
+
+# PyTorch is large: its environment has nothing else of its own, and borrows the rest.
+.venv/torch/ready: $(VENV)/ready constraints/torch.txt
+	$(PYTHON) -m venv --clear .venv/torch
+	.venv/torch/bin/python -m pip install --quiet -c constraints/torch.txt torch
+	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+		> $$(.venv/torch/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth
+	@touch $@
+
+# All that .ci/run needs.
+environments: $(VENV)/ready .venv/lowest/ready .venv/torch/ready
 
 # The archives; their texts; and that the tests can be run from the source archive alone.
 package: $(VENV)/ready
