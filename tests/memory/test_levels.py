@@ -110,13 +110,13 @@ def test_pictures_take_any_text_and_folder_but_only_png(tmp_path):
         cosine=(0.5, 0.6),
         **dict.fromkeys(("bias", "spread", "milliseconds", "mebibytes"), math.nan),
     )  # one panel
-    found = Mock(plots.FlowComparison, rows=(row,), level=unlike, exact="exact")
+    found = Mock(nx.levels.FlowComparison, rows=(row,), level=unlike, exact="exact")
     assert plots.draw_flows(path, found).path.is_file()
     found.rows += (types.SimpleNamespace(**vars(row) | {"cosine": (math.nan, math.nan)}),)
     for rows in ((), found.rows[1:]):
         with pytest.raises(ValueError, match="must have finite numbers"):
-            plots.draw_flows(path, Mock(plots.FlowComparison, rows=rows))
+            plots.draw_flows(path, Mock(nx.levels.FlowComparison, rows=rows))
     with pytest.raises(ValueError, match="table must have a level"):
-        plots.draw_levels(path, Mock(plots.LevelTable, rows=()), "title")
+        plots.draw_levels(path, Mock(nx.levels.LevelTable, rows=()), "title")
     with pytest.raises(ValueError, match=r"must end in .png, got 'a.jpg'"):
         plots.draw_flows("a.jpg", found)

@@ -313,7 +313,7 @@ def _answer(function: Callable[..., Any], step: int, numbers: Numbers) -> bool:
     )
 
 
-def to_writer(writer: Any, every: int | None = None) -> "_Writer":
+def to_writer(writer: Any, every: int | None = None) -> Callable[[int, Numbers], None]:
     """Logs a run: `nest.run(..., watch=to_writer(SummaryWriter(), 1))`.
 
     `watch=` also accepts the logger itself, which means `every=None`. The names are `level/loss`,
