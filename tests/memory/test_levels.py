@@ -69,7 +69,7 @@ def test_a_model_that_is_not_in_the_table_has_one_level(kind):
 
 def test_the_picture_of_frequencies_shows_every_level_where_it_is(monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("nestax.plots.levels.save", lambda figure, path: drawn.append(figure))
     tables = {"one": table_of("hope_attention"), "two": table_of("titans")}
     plots.draw_frequencies(tmp_path / "frequencies.png", tables, tokens=2)
     drawn[0].draw_without_rendering()
