@@ -140,7 +140,7 @@ def stream_tokens(
     Args:
         model: see `generate`.
         prompt: one prompt, (time,).
-        steps: how many tokens to draw at most; None: no limit. Required with `scores`.
+        steps: how many tokens to draw at most; None: no limit. `scores` needs a number.
         key: see `generate`.
         temperature: see `generate`.
         state: see `generate`.
