@@ -5,6 +5,7 @@ This file imports no package, so that `nestax --version` and `nestax list` answe
 """
 
 import io
+import re
 import shlex
 import shutil
 import sys
@@ -103,9 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail("interrupted", interrupts.INTERRUPTED)
 
 
+# Characters that control a terminal, but tab and line end: a run's files may come from anybody.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Ends the command with a line on standard error."""
-    print(f"nestax: {message}", file=sys.stderr)
+    print(f"nestax: {CONTROLS.sub('?', message)}", file=sys.stderr)
     raise SystemExit(code)
 
 

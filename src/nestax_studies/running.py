@@ -18,7 +18,7 @@ from nestax.runs.files import resuming
 from nestax.runs.place import vacant
 
 from . import data, interrupts
-from .cli import fail, misspelt_option
+from .cli import CONTROLS, fail, misspelt_option
 from .lab import log as logs
 from .lab import page
 from .lab.options import presets
@@ -286,7 +286,8 @@ def say(lines: Iterable[str]) -> None:
 
 
 def _printable(text: str) -> str:
-    """The text as this terminal's encoding can have it."""
+    """The text as this terminal's encoding can have it, which controls nothing."""
+    text = CONTROLS.sub("?", text)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     for mark, plain_mark in page.PLAIN.items():
         try:

@@ -424,6 +424,13 @@ def test_doctor_version_and_data(nestax, monkeypatch, tmp_path):
     assert nestax("data path digits")[1].strip()
 
 
+def test_texts_of_runs_do_not_control_the_terminal(capsys):
+    running.say(["\x1b[2Ja\tb\x9bc", "d"])
+    with pytest.raises(SystemExit):
+        cli.fail("unknown \x1b[2J", 1)
+    assert capsys.readouterr() == ("?[2Ja\tb?c\nd\n", "nestax: unknown ?[2J\n")
+
+
 @pytest.mark.parametrize(
     "plugin, platforms, told",
     [
