@@ -55,13 +55,15 @@ if _TYPE_CHECKING:
     from . import memory as memory
     from . import plots as plots
     from . import runs as runs
+    from . import torch as torch
 
 __version__ = _version("nestax")
 
 
 def __getattr__(name: str) -> _Any:
     # equinox, which the layers of `memory` need, would more than double the time that importing
-    # nestax takes; `runs` and `plots` are for those who watch or draw something.
-    if name in ("memory", "plots", "runs"):
+    # nestax takes; `runs` and `plots` are for those who watch or draw something, `torch` for users
+    # of PyTorch.
+    if name in ("memory", "plots", "runs", "torch"):
         return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
