@@ -1,0 +1,499 @@
+"""What PyTorch's core operations are in JAX, by their names.
+
+`torch` writes a function down as a graph of these operations (the core ATen set). Each is given
+here with torch's conventions where JAX' differ, those of derivatives at ties among them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _dims(x: Any, dim: Any) -> tuple[int, ...]:
+    if dim is None or (isinstance(dim, (list, tuple)) and not dim):
+        return tuple(range(x.ndim))
+    return tuple(d % max(x.ndim, 1) for d in ([dim] if isinstance(dim, int) else dim))[: x.ndim]
+
+
+def _together(function: Callable) -> Callable:
+    """Elementwise, with arrays of lower rank given leading axes."""
+
+    def run(*given: Any) -> Any:
+        rank = max(jnp.ndim(one) for one in given)
+        return function(
+            *(
+                one.reshape((1,) * (rank - one.ndim) + one.shape) if hasattr(one, "ndim") else one
+                for one in given
+            )
+        )
+
+    return run
+
+
+_add, _multiply, _where = _together(jnp.add), _together(jnp.multiply), _together(jnp.where)
+_le = _together(jnp.less_equal)
+
+
+def _abs(x: Any) -> Any:
+    # The derivative of jnp.abs is 1 at 0; torch's is 0.
+    return jnp.abs(x) if jnp.iscomplexobj(x) else x * jax.lax.stop_gradient(jnp.sign(x))
+
+
+def _root(x: Any) -> Any:
+    """The square root, with derivative 0 at 0, as norms and deviations have it in torch."""
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
+
+
+def _norm(x: Any, order: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    axes, size = _dims(x, dim), _abs(x)
+    if order == 2:
+        return _root(jnp.sum(size * size, axes, keepdims=keepdim))
+    if order == 1:
+        return jnp.sum(size, axes, keepdims=keepdim)
+    if abs(order) == math.inf:
+        return (jnp.max if order > 0 else jnp.min)(size, axes, keepdims=keepdim)
+    if order <= 0:
+        raise NotImplementedError(f"a norm of order {order}")
+    total = jnp.sum(size**order, axes, keepdims=keepdim)
+    return jnp.where(total == 0, 0, jnp.where(total == 0, 1, total) ** (1 / order))
+
+
+def _scaled(alpha: Any, x: Any) -> Any:
+    return x if alpha == 1 else _multiply(x, alpha)
+
+
+def _div(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
+    if rounding_mode is None:
+        return _together(jnp.true_divide)(x, y)
+    if rounding_mode == "floor":
+        return _together(jnp.floor_divide)(x, y)
+    return jnp.trunc(_together(jnp.true_divide)(x, y))
+
+
+def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+    # jnp.clip halves the derivative on the bounds; in torch it is 1 there.
+    if min is not None:
+        x = _where(_together(jnp.less)(x, min), min, x)
+    if max is not None:
+        x = _where(_together(jnp.greater)(x, max), max, x)
+    return x
+
+
+def _hardtanh(x: Any, min_val: Any = -1, max_val: Any = 1) -> Any:
+    return jnp.where(x <= min_val, min_val, jnp.where(x >= max_val, max_val, x))
+
+
+def _pow(x: Any, y: Any) -> Any:
+    if isinstance(y, (int, float)) and float(y).is_integer() and 0 <= y < 64:
+        return jax.lax.integer_pow(x, int(y))
+    return _together(jnp.power)(x, y)
+
+
+def _remainder(rounded: Callable) -> Callable:
+    def run(x: Any, y: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(x, y), jnp.inexact):
+            return _together(jnp.mod if rounded is jnp.floor else jnp.fmod)(x, y)
+        times = rounded(_together(jnp.true_divide)(x, y))
+        return _together(jnp.subtract)(x, _multiply(jax.lax.stop_gradient(times), y))
+
+    return run
+
+
+def _sum(x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    return jnp.sum(x, _dims(x, dim), dtype=dtype, keepdims=keepdim)
+
+
+def _mean(x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    return jnp.mean(x, _dims(x, dim), dtype=dtype, keepdims=keepdim)
+
+
+def _var(x: Any, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> Any:
+    axes = _dims(x, dim)
+    count = math.prod(x.shape[a] for a in axes)
+    centered = x - jnp.mean(x, axes, keepdims=True)
+    return jnp.sum(centered * jnp.conj(centered), axes, keepdims=keepdim) / max(
+        count - (1 if correction is None else correction), 0
+    )
+
+
+def _of_dim(reduce: Callable, index: Callable) -> Callable:
+    def run(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        if dim is None:
+            return reduce(x)
+        # The derivative goes to the element that was taken, not to all that are as large.
+        at = index(jax.lax.stop_gradient(x), axis=dim, keepdims=True)
+        taken = jnp.take_along_axis(x, at, axis=dim)
+        return (taken, at) if keepdim else (jnp.squeeze(taken, dim), jnp.squeeze(at, dim))
+
+    return run
+
+
+def _arg(index: Callable) -> Callable:
+    def run(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        if dim is None:
+            return index(x.reshape(-1), axis=0).reshape((1,) * (x.ndim if keepdim else 0))
+        return index(x, axis=dim, keepdims=keepdim)
+
+    return run
+
+
+def _slice(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+    index = [slice(None)] * x.ndim
+    index[dim] = slice(start, end, step)
+    return x[tuple(index)]
+
+
+def _select(x: Any, dim: int, index: int) -> Any:
+    return x[(slice(None),) * (dim % x.ndim) + (index,)]
+
+
+def _slice_scatter(
+    x: Any, source: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Any:
+    index = [slice(None)] * x.ndim
+    index[dim] = slice(start, end, step)
+    return x.at[tuple(index)].set(source)
+
+
+def _split(x: Any, size: Any, dim: int = 0) -> list:
+    total = x.shape[dim]
+    sizes = [size] * math.ceil(total / size) if isinstance(size, int) else list(size)
+    return jnp.split(x, np.cumsum(sizes)[:-1].tolist(), axis=dim)
+
+
+def _expand(x: Any, size: Sequence[int], implicit: bool = False) -> Any:
+    own = (1,) * (len(size) - x.ndim) + x.shape
+    goal = [mine if wanted == -1 else wanted for mine, wanted in zip(own, size, strict=True)]
+    return jnp.broadcast_to(x.reshape(own), goal)
+
+
+def _squeeze(x: Any, dim: Any = None) -> Any:
+    return jnp.squeeze(x, tuple(d for d in _dims(x, dim) if x.shape[d] == 1))
+
+
+def _permute(x: Any, dims: Sequence[int]) -> Any:
+    return jnp.transpose(x, [d % x.ndim for d in dims])
+
+
+def _sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> tuple:
+    at = jnp.argsort(jax.lax.stop_gradient(x), axis=dim, descending=descending)
+    return jnp.take_along_axis(x, at, axis=dim), at
+
+
+def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple:
+    found, at = _sort(x, dim, descending=largest)
+    return _slice(found, dim, 0, k), _slice(at, dim, 0, k)
+
+
+def _embedding(
+    weight: Any, index: Any, padding_idx: int = -1, scale: bool = False, sparse: bool = False
+) -> Any:
+    if scale:
+        raise NotImplementedError("embedding with scale_grad_by_freq=True")
+    if padding_idx >= 0:
+        weight = weight.at[padding_idx].set(jax.lax.stop_gradient(weight[padding_idx]))
+    return weight[index]
+
+
+def _index(x: Any, indices: Sequence[Any]) -> Any:
+    return x[tuple(slice(None) if one is None else one for one in indices)]
+
+
+def _gather(x: Any, dim: int, index: Any, sparse_grad: bool = False) -> Any:
+    if x.ndim == 0:
+        return x
+    x = x[tuple(
+        slice(None) if a == dim % x.ndim else slice(0, n) for a, n in enumerate(index.shape)
+    )]
+    return jnp.take_along_axis(x, index, axis=dim)
+
+
+def _log_softmax(x: Any, dim: int, half_to_float: bool = False) -> Any:
+    return jax.nn.log_softmax(x, dim) if x.ndim else jnp.zeros_like(x)
+
+
+def _softmax(x: Any, dim: int, half_to_float: bool = False) -> Any:
+    return jax.nn.softmax(x, dim) if x.ndim else jnp.ones_like(x)
+
+
+def _safe_softmax(x: Any, dim: int, dtype: Any = None) -> Any:
+    dead = jnp.all(x == -jnp.inf, dim, keepdims=True)
+    return jnp.where(dead, 0, jax.nn.softmax(jnp.where(dead, 0, x), dim))
+
+
+def _affine(x: Any, weight: Any, bias: Any, axes: tuple[int, ...]) -> Any:
+    def placed(one: Any) -> Any:
+        shape = [1] * x.ndim
+        for axis, size in zip(axes, one.shape, strict=True):
+            shape[axis] = size
+        return one.reshape(shape)
+
+    x = x if weight is None else x * placed(weight)
+    return x if bias is None else x + placed(bias)
+
+
+def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> tuple:
+    axes = tuple(range(x.ndim - len(shape), x.ndim))
+    mean = jnp.mean(x, axes, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean((x - mean) ** 2, axes, keepdims=True) + eps)
+    return _affine((x - mean) * scale, weight, bias, axes), mean, scale
+
+
+def _group_norm(
+    x: Any, weight: Any, bias: Any, n: int, c: int, size: int, groups: int, eps: float
+) -> tuple:
+    rows = x.reshape(n, groups, -1)
+    mean = jnp.mean(rows, 2, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean((rows - mean) ** 2, 2, keepdims=True) + eps)
+    out = ((rows - mean) * scale).reshape(x.shape)
+    return _affine(out, weight, bias, (1,)), mean[..., 0], scale[..., 0]
+
+
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+) -> tuple:
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    out = (x - mean.reshape(shape)) * jax.lax.rsqrt(var + eps).reshape(shape)
+    return _affine(out, weight, bias, (1,)), jnp.zeros(0, x.dtype), jnp.zeros(0, x.dtype)
+
+
+def _any_batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float
+) -> tuple:
+    if training:
+        axes = (0, *range(2, x.ndim))
+        mean, var = jnp.mean(x, axes), jnp.var(x, axes)
+    return _batch_norm(x, weight, bias, mean, var, momentum, eps)[0], None, None
+
+
+def _convolution(
+    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int,
+) -> Any:  # fmt: skip
+    if transposed:
+        raise NotImplementedError("a transposed convolution")
+    out = jax.lax.conv_general_dilated(
+        x, weight, tuple(stride), [(p, p) for p in padding], rhs_dilation=tuple(dilation),
+        feature_group_count=groups,
+    )  # fmt: skip
+    return _affine(out, None, bias, (1,))
+
+
+def _two(value: Any) -> tuple[int, int]:
+    value = [value] if isinstance(value, int) else list(value)
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
+
+
+def _max_pool(
+    x: Any, size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False
+) -> tuple:
+    if ceil:
+        raise NotImplementedError("max_pool2d with ceil_mode=True")
+    front = (1,) * (x.ndim - 2)
+    edges = [(0, 0)] * len(front) + [(p, p) for p in _two(padding)]
+    out = jax.lax.reduce_window(
+        x, -jnp.inf, jax.lax.max, front + _two(size), front + _two(stride or size), edges,
+        window_dilation=front + _two(dilation),
+    )  # fmt: skip
+    return out, None
+
+
+def _avg_pool(
+    x: Any, size: Any, stride: Any = (), padding: Any = 0, ceil: bool = False,
+    count_padding: bool = True, divisor: Any = None,
+) -> Any:  # fmt: skip
+    if ceil or (not count_padding and any(_two(padding))):
+        raise NotImplementedError("avg_pool2d with ceil_mode=True or count_include_pad=False")
+    front = (1,) * (x.ndim - 2)
+    edges = [(0, 0)] * len(front) + [(p, p) for p in _two(padding)]
+    total = jax.lax.reduce_window(
+        x, 0.0, jax.lax.add, front + _two(size), front + _two(stride or size), edges
+    )
+    return total / (divisor or math.prod(_two(size)))
+
+
+def _adaptive_avg_pool(x: Any, size: Any) -> Any:
+    if any(have % want for have, want in zip(x.shape[-2:], size, strict=True)):
+        raise NotImplementedError("adaptive_avg_pool2d whose output does not divide its input")
+    return _avg_pool(x, [have // want for have, want in zip(x.shape[-2:], size, strict=True)])
+
+
+def _pad(x: Any, pad: Sequence[int], value: Any = 0) -> Any:
+    edges = [(0, 0, 0)] * x.ndim
+    for axis in range(len(pad) // 2):
+        edges[-1 - axis] = (pad[2 * axis], pad[2 * axis + 1], 0)
+    return jax.lax.pad(x, jnp.asarray(value, x.dtype), edges)
+
+
+def _addmm(x: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any:
+    return _add(_scaled(beta, x), _scaled(alpha, a @ b))
+
+
+def _elu(x: Any, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Any:
+    negative = alpha * jnp.expm1(jnp.where(x > 0, 0, x) * input_scale)
+    return scale * jnp.where(x > 0, x, negative)
+
+
+def _softplus(x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
+    linear = x * beta > threshold
+    return jnp.where(linear, x, jnp.logaddexp(jnp.where(linear, 0, x) * beta, 0) / beta)
+
+
+def _filled(size: Any, value: Any = 0, *ignored: Any, **others: Any) -> Any:
+    return jnp.full(tuple(size), value)
+
+
+def _arange(*bounds: Any, **ignored: Any) -> Any:
+    return jnp.arange(*bounds)
+
+
+def _same(x: Any, *ignored: Any, **others: Any) -> Any:
+    return x
+
+
+def _cast(x: Any, *ignored: Any, **others: Any) -> Any:
+    return x  # every result is given the dtype that torch's has
+
+
+OPERATIONS: dict[str, Callable] = {
+    "add": lambda x, y, alpha=1: _add(x, _scaled(alpha, y)),
+    "sub": lambda x, y, alpha=1: _together(jnp.subtract)(x, _scaled(alpha, y)),
+    "rsub": lambda x, y, alpha=1: _together(jnp.subtract)(y, _scaled(alpha, x)),
+    "mul": _multiply,
+    "div": _div,
+    "pow": _pow,
+    "neg": jnp.negative,
+    "abs": _abs,
+    "sign": jnp.sign,
+    "exp": jnp.exp,
+    "expm1": jnp.expm1,
+    "log": jnp.log,
+    "log1p": jnp.log1p,
+    "log2": jnp.log2,
+    "sqrt": jnp.sqrt,
+    "rsqrt": jax.lax.rsqrt,
+    "reciprocal": jnp.reciprocal,
+    "sin": jnp.sin,
+    "cos": jnp.cos,
+    "tanh": jnp.tanh,
+    "atan": jnp.arctan,
+    "atan2": _together(jnp.arctan2),
+    "fmod": _remainder(jnp.trunc),
+    "remainder": _remainder(jnp.floor),
+    "isnan": jnp.isnan,
+    "isinf": jnp.isinf,
+    "erf": jax.lax.erf,
+    "floor": jnp.floor,
+    "round": jnp.round,
+    "sigmoid": jax.nn.sigmoid,
+    "relu": jax.nn.relu,
+    "gelu": lambda x, approximate="none": jax.nn.gelu(x, approximate=approximate == "tanh"),
+    "silu": jax.nn.silu,
+    "elu": _elu,
+    "leaky_relu": lambda x, slope=0.01: jnp.where(x > 0, x, x * slope),
+    "hardtanh": _hardtanh,
+    "softplus": _softplus,
+    "log_sigmoid_forward": lambda x: (jax.nn.log_sigmoid(x), None),
+    "clamp": _clamp,
+    "clamp_min": lambda x, least: _clamp(x, least),
+    "clamp_max": lambda x, most: _clamp(x, None, most),
+    "maximum": _together(jnp.maximum),
+    "minimum": _together(jnp.minimum),
+    "where": _where,
+    "masked_fill": lambda x, mask, value: _where(mask, value, x),
+    "eq": _together(jnp.equal),
+    "ne": _together(jnp.not_equal),
+    "lt": _together(jnp.less),
+    "le": _le,
+    "gt": _together(jnp.greater),
+    "ge": _together(jnp.greater_equal),
+    "logical_and": _together(jnp.logical_and),
+    "logical_or": _together(jnp.logical_or),
+    "logical_not": jnp.logical_not,
+    "bitwise_and": _together(jnp.bitwise_and),
+    "bitwise_or": _together(jnp.bitwise_or),
+    "bitwise_not": jnp.bitwise_not,
+    "mm": jnp.matmul,
+    "bmm": jnp.matmul,
+    "mv": jnp.matmul,
+    "dot": jnp.dot,
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    "convolution": _convolution,
+    "sum": _sum,
+    "mean": _mean,
+    "var": _var,
+    "amax": lambda x, dim=(), keepdim=False: jnp.max(x, _dims(x, dim), keepdims=keepdim),
+    "amin": lambda x, dim=(), keepdim=False: jnp.min(x, _dims(x, dim), keepdims=keepdim),
+    "max": _of_dim(jnp.max, jnp.argmax),
+    "min": _of_dim(jnp.min, jnp.argmin),
+    "argmax": _arg(jnp.argmax),
+    "argmin": _arg(jnp.argmin),
+    "any": lambda x, dim=None, keepdim=False: jnp.any(x, _dims(x, dim), keepdims=keepdim),
+    "all": lambda x, dim=None, keepdim=False: jnp.all(x, _dims(x, dim), keepdims=keepdim),
+    "sort": _sort,
+    "topk": _topk,
+    "cumsum": lambda x, dim, dtype=None: jnp.cumsum(x, dim),
+    "_softmax": _softmax,
+    "_safe_softmax": _safe_softmax,
+    "_log_softmax": _log_softmax,
+    "linalg_vector_norm": _norm,
+    "std": lambda *args, **kwargs: _root(_var(*args, **kwargs)),
+    "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "native_batch_norm": _any_batch_norm,
+    "max_pool2d_with_indices": _max_pool,
+    "avg_pool2d": _avg_pool,
+    "_adaptive_avg_pool2d": _adaptive_avg_pool,
+    "constant_pad_nd": _pad,
+    "embedding": _embedding,
+    "gather": _gather,
+    "index": _index,
+    "index_select": lambda x, dim, index: jnp.take(x, index, axis=dim),
+    "view": lambda x, size: x.reshape(tuple(size)),
+    "_unsafe_view": lambda x, size: x.reshape(tuple(size)),
+    "reshape": lambda x, size: x.reshape(tuple(size)),
+    "expand": _expand,
+    "permute": _permute,
+    "t": lambda x: x.T,
+    "transpose": lambda x, a, b: jnp.swapaxes(x, a, b) if x.ndim else x,
+    "unsqueeze": jnp.expand_dims,
+    "squeeze": _squeeze,
+    "slice": _slice,
+    "select": _select,
+    "slice_scatter": _slice_scatter,
+    "select_scatter": lambda x, source, dim, index: _slice_scatter(
+        x, jnp.expand_dims(source, dim), dim, index, index + 1 or None
+    ),
+    "split": _split,
+    "split_with_sizes": _split,
+    "unbind": lambda x, dim=0: [_select(x, dim, i) for i in range(x.shape[dim])],
+    "cat": lambda arrays, dim=0: jnp.concatenate(arrays, dim),
+    "stack": lambda arrays, dim=0: jnp.stack(arrays, dim),
+    "flip": jnp.flip,
+    "repeat": lambda x, repeats: jnp.tile(x, tuple(repeats)),
+    "tril": lambda x, diagonal=0: jnp.tril(x, diagonal),
+    "triu": lambda x, diagonal=0: jnp.triu(x, diagonal),
+    "empty": _filled,
+    "empty_permuted": lambda size, order, **ignored: _filled(size),
+    "fill": lambda x, value: jnp.broadcast_to(jnp.asarray(value), x.shape),
+    "full": _filled,
+    "zeros": _filled,
+    "ones": lambda size, **ignored: _filled(size, 1),
+    "full_like": lambda x, value, **ignored: jnp.full(x.shape, value),
+    "zeros_like": lambda x, **ignored: jnp.zeros_like(x),
+    "ones_like": lambda x, **ignored: jnp.ones_like(x),
+    "scalar_tensor": lambda value, **ignored: jnp.asarray(value),
+    "arange": _arange,
+    "clone": _same,
+    "copy": lambda x, source, non_blocking=False: jnp.broadcast_to(source, x.shape),
+    "alias": _same,
+    "lift_fresh_copy": _same,
+    "_to_copy": _cast,
+    "detach": jax.lax.stop_gradient,
+}
