@@ -21,7 +21,7 @@ began = time.process_time()
 import nestax
 took = time.process_time() - began
 heavy = {"PIL", "equinox", "matplotlib", "orbax", "pooch", "rich", "scipy", "sklearn", "tqdm"}
-heavy |= {"tyro"}
+heavy |= {"torch", "tyro"}
 print(took, sorted(heavy & set(sys.modules) - before))
 """
 

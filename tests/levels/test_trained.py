@@ -478,7 +478,7 @@ REFUSED = {
     "beside": (lambda: {"params": jnp.ones(2), "ema": jnp.ones(2)}, r"\['ema'\].*\"ema\": False"),
     "haiku": (lambda: {"w": jnp.ones(2), "state": HAIKU}, r"mean_ema.*haiku state"),
     "optax": (lambda: (jnp.ones(2), optax.adam(1.0).init(jnp.ones(2))), r"an optimizer's state"),
-    "torch": (lambda: {"a": foreign("torch", "Tensor")}, r"\['a'\] is a torch Tensor.*detach"),
+    "torch": (lambda: {"a": foreign("torch", "Tensor")}, r"\['a'\] is a torch Tensor.*to_jax"),
     "tensorflow": (lambda: {"a": foreign("tensorflow", "EagerTensor")}, r"tensorflow EagerTensor"),
     "shape": (lambda: {"a": jax.eval_shape(lambda: 1.0)}, r"jax ShapeDtypeStruct"),
     "words": (lambda: {"a": np.array(["b"]), "w": jnp.ones(2)}, r"\['a'\].*dtype <U1"),

@@ -121,7 +121,7 @@ def check_arrays(who: str, value: Any) -> None:
             what = f"a {package} {name}, no array of JAX or numpy"
             repair = "convert it, for instance with np.asarray(x)"
             if ("torch", "Tensor") in _classes(leaf):
-                repair = "convert it with jnp.asarray(x.detach().cpu().numpy())"
+                repair = "convert it with nx.torch.to_jax"
         else:
             continue
         raise ValueError(f"{who}{jax.tree_util.keystr(path)} is {what}: {repair}")

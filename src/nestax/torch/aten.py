@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import layers
+
 
 def _dims(x: Any, dim: Any) -> tuple[int, ...]:
     if dim is None or (isinstance(dim, (list, tuple)) and not dim):
@@ -74,17 +76,13 @@ def _div(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
     return jnp.trunc(_together(jnp.true_divide)(x, y))
 
 
-def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
-    # jnp.clip halves the derivative on the bounds; in torch it is 1 there.
-    if min is not None:
-        x = _where(_together(jnp.less)(x, min), min, x)
-    if max is not None:
-        x = _where(_together(jnp.greater)(x, max), max, x)
-    return x
-
-
-def _hardtanh(x: Any, min_val: Any = -1, max_val: Any = 1) -> Any:
-    return jnp.where(x <= min_val, min_val, jnp.where(x >= max_val, max_val, x))
+def _clamp(x: Any, least: Any = None, most: Any = None) -> Any:
+    # On a bound that is a number the derivative is 0, as in recent versions of torch.
+    if hasattr(least, "ndim") or hasattr(most, "ndim"):
+        x = x if least is None else _together(jnp.maximum)(x, least)
+        return x if most is None else _together(jnp.minimum)(x, most)
+    x = x if least is None else jnp.where(x <= least, least, x)
+    return x if most is None else jnp.where(x >= most, most, x)
 
 
 def _pow(x: Any, y: Any) -> Any:
@@ -189,16 +187,6 @@ def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tr
     return _slice(found, dim, 0, k), _slice(at, dim, 0, k)
 
 
-def _embedding(
-    weight: Any, index: Any, padding_idx: int = -1, scale: bool = False, sparse: bool = False
-) -> Any:
-    if scale:
-        raise NotImplementedError("embedding with scale_grad_by_freq=True")
-    if padding_idx >= 0:
-        weight = weight.at[padding_idx].set(jax.lax.stop_gradient(weight[padding_idx]))
-    return weight[index]
-
-
 def _index(x: Any, indices: Sequence[Any]) -> Any:
     return x[tuple(slice(None) if one is None else one for one in indices)]
 
@@ -206,141 +194,14 @@ def _index(x: Any, indices: Sequence[Any]) -> Any:
 def _gather(x: Any, dim: int, index: Any, sparse_grad: bool = False) -> Any:
     if x.ndim == 0:
         return x
-    x = x[tuple(
-        slice(None) if a == dim % x.ndim else slice(0, n) for a, n in enumerate(index.shape)
-    )]
+    x = x[
+        tuple(slice(None) if a == dim % x.ndim else slice(0, n) for a, n in enumerate(index.shape))
+    ]
     return jnp.take_along_axis(x, index, axis=dim)
-
-
-def _log_softmax(x: Any, dim: int, half_to_float: bool = False) -> Any:
-    return jax.nn.log_softmax(x, dim) if x.ndim else jnp.zeros_like(x)
-
-
-def _softmax(x: Any, dim: int, half_to_float: bool = False) -> Any:
-    return jax.nn.softmax(x, dim) if x.ndim else jnp.ones_like(x)
-
-
-def _safe_softmax(x: Any, dim: int, dtype: Any = None) -> Any:
-    dead = jnp.all(x == -jnp.inf, dim, keepdims=True)
-    return jnp.where(dead, 0, jax.nn.softmax(jnp.where(dead, 0, x), dim))
-
-
-def _affine(x: Any, weight: Any, bias: Any, axes: tuple[int, ...]) -> Any:
-    def placed(one: Any) -> Any:
-        shape = [1] * x.ndim
-        for axis, size in zip(axes, one.shape, strict=True):
-            shape[axis] = size
-        return one.reshape(shape)
-
-    x = x if weight is None else x * placed(weight)
-    return x if bias is None else x + placed(bias)
-
-
-def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> tuple:
-    axes = tuple(range(x.ndim - len(shape), x.ndim))
-    mean = jnp.mean(x, axes, keepdims=True)
-    scale = jax.lax.rsqrt(jnp.mean((x - mean) ** 2, axes, keepdims=True) + eps)
-    return _affine((x - mean) * scale, weight, bias, axes), mean, scale
-
-
-def _group_norm(
-    x: Any, weight: Any, bias: Any, n: int, c: int, size: int, groups: int, eps: float
-) -> tuple:
-    rows = x.reshape(n, groups, -1)
-    mean = jnp.mean(rows, 2, keepdims=True)
-    scale = jax.lax.rsqrt(jnp.mean((rows - mean) ** 2, 2, keepdims=True) + eps)
-    out = ((rows - mean) * scale).reshape(x.shape)
-    return _affine(out, weight, bias, (1,)), mean[..., 0], scale[..., 0]
-
-
-def _batch_norm(
-    x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
-) -> tuple:
-    shape = (1, -1, *(1,) * (x.ndim - 2))
-    out = (x - mean.reshape(shape)) * jax.lax.rsqrt(var + eps).reshape(shape)
-    return _affine(out, weight, bias, (1,)), jnp.zeros(0, x.dtype), jnp.zeros(0, x.dtype)
-
-
-def _any_batch_norm(
-    x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float
-) -> tuple:
-    if training:
-        axes = (0, *range(2, x.ndim))
-        mean, var = jnp.mean(x, axes), jnp.var(x, axes)
-    return _batch_norm(x, weight, bias, mean, var, momentum, eps)[0], None, None
-
-
-def _convolution(
-    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
-    output_padding: Any, groups: int,
-) -> Any:  # fmt: skip
-    if transposed:
-        raise NotImplementedError("a transposed convolution")
-    out = jax.lax.conv_general_dilated(
-        x, weight, tuple(stride), [(p, p) for p in padding], rhs_dilation=tuple(dilation),
-        feature_group_count=groups,
-    )  # fmt: skip
-    return _affine(out, None, bias, (1,))
-
-
-def _two(value: Any) -> tuple[int, int]:
-    value = [value] if isinstance(value, int) else list(value)
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
-
-
-def _max_pool(
-    x: Any, size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False
-) -> tuple:
-    if ceil:
-        raise NotImplementedError("max_pool2d with ceil_mode=True")
-    front = (1,) * (x.ndim - 2)
-    edges = [(0, 0)] * len(front) + [(p, p) for p in _two(padding)]
-    out = jax.lax.reduce_window(
-        x, -jnp.inf, jax.lax.max, front + _two(size), front + _two(stride or size), edges,
-        window_dilation=front + _two(dilation),
-    )  # fmt: skip
-    return out, None
-
-
-def _avg_pool(
-    x: Any, size: Any, stride: Any = (), padding: Any = 0, ceil: bool = False,
-    count_padding: bool = True, divisor: Any = None,
-) -> Any:  # fmt: skip
-    if ceil or (not count_padding and any(_two(padding))):
-        raise NotImplementedError("avg_pool2d with ceil_mode=True or count_include_pad=False")
-    front = (1,) * (x.ndim - 2)
-    edges = [(0, 0)] * len(front) + [(p, p) for p in _two(padding)]
-    total = jax.lax.reduce_window(
-        x, 0.0, jax.lax.add, front + _two(size), front + _two(stride or size), edges
-    )
-    return total / (divisor or math.prod(_two(size)))
-
-
-def _adaptive_avg_pool(x: Any, size: Any) -> Any:
-    if any(have % want for have, want in zip(x.shape[-2:], size, strict=True)):
-        raise NotImplementedError("adaptive_avg_pool2d whose output does not divide its input")
-    return _avg_pool(x, [have // want for have, want in zip(x.shape[-2:], size, strict=True)])
-
-
-def _pad(x: Any, pad: Sequence[int], value: Any = 0) -> Any:
-    edges = [(0, 0, 0)] * x.ndim
-    for axis in range(len(pad) // 2):
-        edges[-1 - axis] = (pad[2 * axis], pad[2 * axis + 1], 0)
-    return jax.lax.pad(x, jnp.asarray(value, x.dtype), edges)
 
 
 def _addmm(x: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any:
     return _add(_scaled(beta, x), _scaled(alpha, a @ b))
-
-
-def _elu(x: Any, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Any:
-    negative = alpha * jnp.expm1(jnp.where(x > 0, 0, x) * input_scale)
-    return scale * jnp.where(x > 0, x, negative)
-
-
-def _softplus(x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
-    linear = x * beta > threshold
-    return jnp.where(linear, x, jnp.logaddexp(jnp.where(linear, 0, x) * beta, 0) / beta)
 
 
 def _filled(size: Any, value: Any = 0, *ignored: Any, **others: Any) -> Any:
@@ -393,13 +254,13 @@ OPERATIONS: dict[str, Callable] = {
     "relu": jax.nn.relu,
     "gelu": lambda x, approximate="none": jax.nn.gelu(x, approximate=approximate == "tanh"),
     "silu": jax.nn.silu,
-    "elu": _elu,
+    "elu": layers.elu,
     "leaky_relu": lambda x, slope=0.01: jnp.where(x > 0, x, x * slope),
-    "hardtanh": _hardtanh,
-    "softplus": _softplus,
+    "hardtanh": lambda x, min_val=-1, max_val=1: _clamp(x, min_val, max_val),
+    "softplus": layers.softplus,
     "log_sigmoid_forward": lambda x: (jax.nn.log_sigmoid(x), None),
-    "clamp": _clamp,
-    "clamp_min": lambda x, least: _clamp(x, least),
+    "clamp": lambda x, min=None, max=None: _clamp(x, min, max),
+    "clamp_min": _clamp,
     "clamp_max": lambda x, most: _clamp(x, None, most),
     "maximum": _together(jnp.maximum),
     "minimum": _together(jnp.minimum),
@@ -423,7 +284,7 @@ OPERATIONS: dict[str, Callable] = {
     "dot": jnp.dot,
     "addmm": _addmm,
     "baddbmm": _addmm,
-    "convolution": _convolution,
+    "convolution": layers.convolution,
     "sum": _sum,
     "mean": _mean,
     "var": _var,
@@ -438,20 +299,20 @@ OPERATIONS: dict[str, Callable] = {
     "sort": _sort,
     "topk": _topk,
     "cumsum": lambda x, dim, dtype=None: jnp.cumsum(x, dim),
-    "_softmax": _softmax,
-    "_safe_softmax": _safe_softmax,
-    "_log_softmax": _log_softmax,
+    "_softmax": layers.softmax,
+    "_safe_softmax": layers.safe_softmax,
+    "_log_softmax": layers.log_softmax,
     "linalg_vector_norm": _norm,
     "std": lambda *args, **kwargs: _root(_var(*args, **kwargs)),
-    "native_layer_norm": _layer_norm,
-    "native_group_norm": _group_norm,
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "native_batch_norm": _any_batch_norm,
-    "max_pool2d_with_indices": _max_pool,
-    "avg_pool2d": _avg_pool,
-    "_adaptive_avg_pool2d": _adaptive_avg_pool,
-    "constant_pad_nd": _pad,
-    "embedding": _embedding,
+    "native_layer_norm": layers.layer_norm,
+    "native_group_norm": layers.group_norm,
+    "_native_batch_norm_legit_no_training": layers.batch_norm,
+    "native_batch_norm": layers.any_batch_norm,
+    "max_pool2d_with_indices": layers.max_pool,
+    "avg_pool2d": layers.avg_pool,
+    "_adaptive_avg_pool2d": layers.adaptive_avg_pool,
+    "constant_pad_nd": layers.pad,
+    "embedding": layers.embedding,
     "gather": _gather,
     "index": _index,
     "index_select": lambda x, dim, index: jnp.take(x, index, axis=dim),

@@ -11,15 +11,15 @@ from .programs import Program
 from .trees import refuse_module, torch_or_refusal
 
 
-def torch_function(function: Callable) -> Callable:
+def torch_function(function: Any) -> Callable:
     """A function of torch tensors that computes and differentiates in JAX, as compiled programs.
 
     For losses, hypergradients, best responses, the gradient of a nest and layers of
     `nestax.memory`. Calls of the same shapes run one compiled program forward and one backward,
-    which uses the intermediate results of the forward one. Tensors that require no gradient, and calls
-    under `torch.no_grad()`, cost no backward. The result has derivatives of every order that JAX
-    has in reverse mode (`create_graph=True`), and works in `torch.func.vmap`, `grad`, `vjp` and
-    `jacrev`.
+    which uses the intermediate results of the forward one. The gradient of a real scalar is
+    computed together with it. Calls under `torch.no_grad()`, or without tensors that require a
+    gradient, compute no gradient. Derivatives of every order that JAX has in reverse mode are
+    there (`create_graph=True`), and `torch.func.vmap`, `grad`, `vjp` and `jacrev` work.
 
     Inputs are read from the tensor's own memory where it is contiguous, and have been read when the
     call returns. Outputs have memory of their own. As for torch's functions, a tensor that is
@@ -27,7 +27,7 @@ def torch_function(function: Callable) -> Callable:
 
     Args:
         function: any function of JAX that `jax.jit` could compile, from pytrees to a pytree of
-            arrays. Its tensors arrive as arrays; so do JAX and numpy arrays and Python floats, which
+            arrays. Its tensors arrive as arrays. JAX and numpy arrays and Python floats do too, and
             are not differentiated. Every other leaf, such as an int, a bool or a string, is a
             constant of the program: another value compiles another program.
 
@@ -38,8 +38,8 @@ def torch_function(function: Callable) -> Callable:
     Raises:
         ImportError: torch is not installed.
         TypeError: `function` is not callable; a constant that is not hashable, in the call.
-        ValueError: in the call or the backward pass, a tensor that JAX cannot hold (see `to_jax`), a
-            torch module as an argument, or a derivative that JAX does not have.
+        ValueError: in the call or the backward pass, a tensor that JAX cannot hold (see `to_jax`),
+            a torch module as an argument, or a derivative that JAX does not have.
 
     Example:
         >>> import jax.numpy as jnp, nestax as nx, torch
@@ -73,9 +73,7 @@ def torch_function(function: Callable) -> Callable:
             raise
         if program is None:
             _refuse_constants(torch, name, args, kwargs, constants)
-            program = programs[key] = Program(
-                _flat(function, treedef, moving, constants), name
-            )
+            program = programs[key] = Program(_flat(function, treedef, moving, constants), name)
         return run(program, [leaf for leaf, moves in zip(leaves, moving, strict=True) if moves])
 
     return call

@@ -15,18 +15,18 @@ _RANDOM = ("bernoulli", "native_dropout", "rand", "randn", "normal", "uniform", 
 def jax_function(function: Any) -> Callable:
     """A function or module of PyTorch as a function of JAX: `jit`, `grad` and `vmap` work on it.
 
-    PyTorch writes down which operations the function does, once for each shape, and JAX does them.
-    torch takes no part in what is computed afterwards, and derivatives of every order are JAX's. So a
-    module can be the objective of a level, under any flow. Most operations of multilayer
-    perceptrons, convolutional networks and transformers have a JAX form, and the others are refused by
+    PyTorch records the operations of the function, once for each shape, and JAX computes them.
+    Afterwards torch takes no part, and derivatives of every order are JAX's. So a module can be
+    part of a level's objective, under any flow. Most operations of multilayer perceptrons,
+    convolutional and recurrent networks and transformers have a JAX form. Others are refused by
     name.
 
     Args:
         function: a function from pytrees of tensors to pytrees of tensors; or a module `net`, which
             becomes `f(parameters, *inputs)`, as `torch.func.functional_call(net, parameters,
-            inputs)`. Its parameters are `nx.torch.to_jax(dict(net.named_parameters()))`. Buffers, the
-            mode (training or evaluation), and tensors that a function closes over are constants, as they
-            are when the function is called first.
+            inputs)`. Its parameters are `nx.torch.to_jax(dict(net.named_parameters()))`. Buffers,
+            the mode (training or evaluation) and tensors that a function closes over are constants,
+            with the values of the first call.
 
     Returns:
         The function of the same arguments, with arrays in place of tensors. Ints, bools and strings
@@ -52,13 +52,13 @@ def jax_function(function: Any) -> Callable:
     if not callable(function):
         raise TypeError(f"jax_function: give a function or module of torch, got {function!r}")
     name = getattr(function, "__name__", type(function).__name__)
+    pure = function
     if isinstance(function, torch.nn.Module):
-        module = function
-        if any(one._backward_hooks or one._backward_pre_hooks for one in module.modules()):
+        if any(one._backward_hooks or one._backward_pre_hooks for one in function.modules()):
             raise ValueError(f"jax_function({name}): it has backward hooks, which JAX never calls")
 
-        def function(parameters: Any, *inputs: Any, **named: Any) -> Any:
-            return torch.func.functional_call(module, parameters, inputs, named)
+        def pure(parameters: Any, *inputs: Any, **named: Any) -> Any:
+            return torch.func.functional_call(function, parameters, inputs, named)
 
     graphs: dict[Any, _Graph] = {}
 
@@ -71,7 +71,7 @@ def jax_function(function: Any) -> Callable:
         key = (treedef, fixed, tuple(map(type, fixed)), kinds, wide)
         if key not in graphs:
             with jax.ensure_compile_time_eval():
-                graphs[key] = _Graph(torch, function, name, leaves, treedef)
+                graphs[key] = _Graph(torch, pure, name, leaves, treedef)
         return graphs[key].run(arrays)
 
     call.__name__ = name
@@ -99,7 +99,9 @@ class _Graph:
         class Watching(torch.overrides.TorchFunctionMode):
             """Refuses what is no operation of the graph, but matters for derivatives."""
 
-            def __torch_function__(self, called: Any, types: Any, args: Any = (), kwargs: Any = None):
+            def __torch_function__(
+                self, called: Any, types: Any, args: Any = (), kwargs: Any = None
+            ):
                 if not torch.is_grad_enabled():
                     raise ValueError(
                         f"{who} computes under torch.no_grad(), which JAX cannot see; give "
@@ -121,11 +123,11 @@ class _Graph:
             flat, self.structure = jax.tree.flatten(out)
             for one in flat:
                 if not isinstance(one, torch.Tensor):
-                    raise ValueError(f"{who} must return tensors, in a pytree; it returns {one!r}")
+                    raise ValueError(f"{who} must return tensors, in a pytree; not {type(one)}")
             return flat
 
         # What has a JAX form is not taken apart, so that its derivatives are torch's at ties too.
-        rules = core_aten_decompositions()
+        rules: Any = core_aten_decompositions()
         rules = {op: rule for op, rule in rules.items() if _name(op) not in _operations()}
 
         def traced(*tensors: Any) -> Any:
@@ -148,19 +150,22 @@ class _Graph:
                         f"{who} uses a torch.autograd.Function (checkpoint is one), whose backward "
                         "pass JAX cannot see; write that part in JAX, with jax.custom_vjp"
                     ) from error
+                first = str(error).strip().splitlines()[0]
+                if "data-dependent" in first:
+                    first = f"a branch depends on numbers, use torch.where ({first})"
                 raise ValueError(
-                    f"{who}: torch cannot write its operations down for all numbers: "
-                    f"{str(error).strip().splitlines()[0]} (branches must not depend on numbers)"
+                    f"{who}: torch cannot write its operations down: {first}"
                 ) from error
         self.constants = {
             node.target: getattr(module, node.target)
             for node in module.graph.nodes
             if node.op == "get_attr"
         }
-        if any("copy_" == _name(node.target) for node in module.graph.nodes):
+        called = [_name(node.target) for node in module.graph.nodes if node.op == "call_function"]
+        if any(one.endswith("_") and not one.endswith("__") for one in called):
             raise ValueError(
-                f"{who} changes an argument or a buffer in place (BatchNorm in training mode does); "
-                "call module.eval(), or give a layer without running statistics"
+                f"{who} changes an argument or a buffer in place (BatchNorm in training mode "
+                "does); call module.eval(), or give a layer without running statistics"
             )
         module.graph.eliminate_dead_code()
         return list(module.graph.nodes)
@@ -186,8 +191,8 @@ class _Graph:
             )
         if unknown:
             raise ValueError(
-                f"{who}: operations without a JAX form: {', '.join(unknown)}; write these parts with "
-                "jax.numpy"
+                f"{who}: operations without a JAX form: {', '.join(unknown)}; write these parts "
+                "with jax.numpy"
             )
         wide = (torch.float64, torch.complex128)
         if not jax.config.read("jax_enable_x64"):
@@ -224,7 +229,8 @@ class _Graph:
             out = operation(*args, **kwargs)
         except Exception as error:
             raise ValueError(
-                f"jax_function({self.name}): {node.target} has no JAX form for these arguments: {error}"
+                f"jax_function({self.name}): {node.target} has no JAX form for these arguments: "
+                f"{error}"
             ) from error
         expected = node.meta["val"]
         if not isinstance(expected, (tuple, list)):

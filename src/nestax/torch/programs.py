@@ -13,8 +13,8 @@ _ORDERS = ("first", "second", "third")
 class Program:
     """A function from a list of arrays to a pytree of arrays, compiled once for each shape.
 
-    What is compiled returns memory of its own: not that of an argument, of a constant, or of another
-    output. So tensors may be made of it that can be written to.
+    Compiled programs return memory of their own, never that of an argument, a constant or another
+    output. So tensors that share it may be written to.
 
     Attributes:
         function: list of leaves -> pytree of arrays.
@@ -45,7 +45,7 @@ class Program:
         return self._once(("keeping", needs), lambda: jax.jit(run))
 
     def gradient(self, needs: tuple[int, ...], outputs: int) -> "Program":
-        """The program from leaves and cotangents of the inexact outputs to cotangents of `needs`."""
+        """The program from leaves and cotangents of the outputs to cotangents of `needs`."""
 
         def run(leaves: list) -> list:
             given, cotangents = leaves[:-outputs], leaves[-outputs:]

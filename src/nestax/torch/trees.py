@@ -167,11 +167,13 @@ def _untaken(tensor: Any, who: str, error: Exception) -> str:
             f"{who} lies on {tensor.device}, and JAX sees only {sorted(known)}: install JAX for "
             "GPUs (pip install 'jax[cuda13]'), or move the tensor with .cpu()"
         )
-    return (
-        f"{who}, a tensor of dtype {tensor.dtype} on {tensor.device}, cannot be handed to JAX: "
-        f"{error}. Inside transforms of torch.func and under torch.compile tensors hold no numbers; "
-        "torch_function works in the first"
-    )
+    what = f"{who}, a tensor of dtype {tensor.dtype} on {tensor.device}, cannot be handed to JAX"
+    if "atching rule" in str(error):
+        return (
+            f"{what} from within vmap, is_grads_batched=True or vectorize=True, where it holds no "
+            "numbers; use torch_function with torch.func.jacrev and torch.func.vmap"
+        )
+    return f"{what}: {error}"
 
 
 def tensor(torch: Any, array: jax.Array, who: str) -> Any:
