@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 _NARROW = {"int64": "int32"}  # what JAX has instead while float64 is off, if every number fits
 
@@ -178,7 +179,7 @@ def _untaken(tensor: Any, who: str, error: Exception) -> str:
 
 def tensor(torch: Any, array: jax.Array, who: str) -> Any:
     """The array's numbers as a tensor that shares its memory."""
-    if isinstance(array, jax.core.Tracer):
+    if isinstance(array, Tracer):
         raise ValueError(f"{who} is traced by jit, grad or vmap; convert outside of them")
     if jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise ValueError(f"{who} holds {array.dtype}; give jax.random.key_data of random keys")
