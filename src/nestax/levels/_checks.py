@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from . import _episodes, _frozen, _move, _soundness, _stopped
+from . import _episodes, _frozen, _move, _processes, _soundness, _stopped
 from ._calls import is_data, no_level, shown
 from ._carry import View
 from ._declaration import Declaration, flow_of
@@ -73,7 +73,7 @@ def paired(tasks: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tasks):
         if isinstance(leaf, Tracer) or leaf.shape[0] % 2:
             continue
-        one, other = np.asarray(leaf[::2]), np.asarray(leaf[1::2])
+        one, other = _processes.on_host(leaf[::2]), _processes.on_host(leaf[1::2])
         inexact = np.issubdtype(one.dtype, np.inexact)
         if not np.array_equal(one, other, equal_nan=inexact):
             raise ValueError(

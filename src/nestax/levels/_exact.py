@@ -10,7 +10,7 @@ import numpy as np
 
 from ..flows import Flow, GradientCheck
 from ..flows import check_gradient as check_function
-from . import _belongs, _checks
+from . import _belongs, _checks, _processes
 from ._calls import shown
 from ._consistency import flow_repair
 from ._declaration import flow_of
@@ -183,4 +183,4 @@ def level_with_flow(function: str, machine: Machine, level: str | None) -> str:
 
 def flat(tree: Any) -> np.ndarray:
     """All numbers of a gradient."""
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+    return np.concatenate([_processes.on_host(leaf).astype(np.float64).ravel() for leaf in jax.tree.leaves(tree)])

@@ -25,6 +25,7 @@ from ._state import State
 from ._stream import Stream
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+_PLACING = ("sharding_constraint", "reshard")  # where numbers lie changes none of them
 _TRACED = ("name", "objective", "optimizer", "context", "start")  # or compared as they are
 
 
@@ -39,7 +40,7 @@ def fingerprint(machine: Machine, state: State) -> dict[str, dict[str, Any]]:
     return {
         "declaration": _declaration(machine, state),
         "state": _state(state),
-        "program": _program(machine, state if state.runs is None else state.run(0)),
+        "program": program(machine, state if state.runs is None else state.run(0)),
         "versions": {"jax": jax.__version__},
     }
 
@@ -89,7 +90,8 @@ def _state(state: State) -> dict[str, str]:
     return {name: _bytes(one) for name, one in found.items()}
 
 
-def _program(machine: Machine, state: State) -> dict[str, str]:
+def program(machine: Machine, state: State) -> dict[str, str]:
+    """What is traced of each level's functions, of a single run."""
     found, digest, feed = {}, Digest(), _fed(machine, state)
     problem = machine.problem
     if machine.declaration.draws_task:
@@ -229,7 +231,7 @@ class Digest:
         return self._known[id(jaxpr)][1]
 
     def _work_out(self, closed: Any) -> str:
-        hasher, numbers = _hasher(), {}
+        hasher, numbers, aliases = _hasher(), {}, {}
         jaxpr, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
         held = dict(zip(jaxpr.constvars, consts, strict=False))
 
@@ -237,6 +239,8 @@ class Digest:
             hasher.update(repr(things).encode())
 
         def atom(one: Any) -> None:
+            while not hasattr(one, "val") and one in aliases:
+                one = aliases[one]
             if hasattr(one, "val"):
                 add("literal", str(one.aval))
                 _add_array(hasher, one.val)
@@ -251,6 +255,9 @@ class Digest:
         for one in jaxpr.invars:
             atom(one)
         for eqn in _needed(jaxpr):
+            if eqn.primitive.name in _PLACING:
+                aliases[eqn.outvars[0]] = eqn.invars[0]
+                continue
             add(eqn.primitive.name)
             for name in sorted(eqn.params):
                 if name != "name":
@@ -271,6 +278,8 @@ class Digest:
     def _parameter(self, value: Any) -> Any:
         if hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns"):
             return self.of(value)
+        if isinstance(value, jax.sharding.Sharding):
+            return "None"
         if isinstance(value, (np.ndarray, jax.Array)):
             return self._array(value)
         if isinstance(value, Mapping):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _episodes
+from . import _episodes, _processes
 from ._declaration import flow_of
 from ._level import Level
 from ._machine import Machine
@@ -202,7 +202,7 @@ def with_norms(machine: Machine, fed: Any, state: Any, infos: Any) -> Any:
         program, last = copy.copy(machine.program), len(machine.declaration.periods) - 1
         program.norms = True
         kept["looked"] = jax.jit(lambda s, feed: machine.advance(s, feed, last, program)[1])
-    return jax.tree.map(np.asarray, kept["looked"](state, fed))
+    return jax.tree.map(_processes.on_host, kept["looked"](state, fed))
 
 
 def _cope(machine: Machine, infos: Any, first: int, who: str) -> None:

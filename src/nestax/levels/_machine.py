@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from . import _consistency, _episodes, _experience, _feed, _side_by_side, _trajectory
+from . import (
+    _consistency,
+    _episodes,
+    _experience,
+    _feed,
+    _processes,
+    _side_by_side,
+    _trajectory,
+)
 from ._carry import Carry, Mode, View
 from ._declaration import Declaration, flow_of
 from ._info import LevelInfo
@@ -101,9 +109,19 @@ class Machine:
 
     def feed(self, state: State, steps: int = 1) -> Any:
         """The batches of the nest's streams for the next steps; empty without streams."""
+        return self.fed(state, steps * self.ticks_per_step)
+
+    def fed(self, state: State, ticks: int) -> Any:
+        """The same for the next ticks."""
         if not self.problem.streams:
             return {}
-        return _feed.feed(self.problem, int(state.tick), steps * self.ticks_per_step)
+
+        def read() -> Any:
+            return _feed.feed(self.problem, int(state.tick), ticks)
+
+        if _processes.together(state):
+            return _processes.same_batches(read, self.problem.streaming())
+        return read()
 
     def example(self, state: State) -> Any:
         """The host data of one step, or its shapes: for those who need no more, and read once for

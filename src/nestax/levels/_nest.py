@@ -8,7 +8,18 @@ import jax
 import numpy as np
 
 from ..flows.internal import check_arrays
-from . import _belongs, _checks, _draws, _feed, _map, _run, _show, _side_by_side
+from . import (
+    _belongs,
+    _checks,
+    _draws,
+    _feed,
+    _fingerprint,
+    _map,
+    _processes,
+    _run,
+    _show,
+    _side_by_side,
+)
 from ._calls import shown
 from ._declaration import Declaration, read_groups
 from ._level import Level
@@ -187,6 +198,8 @@ class Nest:
         _checks.for_copies(self.declaration, single)
         check_arrays("the task", self.machine.given_task)
         task = Parts.of(self.machine.given_task, copy=False)
+        told = {f"the value of level {n!r}": one for n, one in {**parts, **own}.items()}
+        _processes.same_beginning(self.mesh, {**told, "the key": raw, "the task": task})
         if runs is None:
             state = first = self._begin(parts, raw, task)
         else:
@@ -194,6 +207,8 @@ class Nest:
             first = state.run(0)
         _feed.check_streams(self.machine.problem, self.machine.read(first))
         _checks.state(self.machine, first)
+        if _processes.together(first):
+            _processes.same_program(_fingerprint.program(self.machine, first))
         self.machine.noted(first)
         return self.machine.own(state)
 
@@ -400,9 +415,7 @@ class Nest:
             raise ValueError("gradient takes the name of a level, or several, got none")
         _belongs.moment(self.machine, state)
         every = max(self.machine.problem.levels[one].every for one in names)
-        feed = {}
-        if self.machine.problem.streams:
-            feed = _feed.feed(self.machine.problem, int(state.tick), every)
+        feed = self.machine.fed(state, every)
         found = self._gradient(*names)(state, feed)
         return found if several else found[names[0]]
 

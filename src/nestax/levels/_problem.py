@@ -21,7 +21,7 @@ from ._field import Field, half_squared_norm, like_value
 from ._level import Level
 from ._process import Process
 from ._signatures import is_transformation, repaired
-from ._stream import Stream
+from ._stream import Stream, levels_named
 from ._updates import applied, explained, proposed
 from ._values import Parts, whole, widened
 
@@ -162,6 +162,10 @@ class Problem:
     def whose(self, context: Any) -> str:
         """What an error calls a context."""
         return f"the context of level {' and '.join(map(repr, self.readers(context)))}"
+
+    def streaming(self) -> str:
+        """What an error calls all streams together."""
+        return levels_named([n for s in self.streams.values() for n in self.readers(s)])
 
     def readers(self, context: Any) -> tuple[str, ...]:
         """Names of the levels that read a context."""

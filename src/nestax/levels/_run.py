@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _belongs, _feed, _finite, _lost_runs, _trust
+from . import _belongs, _feed, _finite, _lost_runs, _processes, _trust
 from ._calls import shown
 from ._machine import Info, Machine
 from ._state import State
@@ -109,6 +109,8 @@ def run(
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
         raise ValueError(f"steps is a whole number of at least 0, got {shown(steps)}")
     watch = _watcher(watch)
+    if _processes.together(state):
+        watch = _of_all(watch, steps, check)
     if watch is None:
         return _loop(machine, state, steps, 0, None, check)
     try:
@@ -128,6 +130,22 @@ def _watcher(given: Any) -> Any:
     return importlib.import_module("nestax.runs.watch").watcher(given)
 
 
+def _of_all(watch: Any, steps: int, check: bool) -> Any:
+    """Who watches a run of several processes: process 0 decides, and tells the others."""
+    given = {"steps": steps, "check": check, "watch": watch is not None}
+    _processes.alike(
+        lambda: given,
+        lambda given: given,
+        lambda names: (
+            f"Nest.run: {' and '.join(sorted(names))}: all processes make the same call (only "
+            "process 0 writes, shows progress and calls functions). What was given is"
+        ),
+    )
+    if watch is None:
+        return None
+    return importlib.import_module("nestax.runs.processes").OfAll(watch)
+
+
 def _loop(
     machine: Machine, state: State, steps: int, done: int, watch: Any, check: bool
 ) -> tuple[State, "Info"]:
@@ -140,6 +158,7 @@ def _loop(
     length, chunk = kept[state.runs]
     gone: set[int] = set()  # of runs side by side, those that are lost
     pieces = _pieces(machine, state, steps - done, length, watch is not None)
+    together = _processes.together(state)
     with concurrent.futures.ThreadPoolExecutor(1) as ahead:
         waiting, ended = None, None
         for count, tell in pieces:
@@ -150,7 +169,7 @@ def _loop(
                 if waiting is None or waiting[0] != tick:
                     waiting = (tick, ahead.submit(_partial_feed, machine, tick, count, ticks))
                 try:
-                    fed = waiting[1].result()
+                    fed = _read(machine, waiting[1], together)
                 except StreamEnded as error:
                     fed, count, ended = _until_end(machine, tick, ticks, error)
                     if not count:
@@ -165,11 +184,14 @@ def _loop(
             def piece(state: State, count: int, fed: Any = fed) -> Any:
                 after, buffers, lost = chunk(state, jnp.asarray(count, jnp.int32), fed)
                 rows = jax.tree.map(lambda a: _rows(a, count), buffers)
-                return after, rows, np.asarray(lost)
+                return after, rows, _processes.on_host(lost)
 
             began = time.monotonic()
             next_state, infos, lost = piece(state, count)
-            tell(time.monotonic() - began)
+            took = time.monotonic() - began
+            if together and watch is not None:  # or every process would go its own number of steps
+                took = _processes.led(lambda took=took: took)
+            tell(took)
             stop = None
             if check:
                 looked = functools.partial(_finite.with_norms, machine, fed)
@@ -237,8 +259,30 @@ def _diverged(
 
 
 def _rows(buffer: Any, count: int) -> np.ndarray:
-    rows = np.asarray(buffer)[:count]
+    rows = _processes.on_host(buffer)[:count]
     return rows.reshape(-1, *rows.shape[2:])
+
+
+def _read(machine: Machine, waiting: Any, together: bool) -> Any:
+    """Host data that was read ahead, the same in all processes.
+
+    Raises:
+        StreamEnded: in all of them at the same batch.
+        ValueError: they have read something else.
+    """
+    if not together:
+        return waiting.result()
+
+    def read() -> Any:
+        try:
+            return waiting.result(), None
+        except StreamEnded as end:
+            return (end.batches, end.ticks), end
+
+    fed, end = _processes.same_batches(read, machine.problem.streaming())
+    if end is not None:
+        raise end
+    return fed
 
 
 def _partial_feed(machine: Machine, tick: int, count: int, ticks: int) -> Any:

@@ -1,4 +1,7 @@
-"""A run's checkpoints: those of orbax, which appear whole or not at all, and checksums of them."""
+"""A run's checkpoints: those of orbax, which appear whole or not at all, and checksums of them.
+
+One process writes them. Where there are several, orbax is told that this one is alone.
+"""
 
 import contextlib
 import hashlib
@@ -83,6 +86,7 @@ class Checkpoints:
         if described is not None:
             rest = iter(found)
             found = [next(rest) if np.size(leaf) else leaf for leaf in plain]
+            found = [_placed(one, leaf) for one, leaf in zip(found, leaves, strict=True)]
             for number, (leaf, known) in enumerate(zip(found, described, strict=True)):
                 if _described(leaf) != known:
                     raise self._damaged(f"array {number} has another checksum")
@@ -154,9 +158,14 @@ class Checkpoints:
         if self._open is None:
             ocp = _orbax()
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+                max_to_keep=1,
+                create=False,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
+                multiprocessing_options=_alone(ocp),
             )
             with refusals(self._folder):
+                self._path.mkdir(exist_ok=True)
                 self._open = ocp.CheckpointManager(self._path.absolute(), options=options)
         return self._open
 
@@ -179,9 +188,43 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _alone(ocp: Any) -> Any:
+    """Options by which orbax waits for no other process."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"nestax_{me}"
+    )
+
+
 def _storable(leaf: Any) -> Any:
-    """A number as an array, which keeps its dtype."""
-    return leaf if isinstance(leaf, (jax.Array, np.ndarray)) else np.asarray(leaf)
+    """A number as an array, which keeps its dtype; where there are several processes, an array of
+    the host.
+
+    Raises:
+        ValueError: other processes hold parts of it.
+    """
+    if not isinstance(leaf, jax.Array):
+        return leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf)
+    if jax.process_count() == 1:
+        return leaf
+    if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        raise ValueError(
+            "checkpoints are written by one process, and other processes hold parts of an array; "
+            "in all processes bring it to the host first, with jax.experimental.multihost_utils"
+            ".process_allgather(state, tiled=True)"
+        )
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    return np.asarray(leaf)
+
+
+def _placed(found: Any, leaf: Any) -> Any:
+    """What was restored, on the devices of a leaf that is an array of JAX."""
+    if not isinstance(leaf, jax.Array) or isinstance(found, jax.Array):
+        return found
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda at: found[at])
 
 
 def _like(found: Any, leaf: Any) -> Any:
@@ -197,11 +240,9 @@ def _kept(leaves: list[Any]) -> list[Any]:
 
 
 def _described(leaf: Any) -> list[Any]:
-    """dtype, shape, checksum; no checksum of an array that lies on other machines too."""
+    """dtype, shape, checksum."""
     described = [str(leaf.dtype), list(leaf.shape)]
     if isinstance(leaf, jax.Array):
-        if not leaf.is_fully_addressable:
-            return [*described, None]
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
     raw = np.ascontiguousarray(leaf).tobytes()

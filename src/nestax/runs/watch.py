@@ -172,12 +172,19 @@ class Watch:
         """Marks the run as finished although not all of its steps are done."""
         self._stopping = True
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        if self._folder is None:
+            return False
+        return time.monotonic() - self._saved_at >= self.checkpoint_seconds
+
     def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
         """Writes the measurements of the steps just done; called after every piece of a run.
 
         Args:
             nest: the nest that runs.
-            state: the state after the piece.
+            state: the state after the piece; None where it is not known yet (see `knows`).
             infos: what `Nest.run` returns of the steps of the piece.
             done: steps done so far.
             steps: of the whole run.
@@ -195,13 +202,20 @@ class Watch:
             kept.append(done)
         self._folder.append(*(_line(s, numbers, s - done + count - 1) for s in kept))
         self._recorded = (done, state, self._folder.measured_bytes())
-        if time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+        if self.due:
             self._save()
+
+    def knows(self, state: Any) -> None:
+        """The state that belongs to what was recorded last."""
+        if self._recorded is not None:
+            self._recorded = (self._recorded[0], state, self._recorded[2])
 
     def _save(self) -> None:
         if self._folder is None or self._recorded is None or self._recorded[0] <= self._last:
             return
         done, state, _ = self._recorded
+        if state is None:
+            return
         meta = {"step": done, "run": self._identity}
         if self._stopping:
             meta["stopped"] = self._steps
