@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..flows import Dense, Flow, GradientCheck, Implicit, Unroll
-from . import _belongs, _draws
+from . import _belongs, _draws, _processes
 from ._calls import shown
 from ._consistency import flow_repair
 from ._declaration import flow_of
@@ -175,6 +175,7 @@ def compare_flows(
     name = level_with_flow("compare_flows", machine, level)
     _belongs.structure(machine, state)
     _belongs.moment(machine, state)
+    state = _processes.whole(state)
     target = machine.problem.levels[name]
     if updates > 1:
         _within(machine, target)

@@ -75,6 +75,7 @@ def check_gradient(
     level = level_with_flow("check_gradient", nest.machine, name)
     _belongs.structure(nest.machine, state)
     _belongs.moment(nest.machine, state)
+    state = _processes.whole(state)
     flow = options.pop("flow", None)
     if flow is None:
         flow = flow_of(nest.machine.problem.levels[level])

@@ -47,6 +47,11 @@ def on_host(array: Any) -> Any:
     return _utilities().process_allgather(array, tiled=True)
 
 
+def whole(tree: Any) -> Any:
+    """A pytree as arrays of the host, if several processes hold it; exchanged."""
+    return jax.tree.map(on_host, tree) if together(tree) else tree
+
+
 def spread(tree: Any, like: Any) -> Any:
     """Process 0's arrays of the host, placed as those of `like`, which gives shapes and dtypes in
     the other processes; exchanged."""

@@ -26,7 +26,7 @@ class OfAll:
         self._watch, self._leads = watch, jax.process_index() == 0
 
     def begin(self, nest: Any, state: Any, steps: int) -> tuple[Any, int]:
-        whole = _whole(state)
+        whole = _processes.whole(state)
         found: list[Any] = [whole]
 
         def begin() -> list[Any]:
@@ -41,7 +41,7 @@ class OfAll:
 
     def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
         self._state = state
-        whole = _whole(state) if _processes.led(lambda: getattr(self._watch, "due", True)) else None
+        whole = _processes.whole(state) if _processes.led(lambda: getattr(self._watch, "due", True)) else None
         self._lead(lambda: self._watch.record(nest, whole, infos, done, steps))
 
     def diverged(self, nest: Any, state: Any, infos: Any, done: int) -> str:
@@ -64,15 +64,10 @@ class OfAll:
 
     def _bring(self) -> None:
         if self._state is not None:
-            whole = _whole(self._state)
+            whole = _processes.whole(self._state)
             if hasattr(self._watch, "knows"):
                 self._lead(lambda: self._watch.knows(whole))
             self._state = None
 
     def _lead(self, function: Callable[[], None]) -> None:
         _processes.led(function)
-
-
-def _whole(state: Any) -> Any:
-    """A state as arrays of the host, exchanged."""
-    return jax.tree.map(_processes.on_host, state)
