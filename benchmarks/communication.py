@@ -22,7 +22,7 @@ WIDTHS = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2,
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-TIMES = re.compile(r'known_trip_count[^0-9]*(\d+)')
+TIMES = re.compile(r"known_trip_count[^0-9]*(\d+)")
 
 
 def size(text: str) -> int:
@@ -184,9 +184,7 @@ def sharded(mesh: Any) -> Any:
     features = jax.random.normal(jax.random.key(0), (64, 4096)) / 8
     values = {
         "w": jax.device_put(jnp.zeros(4096), NamedSharding(mesh, PartitionSpec("devices"))),
-        "features": jax.device_put(
-            features, NamedSharding(mesh, PartitionSpec(None, "devices"))
-        ),
+        "features": jax.device_put(features, NamedSharding(mesh, PartitionSpec(None, "devices"))),
     }
     return nx.Nest([w, outer]), values, "features"
 

@@ -1,5 +1,5 @@
-"""The program of docs/guides/machines.md in two processes: the numbers of one process, a folder that
-process 0 alone writes, and what differs between processes is refused."""
+"""The program of docs/guides/machines.md in two processes: the numbers of one process, a folder
+that process 0 alone writes, and what differs between processes is refused."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def fails(step, numbers):
 def told(call):
     try:
         returned = call()
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, nx.runs.RunError) as error:
         print(f"TOLD {type(error).__name__}: {error}", flush=True)
     else:
         print("TOLD", returned, flush=True)
@@ -70,6 +70,24 @@ told(lambda: nest.run(state, 3 + me))
 told(lambda: nest.run(state, 3, watch=None if me else stops))
 told(lambda: int(nest.run(state, 3, watch=stops)[0].tick))
 told(lambda: nest.run(state, 3, watch=fails))
+
+def lost():
+    nest, state = begun(rate=1e6)
+    try:
+        nest.run(state, 9, watch=nx.runs.Watch(f"{sys.argv[3]}/lost{me}", False, 0))
+    except nx.DivergenceError as error:
+        return error.step > 0 and f"the checkpoint of step {error.step} and" in str(error)
+
+def alone():
+    loss = lambda v, b: jnp.sum((v["w"] - 1) ** 2)
+    nest = nx.Nest([nx.Level("w", loss, optax.sgd(0.1 * (1 + me)))])
+    for steps in (1 + me, 3 + me):
+        watch = nx.runs.Watch(f"{sys.argv[3]}/alone{me}", progress=False)
+        state = nest.run(nest.init({"w": jnp.zeros(2)}, jax.random.key(me)), steps, watch=watch)[0]
+    return int(state.tick)
+
+told(lost)
+told(alone)
 """
 
 
@@ -197,13 +215,20 @@ def test_process_0_alone_writes(in_two):
     assert [one.name for one in (folder / "0/checkpoints").iterdir()] == ["5"]
 
 
-def test_what_differs_between_processes_is_refused():
-    def make(number, port):
-        return ["-c", DIFFERENT, f"127.0.0.1:{port}", number], {}
+@pytest.fixture(scope="module")
+def differing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("differing")
 
-    told = launched(make, (free_port() for _ in range(2)))
-    assert told[0][:-1] == told[1][:-1]
-    key, program, task, stream, steps, watch, stopped, failed = told[0]
+    def make(number, port):
+        return ["-c", DIFFERENT, f"127.0.0.1:{port}", number, folder], {}
+
+    return launched(make, (free_port() for _ in range(2))), folder
+
+
+def test_what_differs_between_processes_is_refused(differing):
+    told, _ = differing
+    assert told[0][:6] == told[1][:6]
+    key, program, task, stream, steps, watch, *_ = told[0]
     assert key.startswith("ValueError: Nest.init: the key: the numbers must be equal")
     assert "the optimizer of level 'w': every process runs the same program" in program
     assert task.startswith("ValueError: Nest.init: the task: the numbers must be equal")
@@ -211,6 +236,19 @@ def test_what_differs_between_processes_is_refused():
     assert stream.endswith("not the same in process 0 and in process 1")
     assert steps.startswith("ValueError: Nest.run: steps: all processes make the same call")
     assert watch.startswith("ValueError: Nest.run: watch: all processes make the same call")
-    assert stopped == "4"
-    assert failed == "OSError: the disk is full"
-    assert told[1][-1] == "RuntimeError: process 0 ended with OSError: the disk is full"
+
+
+def test_process_0_decides_for_all(differing):
+    (first, second), folder = differing
+    assert first[6] == second[6] == "4"  # ticks: a function in process 0 stopped the run
+    assert first[7] == "OSError: the disk is full"
+    assert second[7] == "RuntimeError: process 0 ended with OSError: the disk is full"
+    assert first[8] == second[8] == "True"
+    assert (folder / "lost0/checkpoints").is_dir() and not (folder / "lost1").exists()
+
+
+def test_process_0_alone_keeps_a_run_of_its_own(differing):
+    told, folder = differing
+    assert told[0][9] == "3"
+    assert (folder / "alone0/checkpoints/3").is_dir()
+    assert told[1][9].startswith("RunError: this is process 1 of 2, and checkpoints are written by")

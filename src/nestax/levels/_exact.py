@@ -184,4 +184,6 @@ def level_with_flow(function: str, machine: Machine, level: str | None) -> str:
 
 def flat(tree: Any) -> np.ndarray:
     """All numbers of a gradient."""
-    return np.concatenate([_processes.on_host(leaf).astype(np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+    return np.concatenate(
+        [np.asarray(_processes.on_host(leaf), np.float64).ravel() for leaf in jax.tree.leaves(tree)]
+    )

@@ -1,6 +1,6 @@
 """A run's checkpoints: those of orbax, which appear whole or not at all, and checksums of them.
 
-One process writes them. Where there are several, orbax is told that this one is alone.
+Of several processes that JAX connects, process 0 writes them. Orbax is told that it is alone.
 """
 
 import contextlib
@@ -157,16 +157,23 @@ class Checkpoints:
     def _manager(self) -> Any:
         if self._open is None:
             ocp = _orbax()
+            alone = _alone(ocp)
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=1,
                 create=False,
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=True,
-                multiprocessing_options=_alone(ocp),
+                multiprocessing_options=alone,
             )
+            handlers = {
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+                "meta": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+            }
             with refusals(self._folder):
                 self._path.mkdir(exist_ok=True)
-                self._open = ocp.CheckpointManager(self._path.absolute(), options=options)
+                self._open = ocp.CheckpointManager(
+                    self._path.absolute(), options=options, item_handlers=handlers
+                )
         return self._open
 
 
@@ -189,13 +196,20 @@ def _quiet() -> Iterator[None]:
 
 
 def _alone(ocp: Any) -> Any:
-    """Options by which orbax waits for no other process."""
+    """Options by which orbax waits for no other process.
+
+    Raises:
+        RunError: this is not process 0; orbax would leave out arrays without a word.
+    """
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
-    me = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"nestax_{me}"
-    )
+    if me := jax.process_index():
+        raise RunError(
+            f"this is process {me} of {jax.process_count()}, and checkpoints are written by "
+            "process 0. Spread one nest over all processes, or start processes that run nests of "
+            "their own without jax.distributed.initialize"
+        )
+    return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
 
 
 def _storable(leaf: Any) -> Any:
@@ -242,9 +256,8 @@ def _kept(leaves: list[Any]) -> list[Any]:
 def _described(leaf: Any) -> list[Any]:
     """dtype, shape, checksum."""
     described = [str(leaf.dtype), list(leaf.shape)]
-    if isinstance(leaf, jax.Array):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
     raw = np.ascontiguousarray(leaf).tobytes()
     return [*described, hashlib.blake2b(raw, digest_size=8).hexdigest()]
 

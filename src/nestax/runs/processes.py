@@ -1,7 +1,6 @@
 """A run of several processes, watched: process 0 writes, the others only take part in what all
 processes must do together."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,9 +39,14 @@ class OfAll:
         return _processes.led(lambda: self._watch.stops(nest, state, infos, count))
 
     def record(self, nest: Any, state: Any, infos: Any, done: int, steps: int) -> None:
+        def record() -> bool:
+            known = None if hasattr(self._watch, "knows") else state
+            self._watch.record(nest, known, infos, done, steps)
+            return getattr(self._watch, "due", False)
+
         self._state = state
-        whole = _processes.whole(state) if _processes.led(lambda: getattr(self._watch, "due", True)) else None
-        self._lead(lambda: self._watch.record(nest, whole, infos, done, steps))
+        if _processes.led(record):
+            self._bring()
 
     def diverged(self, nest: Any, state: Any, infos: Any, done: int) -> str:
         self._bring()
@@ -50,7 +54,7 @@ class OfAll:
 
     def end(self, nest: Any, state: Any, done: int) -> None:
         self._bring()
-        self._lead(lambda: self._watch.end(nest, state, done))
+        _processes.led(lambda: self._watch.end(nest, state, done))
 
     def keep(self) -> None:
         if self._leads:
@@ -66,8 +70,5 @@ class OfAll:
         if self._state is not None:
             whole = _processes.whole(self._state)
             if hasattr(self._watch, "knows"):
-                self._lead(lambda: self._watch.knows(whole))
+                _processes.led(lambda: self._watch.knows(whole))
             self._state = None
-
-    def _lead(self, function: Callable[[], None]) -> None:
-        _processes.led(function)

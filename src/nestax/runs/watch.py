@@ -206,9 +206,11 @@ class Watch:
             self._save()
 
     def knows(self, state: Any) -> None:
-        """The state that belongs to what was recorded last."""
+        """The state that belongs to what was recorded last; kept now if it is time."""
         if self._recorded is not None:
             self._recorded = (self._recorded[0], state, self._recorded[2])
+            if self.due:
+                self._save()
 
     def _save(self) -> None:
         if self._folder is None or self._recorded is None or self._recorded[0] <= self._last:
