@@ -68,7 +68,7 @@ class Nest:
             order=...)` has its own order.
         stagger: whether the episodes of the copies begin at evenly spread ticks.
         mesh: a `jax.sharding.Mesh` (with axis_types Auto) over whose first axis the copies are
-            spread.
+            spread. It may span all devices of several processes, which then make the same calls.
         norms: whether reports contain the norms of gradients. They are computed at every update of
             every level and copy. If a step takes a few milliseconds, they may take a twentieth of
             it.
@@ -180,7 +180,8 @@ class Nest:
                 are not weights and that the level's `trained` does not exclude; an update or start
                 that changes structure, shape or dtype; an implicit flow whose gradient is zero or
                 whose solver does not fit; a level both in `values` and in `each`, or in `each`
-                without the axis of runs. The message names level and path.
+                without the axis of runs. The message names level and path. Processes whose values,
+                key, task or programs differ.
         """
         raw = _draws.raw_keys("init", key)
         runs = _side_by_side.count(raw)
@@ -360,6 +361,9 @@ class Nest:
                   a run of Weights & Biases: it gets about 500 points of the run.
                   `nestax.runs.to_writer` has the options.
                 * None: no watcher; in a notebook a bar shows progress.
+
+                Where several processes run the nest, all give the same watcher. Process 0 writes,
+                shows progress and calls functions and loggers; its answer holds for all.
             check: whether to stop when the run is lost: a value or an optimizer state is not finite
                 after a step, or a loss is not finite although its gradient is. If only a loss or a
                 gradient is not finite, an optimizer such as `optax.apply_if_finite` has handled it:
@@ -380,7 +384,9 @@ class Nest:
                 what is not finite, the last finite state and the reports so far.
             StreamEnded: a stream's iterator has no more batches. The error has the last state and
                 the reports so far.
-            ValueError: `steps` is not a whole number of at least 0; a state of another nest.
+            ValueError: `steps` is not a whole number of at least 0; a state of another nest;
+                processes that differ in steps, in whether they watch, or in a stream's batches.
+            RuntimeError: another process failed; the message quotes its error.
             TypeError: `watch` is none of the above.
         """
         taken_state(state, "run")

@@ -37,7 +37,11 @@ class Watch:
 
     A folder belongs to one run, which is recognised by its initial state (values, key, task) and by
     its program (objectives, data, starts, optimizers with their rates, clocks, flows). Programs are
-    not compared across versions of JAX.
+    not compared across versions of JAX, and not in where their arrays lie: a run continues with
+    another mesh, or without one.
+
+    Where several processes run one nest, each gives the same `watch`. Process 0 alone opens the
+    folder, writes and shows progress; see [Beyond one machine](../guides/machines.md).
 
     Args:
         folder: path of the run's folder, or an open `RunFolder`; None: only show progress.
