@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 
 PROGRAM = """
-import json, sys
+import json, re, sys
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import jax.numpy as jnp
@@ -32,7 +33,10 @@ nest = nx.Nest(
 )
 state = nest.init({"init": jnp.zeros(3)}, jax.random.key(0))
 state, info = nest.run(state, 5)
-print(json.dumps([np.asarray(state.values["init"]).tolist(), info["w"].loss.tolist()]))
+text = jax.jit(nest.step).lower(state).compile().as_text() if count > 1 else ""
+kinds = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
+sent = re.findall(rf"= (.*?) ({kinds})(?:-start)?\\(", text)
+print(json.dumps([np.asarray(state.values["init"]).tolist(), info["w"].loss.tolist(), sent]))
 """
 
 
@@ -43,9 +47,20 @@ def launch(devices):
         capture_output=True, text=True, env=environment, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return [np.array(part) for part in json.loads(done.stdout.strip().splitlines()[-1])]
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def test_copies_give_the_numbers_of_one_device():
-    for found, expected in zip(launch(8), launch(1), strict=True):
+def numbers(shapes):
+    """How many an HLO type holds."""
+    found = re.findall(r"\w+\[([\d,]*)\]", shapes)
+    return sum(np.prod([int(n) for n in shape.split(",") if n], dtype=int) for shape in found)
+
+
+def test_copies_give_the_numbers_of_one_device_and_send_one_gradient_a_step():
+    *spread, sent = launch(8)
+    for found, expected in zip(spread, launch(1), strict=False):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # The gradient of three numbers and the loss; of 8 copies and 4 ticks the losses and norms.
+    assert sum(numbers(shapes) for shapes, kind in sent if kind == "all-reduce") == 3 + 1
+    assert {kind for _, kind in sent} == {"all-reduce", "all-gather"}
+    assert sum(numbers(shapes) for shapes, kind in sent if kind == "all-gather") == 2 * 8 * 4

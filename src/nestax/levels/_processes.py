@@ -20,7 +20,7 @@ from jax.core import Tracer
 
 T = TypeVar("T")
 
-_WIDTH = 1024  # bytes that a process tells the others at once
+_WIDTH = 4096  # bytes that a process tells the others at once
 
 
 def together(tree: Any) -> bool:
