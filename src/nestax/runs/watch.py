@@ -210,7 +210,11 @@ class Watch:
             self._save()
 
     def knows(self, state: Any) -> None:
-        """The state that belongs to what was recorded last; kept now if it is time."""
+        """Hands in the state that belongs to what was recorded last; it is kept if that is due.
+
+        Args:
+            state: after the piece that `record` was called for without a state.
+        """
         if self._recorded is not None:
             self._recorded = (self._recorded[0], state, self._recorded[2])
             if self.due:

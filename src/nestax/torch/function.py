@@ -42,12 +42,14 @@ def torch_function(function: Any) -> Callable:
             a torch module as an argument, or a derivative that JAX does not have.
 
     Example:
-        >>> import jax.numpy as jnp, nestax as nx, torch
-        >>> norm = nx.torch.torch_function(lambda tree: jnp.sum(tree["a"] ** 2))
-        >>> a = torch.ones(2, requires_grad=True)
-        >>> norm({"a": a}).backward()
-        >>> a.grad
-        tensor([2., 2.])
+        ```python
+        import torch
+
+        norm = nx.torch.torch_function(lambda tree: jnp.sum(tree["a"] ** 2))
+        a = torch.ones(2, requires_grad=True)
+        norm({"a": a}).backward()
+        print(a.grad)  # tensor([2., 2.])
+        ```
     """
     torch = torch_or_refusal("nestax.torch.torch_function")
     if not callable(function):

@@ -43,10 +43,12 @@ def jax_function(function: Any) -> Callable:
             is closed over.
 
     Example:
-        >>> import jax, jax.numpy as jnp, nestax as nx, torch
-        >>> square = nx.torch.jax_function(lambda x: (x**2).sum())
-        >>> jax.grad(square)(jnp.ones(2))
-        Array([2., 2.], dtype=float32)
+        ```python
+        import torch
+
+        square = nx.torch.jax_function(lambda x: (x**2).sum())
+        print(jax.grad(square)(jnp.ones(2)))  # [2. 2.]
+        ```
     """
     torch = torch_or_refusal("nestax.torch.jax_function")
     if not callable(function):

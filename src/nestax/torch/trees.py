@@ -51,9 +51,12 @@ def to_jax(tree: Any, *, copy: bool = True) -> Any:
             does not see; a whole module, of which the tree should be given.
 
     Example:
-        >>> import nestax as nx, torch
-        >>> nx.torch.to_jax({"w": torch.ones(2), "steps": 3})
-        {'steps': 3, 'w': Array([1., 1.], dtype=float32)}
+        ```python
+        import torch
+
+        tree = nx.torch.to_jax({"w": torch.ones(2), "steps": 3})
+        print(tree["w"], tree["steps"])  # [1. 1.] 3
+        ```
     """
     torch = torch_or_refusal("nestax.torch.to_jax")
 
@@ -85,9 +88,11 @@ def to_torch(tree: Any, *, copy: bool = True) -> Any:
             key, or of a dtype that torch does not have, such as int4.
 
     Example:
-        >>> import jax.numpy as jnp, nestax as nx
-        >>> nx.torch.to_torch({"w": jnp.ones(2)})
-        {'w': tensor([1., 1.])}
+        ```python
+        import torch
+
+        print(nx.torch.to_torch({"w": jnp.ones(2)}))  # {'w': tensor([1., 1.])}
+        ```
     """
     torch = torch_or_refusal("nestax.torch.to_torch")
 
