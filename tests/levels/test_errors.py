@@ -3,6 +3,7 @@
 import functools
 import random
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,10 @@ CONSTRUCTION = {
         lambda: lone(optimizer=optax.MultiSteps(SGD, 2)),
         r"'w'.*call its method: .gradient_transformation\(\)",
     ),
+    "nnx.Optimizer": (
+        lambda: lone(optimizer=types.SimpleNamespace(tx=SGD)),
+        r"'w'.*the optax transformation that it holds: \.tx",
+    ),
     "flow class": (lambda: pair(nx.Unroll), r"'d': .*the class Unroll; call it: Unroll\(\)"),
     "flow maker": (lambda: pair(nx.OneStep), r"call it: OneStep\(\)"),
     "flow text": (lambda: pair("one_step"), r"call it: OneStep\(\)"),
@@ -243,6 +248,16 @@ INIT = {
             lone(optimizer=optax.GradientTransformation(SGD.init, lambda g, s, p: 1 / 0))
         ),
         "'w': its optimizer raised ZeroDivisionError: division by zero",
+    ),
+    "traced schedule": (
+        lambda: begin(
+            lone(
+                optimizer=lambda v: optax.sgd(
+                    optax.warmup_cosine_decay_schedule(0.0, jnp.sum(v["w"]), 2, 4)
+                )
+            )
+        ),
+        r"(?s)'w': its optimizer raised Tracer.*multiply: optax\.chain\(optax\.adam\(schedule\)",
     ),
     "sam": (
         lambda: begin(lone(optimizer=contrib.sam(SGD, SGD))),

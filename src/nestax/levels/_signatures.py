@@ -119,6 +119,8 @@ def repaired(optimizer: Any) -> str | None:
     """How something that is no optimizer becomes one, where that can be told."""
     if hasattr(optimizer, "gradient_transformation") and not isinstance(optimizer, type):
         return "call its method: .gradient_transformation()"
+    if is_transformation(getattr(optimizer, "tx", None)):  # flax' nnx.Optimizer, TrainState
+        return "give the optax transformation that it holds: .tx"
     if isinstance(optimizer, (int, float)):
         return f"a learning rate goes into an optimizer: optax.sgd({optimizer})"
     if isinstance(optimizer, str):

@@ -10,6 +10,11 @@ import optax
 from ..flows.internal import uphill
 from ._signatures import signature_of
 
+_TRACED = (
+    "Values of other levels are traced, and some functions of optax, such as warm-up schedules, "
+    "compare numbers in Python. Give those known numbers, and multiply: "
+    "optax.chain(optax.adam(schedule), optax.scale(values['rate']))"
+)
 _LOOKAHEAD = (
     "optax.lookahead keeps two copies of the weights, and a level has one value: make the slow "
     "copy a level of its own, with every=sync_period, the objective sum((slow - fast)**2) / 2 and "
@@ -103,6 +108,8 @@ def explained(level: str, state: Any = None) -> Iterator[None]:
             hint = ". Chain inside optax.contrib.sam, not around it: sam(optax.chain(...), ...)"
         elif isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
             hint = ". Let its update take **extra_args"
+        elif isinstance(error, jax.errors.ConcretizationTypeError):
+            hint = f". {_TRACED}"
         raise ValueError(
             f"level {level!r}: its optimizer raised {type(error).__name__}: {error}{hint}"
         ) from error
