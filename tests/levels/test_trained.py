@@ -516,6 +516,13 @@ def test_layers_tied_as_equinox_ties_them_stay_tied():
     init(copy.deepcopy(linear.first))
 
 
+def test_layers_may_begin_with_one_array_of_ones():
+    """Two norms that share it at first do so by chance, and go ways of their own."""
+    ones = jnp.ones(2)
+    norms = [eqx.tree_at(lambda norm: norm.weight, eqx.nn.LayerNorm(2), ones) for _ in range(2)]
+    init(eqx.nn.Sequential(norms))
+
+
 def test_a_module_changed_from_outside_is_explained():
     graph, params, rest = nnx.split(nnx_net_of_dropout(), nnx.Param, ...)
     loss = lambda values, batch: jnp.sum(nnx.merge(graph, values["w"], rest)(jnp.ones((1, 2))))  # noqa: E731

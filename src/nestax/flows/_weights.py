@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 _SPLIT = (
     "give only the parameters, graph, params = nnx.split(model, nnx.Param), and put the model "
@@ -85,12 +86,13 @@ def trained_leaves(who: str, value: Any, trained: Any = None) -> list[bool | Non
                 f"{who}{jax.tree_util.keystr(leaf.path)} is {kind.what}, not a weight: it would "
                 f"be trained, or stay what it is for ever. To repair this, {kind.repair}"
             )
-    for _, what, repair, paths in parts.values():
-        if len(paths) > 1 and any(
+    for node, what, repair, paths in parts.values():
+        moved = len(paths) > 1 and any(
             leaf.inexact and flag is not False
             for leaf, flag in zip(leaves, flags, strict=True)
             if any(leaf.path[: len(path)] == path for path in paths)
-        ):
+        )
+        if moved and not _uniform(node):
             first, second = (jax.tree_util.keystr(path) for path in paths[:2])
             raise ValueError(
                 f"{who} holds one {what} twice, at {first} and {second}: updates would "
@@ -228,6 +230,14 @@ def _collection(key: Any, beside_params: bool) -> Kind | None:
         say = f'trained={{"params": True, "{name}": False}}, or trained=True for all'
         return Kind("in a collection beside 'params'", f"say which are weights, {say}", firm=False)
     return None
+
+
+def _uniform(node: Any) -> bool:
+    """Whether this is an array whose entries are all equal, or may be: several layers that begin
+    with ones may be given one array."""
+    if not isinstance(node, jax.Array):
+        return False
+    return isinstance(node, Tracer) or bool(np.all(np.asarray(node) == np.asarray(node).flat[:1]))
 
 
 def _inexact(node: Any) -> bool:
