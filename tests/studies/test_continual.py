@@ -304,11 +304,19 @@ def run():
         buffer=20, seeds=2, tuning_seeds=1, trials=2,
     )  # fmt: skip
     stages, desk = continual.STUDY.stages(settings), lab.Desk(lambda text: None, Path())
-    return settings, {name: stage(desk) for name, stage in stages.items()}
+    usual = continual.grid
+
+    def grid(kind, name, trials):
+        """Without the largest rates of the memory that is written, where rounding decides what it
+        learns, and so which rate is the best."""
+        return [pair for pair in usual(kind, name, trials) if name == "replay" or max(pair) < 1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(continual, "grid", grid)
+        return settings, {name: stage(desk) for name, stage in stages.items()}
 
 
 def test_a_run_finds_the_numbers_that_were_found_before_it_was_a_nest(run, before):
-    # Not the scores of the memory that is written: at the largest rates rounding decides them.
     before("continual", run[1], rtol=1e-7, atol=2e-5)
 
 
