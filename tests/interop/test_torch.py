@@ -312,6 +312,14 @@ class TestCalls:
         with pytest.raises(TypeError, match="give a function of JAX, got 3"):
             torch_function(3)
 
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+    def test_compile_leaves_it_alone(self):
+        double = torch_function(lambda w: jnp.sum(w * w))
+        compiled = torch.compile(lambda w: 3 * double(w + 1), backend="eager")
+        w = torch.ones(2, requires_grad=True)
+        compiled(w).backward()
+        assert w.grad.tolist() == [12, 12]
+
     def test_autocast_leaves_it_alone(self):
         w = torch.ones(2, 2, requires_grad=True)
         with torch.autocast("cpu", torch.bfloat16):

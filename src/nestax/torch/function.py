@@ -78,7 +78,7 @@ def torch_function(function: Any) -> Callable:
             program = programs[key] = Program(_flat(function, treedef, moving, constants), name)
         return run(program, [leaf for leaf, moves in zip(leaves, moving, strict=True) if moves])
 
-    return call
+    return torch.compiler.disable(call)
 
 
 def _flat(function: Callable, treedef: Any, moving: list[bool], constants: tuple) -> Callable:
