@@ -225,6 +225,7 @@ def test_a_notebook_shows_a_bar_by_itself(nest, monkeypatch):
     inner.display = display
     monkeypatch.setitem(sys.modules, "IPython", root)
     monkeypatch.setitem(sys.modules, "IPython.display", inner)
+    monkeypatch.setattr("nestax.runs.progress._QUIET", 600.0)
     nest.run(begun, 5)
     assert not shown  # over before anybody could look
     monkeypatch.setattr("nestax.runs.progress._QUIET", -1.0)
