@@ -18,7 +18,7 @@ from nestax.memory.blocks import KINDS
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "memories.md"
 ROWS = dict(
     cells
-    for line in PAGE.read_text().splitlines()
+    for line in PAGE.read_text().replace("\\[", "[").splitlines()  # escaped for the site
     if line.startswith("| `") and "≻" in line and len(cells := line.strip("| ").split(" | ")) == 2
 )
 CALLS = 16

@@ -17,7 +17,7 @@ STATE = {"w": jnp.arange(6.0).reshape(2, 3), "n": [jnp.int32(3), None]}
 
 
 def start(tmp_path, **options):
-    return RunFolder.create(tmp_path / "run", "toy", {"a": 1}, **options)
+    return RunFolder.create(str(tmp_path / "run"), "toy", {"a": 1}, **options)
 
 
 def test_a_new_run_knows_what_was_asked(tmp_path):
@@ -25,7 +25,7 @@ def test_a_new_run_knows_what_was_asked(tmp_path):
         assert (folder.experiment, folder.settings) == ("toy", {"a": 1})
         assert folder.saved() is None
         assert folder.metrics() == []
-    with RunFolder(tmp_path / "run") as folder:
+    with RunFolder(str(tmp_path / "run")) as folder:
         assert folder.settings == {"a": 1}
 
 

@@ -49,7 +49,7 @@ class RunFolder:
 
     _replaces = False  # a run, and was itself begun by this process
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str | Path):
         """Opens an existing run.
 
         Args:
@@ -59,6 +59,7 @@ class RunFolder:
             RunError: there is no run; a file that the run wrote was changed (the message names file
                 and line); or another process has it open.
         """
+        path = Path(path)
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; name the folder that a run wrote")
         if not place.holds_run(path):
@@ -108,7 +109,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, experiment: str, settings: dict[str, Any], overwrite: bool = False
+        cls, path: str | Path, experiment: str, settings: dict[str, Any], overwrite: bool = False
     ) -> "RunFolder":
         """Starts a run in a new folder, an empty one, or one whose run has measured nothing yet.
 
@@ -125,6 +126,7 @@ class RunFolder:
         Raises:
             RunError: the folder is in use, holds something else, or cannot be written.
         """
+        path = Path(path)
         place.vacant(path)
         with refusals(path):
             path.mkdir(parents=True, exist_ok=True)
