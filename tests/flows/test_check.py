@@ -52,6 +52,21 @@ def test_a_gradient_that_stops_half_way_fails():
     assert check_gradient(stopped, POINT, verbose=False).verdict == "failed"
 
 
+def test_kinks_are_met_by_smaller_steps():
+    """A kink within the first steps: differences over it say nothing of either side."""
+
+    def bent(x):
+        return jnp.sum(jax.nn.relu(x - 0.3) * 3 + x**2)
+
+    point = jnp.array([0.3004, 0.29996, 1.0])
+    assert check_gradient(bent, point, verbose=False)
+    coarse = check_gradient(bent, point, step=1e-3, verbose=False)
+    assert coarse.verdict == "inconclusive" and coarse.resolution > 0.1
+    assert check_gradient(bent, point, step=(1e-3, 1e-6), verbose=False)
+    wrong = check_gradient(bent, point, lambda x: 2 * x + 3.01 * (x > 0.3), verbose=False)
+    assert wrong.verdict == "failed"
+
+
 def test_what_float32_hides_is_not_passed():
     def rough(x):
         return jnp.sum(jnp.sin(x.astype(jnp.float32)))

@@ -1,5 +1,6 @@
 """What the folders above need of this one and users do not."""
 
+from ._check import LADDER as LADDER
 from ._estimate import estimated as estimated
 from ._hoist import has_reverse_only_rule as has_reverse_only_rule
 from ._lean import lean_gradient as lean_gradient

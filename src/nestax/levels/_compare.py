@@ -218,11 +218,17 @@ def compare_flows(
                 "Its losses jump or bend sharply within a small step, or round in float32; compare "
                 "over fewer updates"
             )
-        warnings.warn(
-            f"compare_flows: {what} is off by {check.error:.1e} from central differences of the "
-            f"executed program, so it is no measure of the other flows here. {why}",
-            stacklevel=2,
+        finding = (
+            f"is off by {check.error:.1e} from central differences of the executed program, so it "
+            f"is no measure of the other flows here. {why}"
         )
+        if check.resolution > _CONFIRMED:
+            finding = (
+                "is not confirmed: central differences of the executed program are uncertain by "
+                f"{check.resolution:.1e}. Its losses have kinks within the smallest step, or round "
+                "in float32; compare at another state"
+            )
+        warnings.warn(f"compare_flows: {what} {finding}", stacklevel=2)
     rows = []
     for label, flow in named.items():
         if updates == 1:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..flows import Flow, GradientCheck
 from ..flows import check_gradient as check_function
+from ..flows.internal import LADDER
 from . import _belongs, _checks, _processes
 from ._calls import shown
 from ._consistency import flow_repair
@@ -104,7 +105,7 @@ def _checked(
         found = jax.jit(wide.gradient(level))(state, feed)[level]
         point = jax.tree.map(jnp.zeros_like, found)
         if options.get("step") is None:
-            options["step"] = _step(state, level)
+            options["step"] = _steps(state, level)
         loss = executed(wide, level, state, feed)
         return check_function(loss, point, found, *arguments, **options)
 
@@ -148,7 +149,7 @@ def exact_sums(
             zero,
             slope(zero, straight, first, feeds[0]),
             directions=3,
-            step=_step(first, name),
+            step=_steps(first, name),
             coordinates=False,
             verbose=False,
         )
@@ -161,11 +162,11 @@ def _widened(machine: Machine, states: list[State]) -> list[State]:
     return [dataclasses.replace(first, key=one.key) for one in states]
 
 
-def _step(state: State, name: str) -> float:
-    """A step for central differences in a level's value."""
+def _steps(state: State, name: str) -> list[float]:
+    """Steps for central differences in a level's value, tried in turn."""
     leaves = jax.tree.leaves(state.parts[name].trained)
     size = jnp.sqrt(sum(jnp.sum(a**2) for a in leaves) / sum(a.size for a in leaves))
-    return 1e-3 * max(1.0, float(size))
+    return [rung * max(1.0, float(size)) for rung in LADDER]
 
 
 def level_with_flow(function: str, machine: Machine, level: str | None) -> str:
