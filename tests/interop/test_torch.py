@@ -417,3 +417,19 @@ class TestNestax:
         expected = jax.jit(jax.grad(whole, (0, 1)))(layer, to_jax(x))
         for a, b in zip(jax.tree.leaves((weights, x)), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a.grad.numpy(), np.asarray(b), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+def test_numpy_arrays_may_be_written_to_before_the_backward_pass():
+    x, factor = drawn(3), np.ones(3)
+    loss = torch_function(lambda x, factor: jnp.sin(x) * factor)(x, factor)
+    factor *= 100
+    (first,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
+    close(first, x.cos())
+
+
+def test_a_scaled_loss_keeps_gradients_of_16_bits():
+    x = torch.tensor([1e-3], dtype=torch.float16, requires_grad=True)
+    loss = torch_function(lambda x: jnp.sum(x * jnp.float16(1e-4)) * jnp.float16(1e-4))(x)
+    (loss * 32768).backward()
+    assert abs(x.grad.item() - 3.2768e-4) < 1e-6

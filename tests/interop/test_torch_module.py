@@ -234,6 +234,28 @@ def hooked():
     return module
 
 
+def written(write):
+    def function(x):
+        y = x * 1
+        write(y)
+        return y * x
+
+    return function
+
+
+class Cache(nn.Module):
+    """Fills a cache at its first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = torch.arange(3, dtype=x.dtype)
+        return x * self.kept
+
+
 X = (jnp.ones((4, 3)),)
 LINEAR = nn.Linear(3, 3)
 REFUSED = {
@@ -245,6 +267,13 @@ REFUSED = {
     "statistics": (nn.BatchNorm1d(3, affine=False), ({}, *X), "in place"),
     "in place": (lambda x: x.mul_(2), X, "changes an argument or a buffer in place"),
     "branch": (lambda x: x if x.sum() > 0 else -x, X, "a branch depends on numbers"),
+    "into detached": (written(lambda y: y.detach()[0].mul_(2)), X, "writes by mul_ into"),
+    "into data": (written(lambda y: y.data.clamp_(0, 1)), X, "writes by clamp_ into"),
+    "set data": (written(lambda y: setattr(y, "data", y * 2)), X, "sets x.data"),
+    "numpy": (lambda x: x * x.detach().numpy().sum(), X, "reads a tensor's numbers by numpy"),
+    "hook": (written(lambda y: y.requires_grad and y.register_hook(lambda g: 3 * g)), X, "hook"),
+    "pooled": (lambda x: F.max_pool2d(x[None, :2, :2], 2, return_indices=True), X, "indices of"),
+    "cache": (Cache(), ({}, *X), r"sets Cache\.kept while it runs"),
     "number": (lambda x: x * x.sum().item(), X, "without a JAX form: _local_scalar_dense"),
     "unknown": (lambda x: torch.linalg.svdvals(x), X, "without a JAX form: _linalg_svd"),
     "64 bits": (lambda x: x.double().sum(), X, "computes in 64 bits"),
@@ -261,6 +290,77 @@ def test_what_jax_would_compute_otherwise_is_refused(name):
     function, given, words = REFUSED[name]
     with pytest.raises(ValueError, match=r"^jax_function\(\w+|<lambda>\).*" + words):
         jax_function(function)(*given)
+
+
+def test_modules_are_as_they_were_and_caches_that_are_full_are_constants():
+    module, x = Cache(), torch.ones(3)
+    with pytest.raises(ValueError, match="call the module once in torch before"):
+        jax_function(module)({}, jnp.ones(3))
+    assert module.kept is None
+    np.testing.assert_array_equal(module(x), [0, 1, 2])
+    np.testing.assert_array_equal(jax_function(module)({}, jnp.ones(3)), [0, 1, 2])
+
+
+def test_calls_see_what_has_changed_since_the_last():
+    factor, drop = torch.ones(3), nn.Dropout().eval()
+    f = jax_function(lambda x: drop(x) * factor)
+    np.testing.assert_array_equal(f(jnp.ones(3)), [1, 1, 1])
+    factor.mul_(5)
+    np.testing.assert_array_equal(f(jnp.ones(3)), [5, 5, 5])
+    drop.train()
+    with pytest.raises(ValueError, match="draws random numbers"):
+        f(jnp.ones(3))
+    divided = jax_function(lambda x, c: x / c)
+    assert divided(jnp.ones(()), 0.0) == jnp.inf and divided(jnp.ones(()), -0.0) == -jnp.inf
+
+
+NUMBERS = {  # each with the tensors that it is computed of
+    "rest": (
+        lambda x, y: [x % y, torch.fmod(x, y), torch.div(x, y, rounding_mode="floor")],
+        [1.0, 5.0, -5.0, 1e8], [0.1, float("inf"), 3.0, 0.3],
+    ),
+    "whole": (
+        lambda i: [torch.div(i, 1, rounding_mode="trunc"), (i % 2**20) ** 2.0, i.floor()],
+        [16777217, -7],
+    ),
+    "bytes": (
+        lambda i: [i.to(torch.uint8).cumsum(0), i.to(torch.uint8) < torch.tensor(300)], [200, 100],
+    ),
+    "compared": (
+        lambda x: [x.float() == torch.tensor(0.1, dtype=torch.float64), x.long() == 0.5],
+        [0.1, 0.0],
+    ),
+    "short": (
+        lambda x: [x.half().norm(), x.half().var(), F.layer_norm(x.half(), (2,))], [3000.0, 1.0],
+    ),
+    "ignored": (lambda x: torch.addmm(x, x[:, None], x[None], beta=0), [float("nan"), 1.0]),
+    "signs": (lambda x: x.sign(), [float("nan"), -0.5, 0.0]),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_torch_s(name):
+    function, *given = NUMBERS[name]
+    tensors = [torch.tensor(one) for one in given]
+    tensors = [one.double() if one.is_floating_point() else one for one in tensors]
+    own = function(*tensors)
+    found = jax_function(function)(*to_jax(tensors))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(own), strict=True):
+        assert str(a.dtype) == str(b.dtype).removeprefix("torch.")
+        np.testing.assert_allclose(a, b.numpy(), rtol=1e-3 if b.dtype == torch.half else 1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_at_zeros_are_torch_s():
+    def singular(x):
+        return [
+            torch.special.xlogy(x, x.new_tensor([2.0, 3.0])), torch.atan2(x, x * 2),
+            torch.linalg.vector_norm(x, 0.5), x ** (x * 3), x.data * x,
+            F.binary_cross_entropy(x, x.new_tensor([0.0, 1.0])),
+        ]  # fmt: skip
+
+    compare(singular, torch.tensor([0.0, 1.0], dtype=torch.float64), second=False)
 
 
 def test_hooks_and_things_that_are_no_functions_are_refused():

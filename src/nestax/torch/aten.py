@@ -60,12 +60,54 @@ def _norm(x: Any, order: Any = 2, dim: Any = None, keepdim: bool = False, dtype:
         return (jnp.max if order > 0 else jnp.min)(size, axes, keepdims=keepdim)
     if order <= 0:
         raise NotImplementedError(f"a norm of order {order}")
-    total = jnp.sum(size**order, axes, keepdims=keepdim)
+    if order < 1:  # an element that is 0 has derivative 0
+        powers = jnp.where(size == 0, 0, jnp.where(size == 0, 1, size) ** order)
+    else:
+        powers = size**order
+    total = jnp.sum(powers, axes, keepdims=keepdim)
     return jnp.where(total == 0, 0, jnp.where(total == 0, 1, total) ** (1 / order))
+
+
+def _sign(x: Any) -> Any:
+    # torch's sign of nan is 0.
+    return jnp.where(jnp.isnan(x), 0, jnp.sign(x))
+
+
+@_together
+def _atan2(y: Any, x: Any) -> Any:
+    # At the origin the derivative is 0.
+    origin = (y == 0) & (x == 0)
+    at = jnp.arctan2(y, jnp.where(origin, 1, x))
+    return jnp.where(origin, jax.lax.stop_gradient(jnp.arctan2(y, x)), at)
+
+
+@_together
+def _xlogy(x: Any, y: Any) -> Any:
+    nothing = (x == 0) & ((y <= 0) | jnp.isinf(y))
+    return x * jnp.log(jnp.where(nothing, 1, y))
+
+
+def _wide(function: Callable) -> Callable:
+    """Computed in 32 bits where the arrays have 16, as torch does it."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        short = (jnp.float16, jnp.bfloat16)
+        args = tuple(
+            one.astype(jnp.float32) if getattr(one, "dtype", None) in short else one for one in args
+        )
+        return function(*args, **kwargs)
+
+    return run
 
 
 def _scaled(alpha: Any, x: Any) -> Any:
     return x if alpha == 1 else _multiply(x, alpha)
+
+
+@_together
+def _truncated(x: Any, y: Any) -> Any:
+    dtype = jnp.result_type(x, y)
+    return jax.lax.div(*jnp.broadcast_arrays(jnp.asarray(x, dtype), jnp.asarray(y, dtype)))
 
 
 def _div(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
@@ -73,6 +115,8 @@ def _div(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
         return _together(jnp.true_divide)(x, y)
     if rounding_mode == "floor":
         return _together(jnp.floor_divide)(x, y)
+    if not jnp.issubdtype(jnp.result_type(x, y), jnp.inexact):
+        return _truncated(x, y)
     return jnp.trunc(_together(jnp.true_divide)(x, y))
 
 
@@ -88,25 +132,40 @@ def _clamp(x: Any, least: Any = None, most: Any = None) -> Any:
 def _pow(x: Any, y: Any) -> Any:
     if isinstance(y, (int, float)) and float(y).is_integer() and 0 <= y < 64:
         return jax.lax.integer_pow(x, int(y))
+    if isinstance(y, float) and y == 0.5:
+        return jnp.sqrt(x)
+    # 0**0 has derivative 0.
+    if hasattr(x, "ndim") and hasattr(y, "ndim"):
+        x = _where(_together(jnp.logical_and)(x == 0, y == 0), 1, x)
     return _together(jnp.power)(x, y)
 
 
-def _remainder(rounded: Callable) -> Callable:
-    def run(x: Any, y: Any) -> Any:
-        if not jnp.issubdtype(jnp.result_type(x, y), jnp.inexact):
-            return _together(jnp.mod if rounded is jnp.floor else jnp.fmod)(x, y)
-        times = rounded(_together(jnp.true_divide)(x, y))
-        return _together(jnp.subtract)(x, _multiply(jax.lax.stop_gradient(times), y))
+def _remainder(exact: Callable, rounded: Callable) -> Callable:
+    # x - rounded(x / y) * y has these derivatives, but not to the last digit this value.
+    @jax.custom_jvp
+    def rest(x: Any, y: Any) -> Any:
+        return exact(x, y)
 
-    return run
+    @rest.defjvp
+    def _(given: tuple, tangents: tuple) -> tuple:
+        (x, y), (dx, dy) = given, tangents
+        return rest(x, y), dx - rounded(x / y) * dy
+
+    def run(x: Any, y: Any) -> Any:
+        dtype = jnp.result_type(x, y)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            return exact(x, y)
+        return rest(*jnp.broadcast_arrays(jnp.asarray(x, dtype), jnp.asarray(y, dtype)))
+
+    return _together(run)
 
 
 def _sum(x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    return jnp.sum(x, _dims(x, dim), dtype=dtype, keepdims=keepdim)
+    return jnp.sum(x, _dims(x, dim), keepdims=keepdim)
 
 
 def _mean(x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    return jnp.mean(x, _dims(x, dim), dtype=dtype, keepdims=keepdim)
+    return jnp.mean(x, _dims(x, dim), keepdims=keepdim)
 
 
 def _var(x: Any, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> Any:
@@ -201,7 +260,8 @@ def _gather(x: Any, dim: int, index: Any, sparse_grad: bool = False) -> Any:
 
 
 def _addmm(x: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any:
-    return _add(_scaled(beta, x), _scaled(alpha, a @ b))
+    product = _scaled(alpha, a @ b)
+    return _add(_scaled(beta, x), product) if beta else product
 
 
 def _filled(size: Any, value: Any = 0, *ignored: Any, **others: Any) -> Any:
@@ -229,7 +289,7 @@ OPERATIONS: dict[str, Callable] = {
     "pow": _pow,
     "neg": jnp.negative,
     "abs": _abs,
-    "sign": jnp.sign,
+    "sign": _sign,
     "exp": jnp.exp,
     "expm1": jnp.expm1,
     "log": jnp.log,
@@ -242,22 +302,24 @@ OPERATIONS: dict[str, Callable] = {
     "cos": jnp.cos,
     "tanh": jnp.tanh,
     "atan": jnp.arctan,
-    "atan2": _together(jnp.arctan2),
-    "fmod": _remainder(jnp.trunc),
-    "remainder": _remainder(jnp.floor),
+    "atan2": _atan2,
+    "xlogy": _xlogy,
+    "binary_cross_entropy": _wide(layers.binary_cross_entropy),
+    "fmod": _remainder(jnp.fmod, jnp.trunc),
+    "remainder": _remainder(jnp.mod, jnp.floor),
     "isnan": jnp.isnan,
     "isinf": jnp.isinf,
     "erf": jax.lax.erf,
-    "floor": jnp.floor,
+    "floor": lambda x: jnp.floor(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x,
     "round": jnp.round,
     "sigmoid": jax.nn.sigmoid,
     "relu": jax.nn.relu,
     "gelu": lambda x, approximate="none": jax.nn.gelu(x, approximate=approximate == "tanh"),
     "silu": jax.nn.silu,
-    "elu": layers.elu,
+    "elu": _wide(layers.elu),
     "leaky_relu": lambda x, slope=0.01: jnp.where(x > 0, x, x * slope),
     "hardtanh": lambda x, min_val=-1, max_val=1: _clamp(x, min_val, max_val),
-    "softplus": layers.softplus,
+    "softplus": _wide(layers.softplus),
     "log_sigmoid_forward": lambda x: (jax.nn.log_sigmoid(x), None),
     "clamp": lambda x, min=None, max=None: _clamp(x, min, max),
     "clamp_min": _clamp,
@@ -287,7 +349,7 @@ OPERATIONS: dict[str, Callable] = {
     "convolution": layers.convolution,
     "sum": _sum,
     "mean": _mean,
-    "var": _var,
+    "var": _wide(_var),
     "amax": lambda x, dim=(), keepdim=False: jnp.max(x, _dims(x, dim), keepdims=keepdim),
     "amin": lambda x, dim=(), keepdim=False: jnp.min(x, _dims(x, dim), keepdims=keepdim),
     "max": _of_dim(jnp.max, jnp.argmax),
@@ -299,18 +361,18 @@ OPERATIONS: dict[str, Callable] = {
     "sort": _sort,
     "topk": _topk,
     "cumsum": lambda x, dim, dtype=None: jnp.cumsum(x, dim),
-    "_softmax": layers.softmax,
-    "_safe_softmax": layers.safe_softmax,
-    "_log_softmax": layers.log_softmax,
-    "linalg_vector_norm": _norm,
-    "std": lambda *args, **kwargs: _root(_var(*args, **kwargs)),
-    "native_layer_norm": layers.layer_norm,
-    "native_group_norm": layers.group_norm,
-    "_native_batch_norm_legit_no_training": layers.batch_norm,
-    "native_batch_norm": layers.any_batch_norm,
+    "_softmax": _wide(layers.softmax),
+    "_safe_softmax": _wide(layers.safe_softmax),
+    "_log_softmax": _wide(layers.log_softmax),
+    "linalg_vector_norm": _wide(_norm),
+    "std": _wide(lambda *args, **kwargs: _root(_var(*args, **kwargs))),
+    "native_layer_norm": _wide(layers.layer_norm),
+    "native_group_norm": _wide(layers.group_norm),
+    "_native_batch_norm_legit_no_training": _wide(layers.batch_norm),
+    "native_batch_norm": _wide(layers.any_batch_norm),
     "max_pool2d_with_indices": layers.max_pool,
-    "avg_pool2d": layers.avg_pool,
-    "_adaptive_avg_pool2d": layers.adaptive_avg_pool,
+    "avg_pool2d": _wide(layers.avg_pool),
+    "_adaptive_avg_pool2d": _wide(layers.adaptive_avg_pool),
     "constant_pad_nd": layers.pad,
     "embedding": layers.embedding,
     "gather": _gather,
@@ -358,3 +420,10 @@ OPERATIONS: dict[str, Callable] = {
     "_to_copy": _cast,
     "detach": jax.lax.stop_gradient,
 }
+
+# Operations whose arguments torch first brings to one dtype: that of the result, or of both sides.
+PROMOTED = frozenset(
+    ("add", "sub", "rsub", "mul", "div", "pow", "atan2", "xlogy", "fmod", "remainder", "clamp",
+     "clamp_min", "clamp_max", "maximum", "minimum", "where", "sum", "mean", "cumsum")
+)  # fmt: skip
+COMPARED = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))

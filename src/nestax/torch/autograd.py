@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import torch
 
 from .programs import Program
@@ -47,7 +48,15 @@ class _Call:
     def __init__(self, program: Program, leaves: list, where: list[int], needs: tuple[int, ...]):
         self.program, self.where, self.needs = program, where, needs
         # Tensors are remembered by the graph alone, which frees them.
-        self.leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        # A numpy array may be written to before the backward pass.
+        self.leaves = [
+            None
+            if isinstance(leaf, torch.Tensor)
+            else np.array(leaf)
+            if isinstance(leaf, np.ndarray)
+            else leaf
+            for leaf in leaves
+        ]
         self.structure: Any = None
         self.gradients: Any = None
         self.residuals: Any = None

@@ -143,3 +143,30 @@ def elu(x: Any, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Any:
 def softplus(x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
     linear = x * beta > threshold
     return jnp.where(linear, x, jnp.logaddexp(jnp.where(linear, 0, x) * beta, 0) / beta)
+
+
+@jax.custom_jvp
+def _cross_entropy(p: Any, target: Any) -> Any:
+    least = -100.0  # torch's bound for logarithms
+    yes, no = jnp.maximum(jnp.log(p), least), jnp.maximum(jnp.log1p(-p), least)
+    return (target - 1) * no - target * yes
+
+
+@_cross_entropy.defjvp
+def _(given: tuple, tangents: tuple) -> tuple:
+    (p, target), (dp, dt) = given, tangents
+    by_p = (p - target) / jnp.maximum((1 - p) * p, 1e-12)
+    return _cross_entropy(p, target), by_p * dp + (jnp.log1p(-p) - jnp.log(p)) * dt
+
+
+def binary_cross_entropy(p: Any, target: Any, weight: Any = None, reduction: int = 1) -> Any:
+    out = _cross_entropy(p, target)
+    out = (
+        out
+        if weight is None
+        else out
+        * jnp.broadcast_to(
+            weight.reshape((1,) * (out.ndim - weight.ndim) + weight.shape), out.shape
+        )
+    )
+    return (out, jnp.mean(out), jnp.sum(out))[reduction]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .trees import array, torch_or_refusal
+from .watching import Modules, watcher
 
 _RANDOM = ("bernoulli", "native_dropout", "rand", "randn", "normal", "uniform", "randint")
 
@@ -26,7 +27,7 @@ def jax_function(function: Any) -> Callable:
             becomes `f(parameters, *inputs)`, as `torch.func.functional_call(net, parameters,
             inputs)`. Its parameters are `nx.torch.to_jax(dict(net.named_parameters()))`. Buffers,
             the mode (training or evaluation) and tensors that a function closes over are constants,
-            with the values of the first call.
+            with the values of the present call; within `jax.jit`, of the call that was compiled.
 
     Returns:
         The function of the same arguments, with arrays in place of tensors. Ints, bools and strings
@@ -38,9 +39,10 @@ def jax_function(function: Any) -> Callable:
         TypeError: `function` is not callable.
         ValueError: in a call, where JAX would compute another value or another derivative than
             torch: an operation without a JAX form, random numbers (dropout in training mode),
-            arguments or buffers changed in place (BatchNorm in training mode), branches on
-            numbers, `torch.no_grad`, an `autograd.Function` or hooks of one's own, a parameter that
-            is closed over.
+            arguments or buffers changed in place (BatchNorm in training mode), attributes of a
+            module set in its call, branches on numbers, `torch.no_grad`, an `autograd.Function` or
+            hooks of one's own, writes into `x.detach()` or `x.data`, a parameter that is closed
+            over.
 
     Example:
         ```python
@@ -66,12 +68,20 @@ def jax_function(function: Any) -> Callable:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         leaves, treedef = jax.tree.flatten((args, kwargs))
-        fixed = tuple(None if hasattr(leaf, "shape") else leaf for leaf in leaves)
+        # By its words a float differs from itself with another sign, and is found again if nan.
+        fixed = tuple(
+            None
+            if hasattr(leaf, "shape")
+            else (float, repr(leaf))
+            if isinstance(leaf, float)
+            else leaf
+            for leaf in leaves
+        )
         arrays = [jnp.asarray(leaf) for leaf in leaves if hasattr(leaf, "shape")]
         kinds = tuple((one.shape, one.dtype) for one in arrays)
         wide = bool(jax.config.read("jax_enable_x64"))
         key = (treedef, fixed, tuple(map(type, fixed)), kinds, wide)
-        if key not in graphs:
+        if key not in graphs or graphs[key].stale():
             with jax.ensure_compile_time_eval():
                 graphs[key] = _Graph(torch, pure, name, leaves, treedef)
         return graphs[key].run(arrays)
@@ -84,7 +94,7 @@ class _Graph:
     """The operations of a function at certain shapes."""
 
     def __init__(self, torch: Any, function: Callable, name: str, leaves: list, treedef: Any):
-        self.name = name
+        self.name, self.result_type = name, torch.result_type
         self.structure: Any = None
         self.nodes = self._traced(torch, function, leaves, treedef)
         self._check(torch)
@@ -98,18 +108,7 @@ class _Graph:
             _example(torch, leaf, who) if hasattr(leaf, "shape") else None for leaf in leaves
         ]
 
-        class Watching(torch.overrides.TorchFunctionMode):
-            """Refuses what is no operation of the graph, but matters for derivatives."""
-
-            def __torch_function__(
-                self, called: Any, types: Any, args: Any = (), kwargs: Any = None
-            ):
-                if not torch.is_grad_enabled():
-                    raise ValueError(
-                        f"{who} computes under torch.no_grad(), which JAX cannot see; give "
-                        "x.detach() where x is meant to be a constant"
-                    )
-                return called(*args, **(kwargs or {}))
+        self.modules = Modules(torch, who)
 
         def flat(*tensors: Any) -> list:
             given = iter(tensors)
@@ -118,7 +117,7 @@ class _Graph:
                 for leaf, example in zip(leaves, examples, strict=True)
             ]
             args, kwargs = treedef.unflatten(full)
-            with Watching():
+            with self.modules, watcher(torch, who):
                 out = function(*args, **kwargs)
             # Results of torch.max and its like are tuples that no pytree knows.
             out = jax.tree.map(lambda one: tuple(one) if isinstance(one, tuple) else one, out)
@@ -163,6 +162,8 @@ class _Graph:
             for node in module.graph.nodes
             if node.op == "get_attr"
         }
+        self.modes = self.modules.modes()
+        self.sources = [(one, one._version) for one in self.constants.values()]
         called = [_name(node.target) for node in module.graph.nodes if node.op == "call_function"]
         if any(one.endswith("_") and not one.endswith("__") for one in called):
             raise ValueError(
@@ -205,6 +206,11 @@ class _Graph:
                         'off: use x.float(), or say jax.config.update("jax_enable_x64", True)'
                     )
 
+    def stale(self) -> bool:
+        """Whether a tensor or a module's mode that is a constant here has changed."""
+        changed = any(one._version != version for one, version in self.sources)
+        return changed or self.modules.modes() != self.modes
+
     def run(self, arrays: Sequence[Any]) -> Any:
         """The outputs for these inputs."""
         values: dict[Any, Any] = {}
@@ -216,6 +222,11 @@ class _Graph:
                 values[node] = self.constants[node.target]
             elif node.op == "output":
                 out = _replaced(node.args[0], values)
+                if any(one is None for one in out):
+                    raise ValueError(
+                        f"jax_function({self.name}) returns a result without a JAX form, such as "
+                        "the indices of max_pool2d; return the others"
+                    )
                 return jax.tree.unflatten(self.structure, list(out))
             elif _name(node.target) == "getitem":
                 source, index = node.args
@@ -227,6 +238,7 @@ class _Graph:
     def _computed(self, node: Any, values: dict) -> Any:
         operation = _operations()[_name(node.target)]
         args, kwargs = _replaced(node.args, values), _replaced(node.kwargs, values)
+        args = self._promoted(node, args)
         try:
             out = operation(*args, **kwargs)
         except Exception as error:
@@ -239,6 +251,24 @@ class _Graph:
             return self._as_expected(node, out, expected)
         pairs = zip(out, expected, strict=True)
         return [None if a is None else self._as_expected(node, a, b) for a, b in pairs]
+
+    def _promoted(self, node: Any, args: Any) -> Any:
+        """The arrays among the arguments in the dtype that torch computes in, where it matters."""
+        from .aten import COMPARED, PROMOTED
+
+        name = _name(node.target)
+        if name in COMPARED:
+            metas = [getattr(one, "meta", {"val": one})["val"] for one in node.args]
+            dtype = self.result_type(*metas)
+        elif name in PROMOTED:
+            dtype = node.meta["val"].dtype
+        else:
+            return args
+        dtype = jax.dtypes.canonicalize_dtype(str(dtype).removeprefix("torch."))
+        first = 1 if name == "where" else 0
+        return args[:first] + [
+            one.astype(dtype) if hasattr(one, "astype") else one for one in args[first:]
+        ]
 
     def _as_expected(self, node: Any, out: Any, expected: Any) -> Any:
         """The dtype is torch's, whose rules of promotion are others."""

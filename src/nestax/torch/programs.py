@@ -38,7 +38,10 @@ class Program:
         def run(leaves: list) -> tuple[Any, Any, Any]:
             out, pull = self._vjp(leaves, needs)
             inexact = [leaf for leaf in jax.tree.leaves(out) if _inexact(leaf)]
-            if [leaf.ndim for leaf in inexact] == [0] and jnp.isrealobj(inexact[0]):
+            # In 16 bits a gradient may vanish that a scaled loss (torch.amp.GradScaler) keeps.
+            short = any(leaves[index].dtype == jnp.float16 for index in needs)
+            short = short or any(leaf.dtype == jnp.float16 for leaf in inexact)
+            if [leaf.ndim for leaf in inexact] == [0] and jnp.isrealobj(inexact[0]) and not short:
                 return _fresh(out), self._pull(pull, [jnp.ones_like(inexact[0])]), None
             return _fresh(out), None, pull
 
