@@ -13,7 +13,9 @@ folder of their own; figures they save there must be those that the documentatio
 """
 
 import argparse
+import ast
 import importlib.util
+import io
 import math
 import os
 import re
@@ -21,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tokenize
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,6 +42,9 @@ def snippets_of(path: Path) -> list[str]:
         if importlib.util.find_spec(package) is None:
             print(f"{path} left out: it needs {package}")
             return []
+    for fence in re.findall(r"^.*(?:```|~~~) *python.*$", text, re.MULTILINE):
+        if fence != "```python":
+            raise SystemExit(f"{path}: {fence!r} would not be run; write ```python alone on a line")
     snippets = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     if not snippets:
         raise SystemExit(f"{path} has no Python snippet")
@@ -67,8 +73,29 @@ def agrees(expected: list[str], printed: list[str]) -> bool:
     return not expected or (len(expected) == len(printed) and all(map(close, expected, printed)))
 
 
+def unread(code: str) -> list[str]:
+    """Lines that end a print and say something, but not as `print(...)  # 1.25` alone on a line."""
+    lines = code.splitlines()
+    said = {
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(code).readline)
+        if token.type == tokenize.COMMENT
+    }
+    ends = {
+        node.end_lineno
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    }
+    return [lines[end - 1] for end in sorted(said & ends) if not _PRINTED.match(lines[end - 1])]
+
+
 def passed(name: str, code: str, figures: Path | None) -> bool:
     """Runs one program; reports whether it ended well, printed and drew what the page says."""
+    if lines := unread(code):
+        print(f"{name}: FAILED\nnot compared: {lines}; write print(...)  # 1.25 on one line")
+        return False
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-c", code],

@@ -78,3 +78,20 @@ def test_every_card_has_its_table():
     for card in gallery.CARDS.values():
         assert gallery.rows_of(text, card)
     assert set(gallery.CARDS) == set(gallery.STUDIES)
+
+
+def test_what_a_page_says_and_nobody_runs_or_compares_is_found(tmp_path):
+    """Fences that are not read, and comments that are not those of a print on one line."""
+    where = Path(__file__).with_name("readme.py")
+    readme = importlib.util.module_from_spec(
+        spec := importlib.util.spec_from_file_location("readme", where)
+    )
+    spec.loader.exec_module(readme)
+    page = tmp_path / "page.md"
+    for fence in ("    ```python", "~~~python", '```python title="x"'):
+        page.write_text(f"```python\n1\n```\n\n{fence}\nprint(1)  # 2\n")
+        with pytest.raises(SystemExit, match="would not be run"):
+            readme.snippets_of(page)
+    code = "x = 1; print(x)  # 2\nprint(\n    x)  # 3\nprint(x)  # 1\nf(x)  # nothing\n"
+    assert readme.unread(code) == ["x = 1; print(x)  # 2", "    x)  # 3"]
+    assert not readme.passed("page", code, None)
