@@ -78,11 +78,14 @@ def led(function: Callable[[], Any]) -> Any:
     Raises:
         RuntimeError: in the others, if it raised anything in process 0.
     """
-    error, said = None, ""
+    error: BaseException | None = None
+    said = ""
     if jax.process_index() == 0:
         try:
             said = json.dumps({"returned": function()})
-        except Exception as caught:
+            if len(said) > _WIDTH:
+                raise ValueError(f"process 0 tells the others at most {_WIDTH} characters")
+        except BaseException as caught:  # an interruption too: the others wait for an answer
             error, said = caught, _message(caught)
     first = told(said)[0]
     if error is not None:
@@ -215,7 +218,7 @@ def _listed(names: set[str], otherwise: str) -> str:
     return " and ".join(sorted(names - {""})) or otherwise
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     return f"!{type(error).__name__}: {error}"
 
 
