@@ -277,6 +277,7 @@ REFUSED = {
     "number": (lambda x: x * x.sum().item(), X, "without a JAX form: _local_scalar_dense"),
     "unknown": (lambda x: torch.linalg.svdvals(x), X, "without a JAX form: _linalg_svd"),
     "64 bits": (lambda x: x.double().sum(), X, "computes in 64 bits"),
+    "large": (lambda x: x * torch.arange(2**31, 2**31 + 3), X, "integer beyond those of int32"),
     "no tensor": (lambda x: 2.0, X, "must return tensors"),
     "key": (lambda x: x, (jax.random.key(0),), "torch has no dtype key"),
     "convolution": (
@@ -310,6 +311,12 @@ def test_calls_see_what_has_changed_since_the_last():
     drop.train()
     with pytest.raises(ValueError, match="draws random numbers"):
         f(jnp.ones(3))
+    norm = nn.BatchNorm1d(2, affine=False).eval()
+    f, x = jax_function(norm), torch.tensor([[1.0, 2.0], [5.0, 3.0]])
+    f({}, to_jax(x))
+    norm.train()(x)
+    norm.eval().eps = 0.5
+    np.testing.assert_allclose(f({}, to_jax(x)), norm(x), rtol=1e-6)
     divided = jax_function(lambda x, c: x / c)
     assert divided(jnp.ones(()), 0.0) == jnp.inf and divided(jnp.ones(()), -0.0) == -jnp.inf
 
@@ -361,6 +368,24 @@ def test_derivatives_at_zeros_are_torch_s():
         ]  # fmt: skip
 
     compare(singular, torch.tensor([0.0, 1.0], dtype=torch.float64), second=False)
+
+
+@pytest.mark.parametrize("index", [-1, 7])
+def test_what_an_index_out_of_range_reads_is_nan(index):
+    reads = [
+        lambda x, i: F.embedding(i, x), lambda x, i: x.gather(0, i[None]),
+        lambda x, i: x.index_select(0, i), lambda x, i: F.cross_entropy(x[:1], i),
+        lambda x, i: x[i.abs() + 3],
+    ]  # fmt: skip
+    for read in reads:
+        found = jax.jit(jax_function(read))(jnp.ones((3, 2)), jnp.array([index]))
+        assert jnp.all(jnp.isnan(found))
+
+
+def test_recurrent_networks_of_32_bits_have_no_kernel_of_their_own():
+    module, x = nn.LSTM(3, 2), torch.randn(4, 1, 3)
+    found = jax_function(module)(to_jax(parameters(module)), to_jax(x))[0]
+    np.testing.assert_allclose(found, module(x)[0].detach().numpy(), atol=1e-6)
 
 
 def test_hooks_and_things_that_are_no_functions_are_refused():

@@ -149,7 +149,9 @@ def _remainder(exact: Callable, rounded: Callable) -> Callable:
     @rest.defjvp
     def _(given: tuple, tangents: tuple) -> tuple:
         (x, y), (dx, dy) = given, tangents
-        return rest(x, y), dx - rounded(x / y) * dy
+        out = rest(x, y)
+        times = jnp.where(jnp.isinf(y), rounded(x / y), jnp.round((x - out) / y))
+        return out, dx - times * dy
 
     def run(x: Any, y: Any) -> Any:
         dtype = jnp.result_type(x, y)
@@ -247,7 +249,8 @@ def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tr
 
 
 def _index(x: Any, indices: Sequence[Any]) -> Any:
-    return x[tuple(slice(None) if one is None else one for one in indices)]
+    at = tuple(slice(None) if one is None else one for one in indices)
+    return x.at[at].get(mode="fill")
 
 
 def _gather(x: Any, dim: int, index: Any, sparse_grad: bool = False) -> Any:
@@ -256,7 +259,7 @@ def _gather(x: Any, dim: int, index: Any, sparse_grad: bool = False) -> Any:
     x = x[
         tuple(slice(None) if a == dim % x.ndim else slice(0, n) for a, n in enumerate(index.shape))
     ]
-    return jnp.take_along_axis(x, index, axis=dim)
+    return jnp.take_along_axis(x, layers.in_range(index, x.shape[dim]), axis=dim, mode="fill")
 
 
 def _addmm(x: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any:
@@ -377,7 +380,9 @@ OPERATIONS: dict[str, Callable] = {
     "embedding": layers.embedding,
     "gather": _gather,
     "index": _index,
-    "index_select": lambda x, dim, index: jnp.take(x, index, axis=dim),
+    "index_select": lambda x, dim, index: jnp.take(
+        x, layers.in_range(index, x.shape[dim]), axis=dim, mode="fill"
+    ),
     "view": lambda x, size: x.reshape(tuple(size)),
     "_unsafe_view": lambda x, size: x.reshape(tuple(size)),
     "reshape": lambda x, size: x.reshape(tuple(size)),

@@ -8,6 +8,11 @@ import jax
 import jax.numpy as jnp
 
 
+def in_range(index: Any, size: int) -> Any:
+    """Indices of which negative ones are out of range too: what is read there is nan."""
+    return jnp.where(index < 0, size, index)
+
+
 def embedding(
     weight: Any, index: Any, padding_idx: int = -1, scale: bool = False, sparse: bool = False
 ) -> Any:
@@ -15,7 +20,7 @@ def embedding(
         raise NotImplementedError("embedding with scale_grad_by_freq=True")
     if padding_idx >= 0:
         weight = weight.at[padding_idx].set(jax.lax.stop_gradient(weight[padding_idx]))
-    return weight[index]
+    return weight.at[in_range(index, weight.shape[0])].get(mode="fill")
 
 
 def log_softmax(x: Any, dim: int, half_to_float: bool = False) -> Any:

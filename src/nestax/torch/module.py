@@ -32,7 +32,8 @@ def jax_function(function: Any) -> Callable:
     Returns:
         The function of the same arguments, with arrays in place of tensors. Ints, bools and strings
         among the arguments are constants. While JAX's 64-bit numbers are off, int32 arrays are
-        int64 tensors to the function, which labels must be.
+        int64 tensors to the function, which labels must be; products beyond int32 overflow. An
+        index out of range, which is an error in torch, gives nan.
 
     Raises:
         ImportError: torch is not installed.
@@ -200,6 +201,19 @@ class _Graph:
         wide = (torch.float64, torch.complex128)
         if not jax.config.read("jax_enable_x64"):
             for node in called:
+                made = _name(node.target) in (
+                    "full",
+                    "full_like",
+                    "fill",
+                    "arange",
+                    "scalar_tensor",
+                )
+                numbers = [one for one in jax.tree.leaves(node.args) if isinstance(one, int)]
+                if made and any(not -(2**31) <= one < 2**31 for one in numbers):
+                    raise ValueError(
+                        f"{who} has an integer beyond those of int32, and JAX's 64-bit numbers are "
+                        'off: say jax.config.update("jax_enable_x64", True)'
+                    )
                 if any(one.dtype in wide for one in jax.tree.leaves(node.meta.get("val"))):
                     raise ValueError(
                         f"{who} computes in 64 bits ({node.target}), and JAX's 64-bit numbers are "
@@ -321,9 +335,12 @@ def _as_written(torch: Any) -> Any:
     """Modules do what they say, in plain operations, in place of fused kernels."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    kernels = torch._C._get_mkldnn_enabled()  # has one for recurrent networks
+    torch._C._set_mkldnn_enabled(False)
     try:
         backend = torch.nn.attention.SDPBackend.MATH
         with torch.enable_grad(), torch.nn.attention.sdpa_kernel(backend):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(kernels)

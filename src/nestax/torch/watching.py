@@ -80,6 +80,7 @@ class Modules:
     def __init__(self, torch: Any, who: str):
         self.torch, self.who = torch, who
         self.seen: dict[Any, dict[str, Any]] = {}
+        self._alive: dict[int, Any] = {}
 
     def __enter__(self) -> "Modules":
         hook = self.torch.nn.modules.module.register_module_forward_pre_hook
@@ -126,5 +127,13 @@ class Modules:
         return isinstance(value, fake) or self.torch._is_functional_tensor(value)
 
     def modes(self) -> list[Any]:
-        """What can change without another call: the modes, and which tensors the buffers are."""
-        return [(module.training, *map(id, module._buffers.values())) for module in list(self.seen)]
+        """What can change without another call: numbers, words and tensors that are attributes."""
+        plain, found = (bool, int, float, str, type(None)), []
+        for module in self.seen:
+            for name, value in [*vars(module).items(), *module._buffers.items()]:
+                if isinstance(value, self.torch.Tensor):
+                    self._alive[id(value)] = value  # while it lives no other has its id
+                    found.append((name, id(value), value._version))
+                elif isinstance(value, plain):
+                    found.append((name, value))
+        return found
