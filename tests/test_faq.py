@@ -111,6 +111,11 @@ def _():
     one(value={"jax": ONE, "torch": tensor()})
 
 
+@raises("the context is a function (task, key) -> batch, a Stream or a Process")
+def _():
+    one(context=[ONE, ONE])
+
+
 @raises("no level is called")
 def _():
     one(lambda values, batch: jnp.sum(values["weight"] ** 2))

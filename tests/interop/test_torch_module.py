@@ -393,3 +393,22 @@ def test_hooks_and_things_that_are_no_functions_are_refused():
         jax_function(hooked())
     with pytest.raises(TypeError, match="give a function or module of torch, got 3"):
         jax_function(3)
+
+
+def test_tensors_and_modules_are_no_arguments():
+    net = nn.Linear(2, 1)
+    f, weights = jax_function(net), to_jax(dict(net.named_parameters()))
+    tensors = r"jax_function\(Linear\): tensors of torch.*convert them with nx.torch.to_jax"
+    with pytest.raises(ValueError, match=tensors):
+        f(dict(net.named_parameters()), jnp.ones(2))
+    with pytest.raises(ValueError, match=tensors):
+        f(weights, torch.ones(2))
+    with pytest.raises(ValueError, match=r"an argument is a torch module.*named_parameters\(\)"):
+        f(net, jnp.ones(2))
+
+
+@pytest.mark.parametrize("value", [nn.Linear(2, 1), {"net": nn.Linear(2, 1), "bias": jnp.ones(1)}])
+def test_a_module_is_no_value(value):
+    nest = nx.Nest([nx.Level("net", lambda values, batch: 0.0, optax.sgd(0.1))])
+    with pytest.raises(ValueError, match="'net'.*a torch Linear.*to_jax.dict.net.named_parameters"):
+        nest.init({"net": value}, jax.random.key(0))

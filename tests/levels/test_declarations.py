@@ -38,6 +38,7 @@ def fresh(values, task, key):
         (lambda: level(name=""), "non-empty string"),
         (lambda: level(optimizer=0.1), "optimizer is an optax transformation"),
         (lambda: level(context=jnp.ones(3)), "give fixed data as the nest's task"),
+        (lambda: level(context=[jnp.ones(3)]), r"got list; .* as nx.Stream.of\(loader\)"),
         (lambda: level(every=0), "every is a number of ticks"),
         (lambda: level(horizon=3), "give start as well"),
         (lambda: level(reset_optimizer=False), "without a start there are no episodes"),

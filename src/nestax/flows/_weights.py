@@ -106,7 +106,8 @@ def trained_leaves(who: str, value: Any, trained: Any = None) -> list[bool | Non
 
 
 def check_arrays(who: str, value: Any) -> None:
-    """Refuses arrays of other libraries: a compiled program would hold them as constants.
+    """Refuses arrays of other libraries, and modules of torch: a compiled program would hold them
+    as constants.
 
     Raises:
         ValueError: by path.
@@ -118,12 +119,19 @@ def check_arrays(who: str, value: Any) -> None:
             if leaf.dtype.kind not in "OSUMm":
                 continue
             what, repair = f"a numpy array of dtype {leaf.dtype}", "encode it as numbers"
-        elif hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        elif (module := ("torch", "Module") in _classes(leaf)) or (
+            hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+        ):
             package, name = type(leaf).__module__.partition(".")[0], type(leaf).__name__
             what = f"a {package} {name}, no array of JAX or numpy"
             repair = "convert it, for instance with np.asarray(x)"
             if ("torch", "Tensor") in _classes(leaf):
                 repair = "convert it with nx.torch.to_jax"
+            if module:
+                repair = (
+                    "give its tensors, nx.torch.to_jax(dict(net.named_parameters())), and call it "
+                    "in the objective by nx.torch.jax_function(net)"
+                )
         else:
             continue
         raise ValueError(f"{who}{jax.tree_util.keystr(path)} is {what}: {repair}")

@@ -173,7 +173,8 @@ class Level:
         if not (self.context is None or callable(self.context) or process):
             refuse(
                 "the context is a function (task, key) -> batch, a Stream or a Process, got "
-                f"{type(self.context).__name__}; give fixed data as the nest's task"
+                f"{type(self.context).__name__}; give fixed data as the nest's task, or a list "
+                "of batches or a data loader as nx.Stream.of(loader)"
             )
         # Who samples from an implicit flow's own context is this level.
         for context in (self.context, getattr(self.flow, "context", None)):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .trees import array, torch_or_refusal
+from .trees import array, refuse_module, torch_or_refusal
 from .watching import Modules, watcher
 
 _RANDOM = ("bernoulli", "native_dropout", "rand", "randn", "normal", "uniform", "randint")
@@ -43,7 +43,8 @@ def jax_function(function: Any) -> Callable:
             arguments or buffers changed in place (BatchNorm in training mode), attributes of a
             module set in its call, branches on numbers, `torch.no_grad`, an `autograd.Function` or
             hooks of one's own, writes into `x.detach()` or `x.data`, a parameter that is closed
-            over.
+            over. An argument is a tensor or a module of torch:
+            `nx.torch.to_jax` converts them.
 
     Example:
         ```python
@@ -69,6 +70,13 @@ def jax_function(function: Any) -> Callable:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         leaves, treedef = jax.tree.flatten((args, kwargs))
+        for leaf in leaves:
+            refuse_module(torch, leaf, f"jax_function({name}): an argument")
+            if isinstance(leaf, torch.Tensor):
+                raise ValueError(
+                    f"jax_function({name}): tensors of torch are arguments of a function of JAX; "
+                    "convert them with nx.torch.to_jax"
+                )
         # By its words a float differs from itself with another sign, and is found again if nan.
         fixed = tuple(
             None
