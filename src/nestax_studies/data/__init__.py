@@ -16,7 +16,7 @@ Files are looked for in `$NESTAX_DATA/<name>/`, where torchvision leaves them be
 the cache. Unpacked files are as good as packed ones. Whatever is read is checked in full first:
 container, format and checksum.
 Downloading needs pooch and tqdm, `digits` scikit-learn, `omniglot` pillow: all come with
-`pip install "nestax[studies]"`. Importing this package loads none of them.
+`pip install ".[studies]"` in a checkout. Importing this package loads none of them.
 """
 
 from ._dataset import Dataset as Dataset
