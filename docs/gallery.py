@@ -213,10 +213,12 @@ def draw(card: Card, text: str, path: Path) -> None:
         for label, row in zip(labels, rows, strict=True):
             values = [number(row[column])[0] for column in card.value]
             axes.plot(lengths, values, marker="o", label=label)
+        axes.set_ylim(-5, 150)  # the legend above the lines
+        axes.set_yticks(range(0, 101, 25))
         axes.set(xscale="log", xticks=lengths, xticklabels=lengths, xlabel="tokens")
         axes.set_ylabel(card.unit)
         axes.minorticks_off()
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper center", ncols=2)
     else:
         numbers = [number(row[card.value[0]]) for row in rows]
         values = [value for value, _, _ in numbers]
@@ -274,7 +276,9 @@ def write(site: Path) -> None:
             "",
             f"    {card.verdict}",
             "",
-            f"    `nestax run {name}{card.options}`",
+            "    ```sh",
+            f"    nestax run {name}{card.options}",
+            "    ```",
             "",
             f"    {entry.minutes} minutes. [All numbers](results.md#{anchor(heading)})",
             "",

@@ -235,7 +235,8 @@ def _difference(
     kink = abs(2 * bend[0] - bend[1]) / 2
     # The values are rounded, and so are the points at which they are taken.
     size = np.max(np.abs(pairs)) + abs(fine) * float(jnp.max(jnp.abs(flat)))
-    return fine, abs(fine - coarse) + kink, 4 * float(jnp.finfo(ahead[0].dtype).eps) * size / h
+    rounding = 4 * float(jnp.finfo(ahead[0].dtype).eps) * size / h
+    return fine, max(abs(fine - coarse), kink - rounding), rounding
 
 
 def _directions(
