@@ -232,11 +232,11 @@ def _difference(
     # Differences over a kink close by agree with each other on a slope that is neither side's.
     # But there second differences shrink no faster than the step.
     bend = np.sum(pairs - value, axis=0) / (h * np.array(STEPS))
-    kink = abs(2 * bend[0] - bend[1]) / 2
+    kink = abs(2 * bend[0] - bend[1])
     # The values are rounded, and so are the points at which they are taken.
     size = np.max(np.abs(pairs)) + abs(fine) * float(jnp.max(jnp.abs(flat)))
     rounding = 4 * float(jnp.finfo(ahead[0].dtype).eps) * size / h
-    return fine, max(abs(fine - coarse), kink - rounding), rounding
+    return fine, max(abs(fine - coarse), kink - 2 * rounding), rounding
 
 
 def _directions(
