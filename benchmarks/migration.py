@@ -36,7 +36,7 @@ class Pair:
 
     Attributes:
         name: heading of its section, after that of the library if it is another one.
-        library: whose program `theirs` is, as the page spells it.
+        peer: whose program `theirs` is, as the page spells it.
         theirs: the library's program, without the lines that all programs begin with.
         ours: the program with nestax, without those lines.
         known_wrong: whether the page says that the library's number is wrong.
@@ -44,7 +44,7 @@ class Pair:
     """
 
     name: str
-    library: str
+    peer: str
     theirs: str
     ours: str
     known_wrong: bool = False
@@ -136,7 +136,7 @@ def variants(pairs: list[Pair]) -> Iterator[Pair]:
         for name, what, theirs, ours, wrong in VARIANTS:
             if name == pair.name:
                 both = changed(pair.theirs, *theirs), changed(pair.ours, *ours)
-                yield Pair(f"{name}, {what}", pair.library, *both, wrong, variant=True)
+                yield Pair(f"{name}, {what}", pair.peer, *both, wrong, variant=True)
 
 
 def run(code: str, peer: str, environments: Environments) -> list[str]:
@@ -193,15 +193,15 @@ def main() -> int:
     print("| program | theirs | nestax | numpy | verdict |\n" + "| --- " * 5 + "|")
     for pair in variants(pairs):
         begin = beginnings["py"]
-        if pair.library == "JAXopt":
+        if pair.peer == "JAXopt":
             begin = _OURS_ONLY.sub("", beginnings["python"])
-        elif pair.library == "learn2learn":
+        elif pair.peer == "learn2learn":
             begin = _LEARN2LEARN + begin
         ours = run(beginnings["python"] + pair.ours, "", environments)
         numbers = truth[pair.name]
         true = [f"{n:.{len(o.partition('.')[2])}f}" for n, o in zip(numbers, ours, strict=True)]
         try:
-            theirs = run(begin + pair.theirs, pair.library.lower(), environments)
+            theirs = run(begin + pair.theirs, pair.peer.lower(), environments)
             said, right = verdict(pair, page, theirs, ours, true)
         except RuntimeError as error:
             theirs, said, right = ["not run"], str(error), False

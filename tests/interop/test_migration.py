@@ -33,7 +33,7 @@ def test_every_library_has_pairs_and_a_list_of_differences():
     for name, section in zip(LIBRARIES, sections, strict=True):
         assert f"### Differences from {name}\n" in section
         assert re.search(rf"^\| {name} [\d.]+ \| nestax \|$", section, re.MULTILINE)
-    count = [sum(pair.library == name for pair in PAIRS) for name in LIBRARIES]
+    count = [sum(pair.peer == name for pair in PAIRS) for name in LIBRARIES]
     assert count == [3, 1, 1, 1, 3]
 
 
