@@ -241,13 +241,10 @@ def draw(card: Card, text: str, path: Path) -> None:
     plt.close(figure)
 
 
-def anchor(heading: str) -> str:
-    """The anchor that the site gives a heading."""
-    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
-
-
 def write(site: Path) -> None:
     """Writes gallery.md and its figures into the folder of the site's pages."""
+    from markdown.extensions.toc import slugify  # only the site needs it, not the tests
+
     missing = set(STUDIES) ^ set(CARDS)
     if missing:
         raise LookupError(f"studies and cards differ: {sorted(missing)}")
@@ -280,7 +277,7 @@ def write(site: Path) -> None:
             f"    nestax run {name}{card.options}",
             "    ```",
             "",
-            f"    {entry.minutes} minutes. [All numbers](results.md#{anchor(heading)})",
+            f"    {entry.minutes} minutes. [All numbers](results.md#{slugify(heading, '-')})",
             "",
         ]
     page += ["</div>", ""]

@@ -109,14 +109,14 @@ def alike(
         ValueError: they differ.
         RuntimeError: it raised something in another process.
     """
-    error: Exception | None = None
+    error: BaseException | None = None
     made: Any = None
     try:
         made = function()
         said = json.dumps(compared(made))
         if len(said) > _WIDTH:
             said = json.dumps({"": digest(said)})
-    except Exception as caught:
+    except BaseException as caught:  # an interruption too: the others wait for an answer
         error, said = caught, _message(caught)
     everyone = told(said)
     if error is not None:
