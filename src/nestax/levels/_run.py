@@ -127,7 +127,7 @@ def _watcher(given: Any) -> Any:
     """Who watches a run. Found by name: the library proper brings no progress package."""
     if given is None and "IPython" not in sys.modules:
         return None
-    return importlib.import_module("nestax.runs.watch").watcher(given)
+    return importlib.import_module("nestax.runs.watcher").watcher(given)
 
 
 def _of_all(watch: Any, steps: int, check: bool) -> Any:

@@ -19,4 +19,4 @@ from .folder import RunFolder as RunFolder
 from .progress import Progress as Progress
 from .report import write_report as write_report
 from .watch import Watch as Watch
-from .watch import to_writer as to_writer
+from .watcher import to_writer as to_writer

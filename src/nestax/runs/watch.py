@@ -1,24 +1,17 @@
-"""A nest's run, watched: progress, measurements and checkpoints in a run's folder, functions and
-loggers that are told of every step."""
+"""A nest's run, watched: progress, measurements and checkpoints in a run's folder."""
 
 import logging
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..levels._fingerprint import differences, fingerprint
 from .errors import RunError
 from .folder import RunFolder
-from .progress import bar, in_notebook
+from .numbers import columns, line, measured, steps_in
+from .progress import bar
 
-_ROWS = 500  # measurements kept of a run, about
 _KIND = "nest"
-
-Numbers = dict[str, dict[str, float]]
-"""Level -> name -> number: "loss", "gradient_norm" and the scalars among its info."""
 
 
 class Watch:
@@ -199,12 +192,12 @@ class Watch:
             self._progress.update(done, f"step {done}/{steps}  {losses}")
         if self._folder is None:
             return
-        count = _count(nest, infos)
+        count = steps_in(nest, infos)
         # At fixed steps, however the clock cut the run into pieces.
-        kept = [s for s in range(done - count + 1, done + 1) if _measured(s, steps)]
+        kept = [s for s in range(done - count + 1, done + 1) if measured(s, steps)]
         if self._stopping and done not in kept:
             kept.append(done)
-        self._folder.append(*(_line(s, numbers, s - done + count - 1) for s in kept))
+        self._folder.append(*(line(s, numbers, s - done + count - 1) for s in kept))
         self._recorded = (done, state, self._folder.measured_bytes())
         if self.due:
             self._save()
@@ -262,7 +255,7 @@ class Watch:
         if self._folder is None:
             return ""
         self.keep()
-        self._folder.append(_line(done + 1, columns(nest, infos), 0))
+        self._folder.append(line(done + 1, columns(nest, infos), 0))
         self._recorded = None
         kept = f"the checkpoint of step {self._last} and " if self._last >= 0 else ""
         return f"; {kept}the measurements are in {self._folder.path}"
@@ -287,213 +280,3 @@ class Watch:
             self._folder.close()
             self._folder = None
         self._recorded = None
-
-
-class _Told:
-    """Functions and loggers that are told of every step, beside at most one `Watch`."""
-
-    def __init__(self, watches: Sequence[Any], functions: Sequence[Callable[..., Any]]):
-        self._watch = watches[0] if watches else Watch(None, progress=False)
-        self._functions, self._steps = functions, 0
-
-    def begin(self, nest: Any, state: Any, steps: int) -> tuple[Any, int]:
-        self._steps = steps
-        for function in self._functions:
-            if isinstance(function, _Writer):
-                function.begin(steps)
-        return self._watch.begin(nest, state, steps)
-
-    def stops(self, nest: Any, state: Any, infos: Any, count: int) -> int | None:
-        first = int(state.tick) // nest.ticks_per_step
-        numbers = columns(nest, infos)
-        for step in range(count):
-            if self._tell(first + step + 1, row(numbers, step)):
-                self._watch.stopping()
-                return step + 1
-        return None
-
-    def _tell(self, step: int, numbers: Numbers) -> bool:
-        """Tells all, also those after one that wants to stop."""
-        return any([_answer(function, step, numbers) for function in self._functions])
-
-    def diverged(self, nest: Any, state: Any, infos: Any, done: int) -> str:
-        hint = self._watch.diverged(nest, state, infos, done)
-        self._tell(int(state.tick) // nest.ticks_per_step + 1, row(columns(nest, infos), 0))
-        return hint
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._watch, name)
-
-
-def _answer(function: Callable[..., Any], step: int, numbers: Numbers) -> bool:
-    answer = function(step, {name: dict(level) for name, level in numbers.items()})
-    if answer is None:
-        return False
-    if isinstance(answer, (bool, np.bool_)) or getattr(answer, "shape", None) == ():
-        return bool(answer)
-    raise TypeError(
-        f"watch: a function returns True to stop the run and None or False to go on; "
-        f"{getattr(function, '__name__', function)!r} returned {answer!r}"
-    )
-
-
-def to_writer(writer: Any, every: int | None = None) -> Callable[[int, Numbers], None]:
-    """Logs a run: `nest.run(..., watch=to_writer(SummaryWriter(), 1))`.
-
-    `watch=` also accepts the logger itself, which means `every=None`. The names are `level/loss`,
-    `level/gradient_norm` and `level/...` for the scalars that an objective returns; the step is the
-    number of steps done since `Nest.init`.
-
-    Args:
-        writer: an object with `add_scalar(name, number, step)`, such as TensorBoard's writers, or
-            with `log({name: number}, step=step)`, such as runs of Weights & Biases.
-        every: steps between two calls; None: about 500 calls in a run.
-
-    Returns:
-        A function `(step, numbers)` for `watch=`.
-
-    Raises:
-        TypeError: the writer has neither.
-        ValueError: `every` is below 1.
-    """
-    if not _is_writer(writer):
-        raise TypeError(
-            "to_writer: expected something with add_scalar(name, number, step) or "
-            f"log({{name: number}}, step=step), got {type(writer).__name__}"
-        )
-    if every is not None and every < 1:
-        raise ValueError(f"to_writer: every is a number of steps, at least 1, got {every}")
-    return _Writer(writer, every)
-
-
-class _Writer:
-    """A function for `watch=` that hands numbers to a logger."""
-
-    def __init__(self, writer: Any, every: int | None):
-        self._writer, self._every, self._stride = writer, every, every or 1
-
-    def begin(self, steps: int) -> None:
-        """A run of so many steps begins."""
-        self._stride = self._every or max(1, steps // _ROWS)
-
-    def __call__(self, step: int, numbers: Numbers) -> None:
-        if step % self._stride:
-            return
-        flat = {f"{level}/{name}": x for level, one in numbers.items() for name, x in one.items()}
-        if hasattr(self._writer, "add_scalar"):
-            for name, number in flat.items():
-                self._writer.add_scalar(name, number, step)
-        else:
-            self._writer.log(flat, step=step)
-
-
-def _is_writer(thing: Any) -> bool:
-    if isinstance(thing, logging.Logger):  # its `log` takes a level and a text
-        return False
-    return callable(getattr(thing, "add_scalar", None)) or callable(getattr(thing, "log", None))
-
-
-def watcher(given: Any) -> Any:
-    """What `Nest.run(..., watch=given)` means: a `Watch` or what behaves like one, or None.
-
-    Args:
-        given: None, a path, a `Watch`, a function, a logger, or a list of these. None shows a bar
-            in notebooks.
-
-    Raises:
-        TypeError: something else.
-        ValueError: two folders.
-    """
-    if given is None:
-        return Watch() if in_notebook() else None
-    if isinstance(given, (str, Path, RunFolder)):
-        return Watch(given)
-    if _is_watch(given):
-        return given
-    every = list(given) if isinstance(given, (list, tuple)) else [given]
-    watches, functions = [], []
-    for one in every:
-        if isinstance(one, (str, Path, RunFolder)):
-            watches.append(Watch(one))
-        elif _is_watch(one):
-            watches.append(one)
-        elif _is_writer(one):
-            functions.append(to_writer(one))
-        elif callable(one):
-            functions.append(one)
-        else:
-            raise TypeError(
-                "watch takes a path, a function (step, numbers) -> bool or None, a Watch, a logger "
-                f"with add_scalar or log, or a list of these; got {one!r}"
-            )
-    if len(watches) > 1:
-        raise ValueError("watch: a run has one folder and one bar; give one path or Watch")
-    if not functions:
-        return watches[0] if watches else None
-    if not watches and in_notebook():
-        watches = [Watch()]
-    return _Told(watches, functions)
-
-
-def _is_watch(thing: Any) -> bool:
-    return hasattr(thing, "begin") and hasattr(thing, "record")
-
-
-# Numbers
-
-
-def columns(nest: Any, infos: Any) -> dict[str, dict[str, np.ndarray]]:
-    """Of every level and step the scalars that were reported at the step's last update, as means
-    over copies, and over those runs side by side whose mean is finite: level -> name -> array
-    (steps,)."""
-    found = {}
-    for level in nest.declaration.levels:
-        per, info = nest.ticks_per_step // level.every, infos[level.name]
-        runs = info.loss.ndim - 1 - nest.declaration.copied(level)
-        axes = runs + (nest.copies is not None)
-        found[level.name] = {
-            name: _mean(array[per - 1 :: per], runs) for name, array in info.scalars(axes).items()
-        }
-    return found
-
-
-def row(numbers: dict[str, dict[str, np.ndarray]], step: int) -> Numbers:
-    """The numbers of one step."""
-    return {
-        level: {name: float(array[step]) for name, array in one.items()}
-        for level, one in numbers.items()
-    }
-
-
-def _mean(array: np.ndarray, runs: int) -> np.ndarray:
-    with np.errstate(all="ignore"):  # a mean that overflows is shown as what it is
-        array = array.astype(np.float64)
-        means = array.reshape(*array.shape[: 1 + runs], -1).mean(axis=-1)
-        if not runs:
-            return means
-        finite = np.isfinite(means)
-        total = np.where(finite, means, 0.0).sum(axis=1)
-        return np.where(finite.any(axis=1), total / np.maximum(finite.sum(axis=1), 1), np.nan)
-
-
-def _count(nest: Any, infos: Any) -> int:
-    level = nest.declaration.levels[0]
-    return len(infos[level.name].loss) * level.every // nest.ticks_per_step
-
-
-def _measured(step: int, steps: int) -> bool:
-    return step % max(1, steps // _ROWS) == 0 or step == steps
-
-
-def _line(step: int, numbers: dict[str, dict[str, np.ndarray]], at: int) -> dict[str, Any]:
-    """A line of metrics.jsonl: {"step": 3, "loss": {"w": 0.5}, "gradient_norm": ..., "info":
-    {"w": {"accuracy": 0.9}}}."""
-    line: dict[str, Any] = {"step": step, "loss": {}}
-    for level, one in row(numbers, at).items():
-        for name, number in one.items():
-            number = number if np.isfinite(number) else None
-            if name in ("loss", "gradient_norm"):
-                line.setdefault(name, {})[level] = number
-            else:
-                line.setdefault("info", {}).setdefault(level, {})[name] = number
-    return line
