@@ -1,6 +1,6 @@
 """What a call through `nestax.torch.torch_function` costs, beside JAX alone and torch alone.
 
-    pip install "nestax[torch]"
+    pip install ".[torch]"
     python benchmarks/torch_bridge.py [--rounds 2000]
 
 A call computes a scalar and its gradient. `small`: the sum of the squared sines of 100 numbers.
