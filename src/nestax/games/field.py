@@ -1,0 +1,241 @@
+"""The joint field of a game: each player's gradient of the player's own loss, side by side."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..flows.internal import dependence
+from ..levels import Nest, State
+
+Loss = Callable[..., Any]
+Losses = Mapping[str, Loss] | Sequence[Loss]
+Field = Callable[[Any], Any]
+
+
+def joint_field(players: Any, state: Any = None) -> Field:
+    """The joint field of a game: each player's gradient of the player's own loss.
+
+    At a Nash equilibrium in the interior the field is zero. Players who descend at the same time
+    with one learning rate follow it: `values - rate * field(values)`, see `descent`. It need not be
+    the gradient of anything: its Jacobian is symmetric only if the players' interests agree.
+
+    Example:
+        ```python
+        field = nx.games.joint_field((lambda x, y: x * y, lambda x, y: -x * y))
+        x, y = field((1.0, 2.0))
+        print(x, y)  # 2.0 -1.0
+        ```
+
+    Args:
+        players: player -> loss, as a dict; or a tuple or list of losses. A loss takes all values,
+            `loss(values) -> scalar`, in the structure of `players`: `values["x"]` or `values[0]`.
+            In a tuple of several players, a loss may also take one argument for each player,
+            `loss(x, y)`. A `Nest` instead: its levels are the players, and their flows,
+            batches and inner levels count.
+        state: the state of the nest, at a step's boundary; only with a nest. Draws are those of
+            its tick.
+
+    Returns:
+        `field(values) -> pytree like values`. For a nest `values` is a dict like `state.values`.
+
+    Raises:
+        ValueError: not a game, or a state without a nest. From the field: values that do not have
+            the players' structure, a player whose value has no floating-point array, a loss that
+            is not a scalar or does not depend on the player's own value.
+
+    Source: Balduzzi et al., "The Mechanics of n-Player Differentiable Games" (2018), Definition 2.
+    """
+    if isinstance(players, Nest):
+        return _nest_field(players, state)
+    if state is not None:
+        raise ValueError("joint_field: a state belongs to a nest; joint_field(nest, state)")
+    losses = as_losses(players, "joint_field")
+
+    def field(values: Any) -> Any:
+        check_players(losses, values)
+        found = {name: own_gradient(losses, name, values) for name in names(losses)}
+        return like_players(losses, found)
+
+    return field
+
+
+def descent(field: Field, rate: Any) -> Field:
+    """Simultaneous descent along a field, as a map: `x -> x - rate field(x)`.
+
+    The optimization map whose Jacobian, exponents and branches `spectrum`, `lyapunov_exponents` and
+    the branching methods look at. `Nest.map` makes such a map of any nest, momentum included.
+
+    Example:
+        ```python
+        field = nx.games.joint_field((lambda x, y: x * y, lambda x, y: -x * y))
+        print(nx.games.descent(field, 0.5)((1.0, 2.0)))  # (0.0, 2.5)
+        ```
+
+    Args:
+        field: values -> pytree like values.
+        rate: learning rate of all players, a number; may be traced.
+
+    Returns:
+        A function from values to values.
+    """
+
+    def step(values: Any) -> Any:
+        return jax.tree.map(lambda v, g: v - rate * g, values, field(values))
+
+    return step
+
+
+def names(losses: Any) -> list[Any]:
+    """What the players' values are found under: their names, or their numbers."""
+    return list(losses) if isinstance(losses, Mapping) else list(range(len(losses)))
+
+
+def as_losses(given: Any, function: str) -> Losses:
+    """Losses that all take `values`, by player.
+
+    Args:
+        given: as `joint_field` takes them.
+        function: public function that they were given to, for messages.
+
+    Raises:
+        ValueError: no players, or something that is not a function.
+    """
+    expected = (
+        f"{function} takes the losses of the players, {{'x': loss_x, 'y': loss_y}} or "
+        "(loss_x, loss_y), each a function of all values"
+    )
+    if callable(given) or not isinstance(given, (Mapping, Sequence)) or isinstance(given, str):
+        raise ValueError(f"{expected}; got {_shown(given)}")
+    if not given:
+        raise ValueError(f"{expected}; got no players")
+    for name in names(given):
+        if not callable(given[name]):
+            raise ValueError(f"{expected}; player {name!r} has {_shown(given[name])}")
+    if isinstance(given, Mapping):
+        return dict(given)
+    return tuple(_taking_values(loss, len(given)) for loss in given)
+
+
+def own_gradient(losses: Losses, name: Any, values: Any) -> Any:
+    """The gradient of a player's loss with respect to the player's own value.
+
+    Returns:
+        A pytree like the player's value, with None for leaves that are not floating-point arrays.
+    """
+    own, combine = floating(values[name])
+
+    def loss(own: Any) -> Any:
+        found = losses[name](with_value(values, name, combine(own)))
+        if not hasattr(found, "shape") and not isinstance(found, (float, int)):
+            raise ValueError(f"player {name!r}: a loss returns one number, got {_shown(found)}")
+        if jnp.shape(found) != () or not jnp.issubdtype(jnp.result_type(found), jnp.floating):
+            raise ValueError(
+                f"player {name!r}: a loss returns one floating-point number, got "
+                f"{jnp.result_type(found)}{list(jnp.shape(found))}; take the sum or the mean"
+            )
+        return jnp.asarray(found)
+
+    if not any(dependence(loss, own, differentiable=True)):
+        raise ValueError(
+            f"player {name!r}: the loss does not depend on the player's own value, "
+            f"values[{name!r}], on a path that a derivative follows, so its gradient is always "
+            "zero; check the order of the losses, and for a stop_gradient"
+        )
+    return jax.grad(loss)(own)
+
+
+def check_players(losses: Losses, values: Any) -> None:
+    """Refuses values that do not have the players' structure.
+
+    Raises:
+        ValueError: which players are missing or unknown, or who has nothing to differentiate.
+    """
+    if isinstance(losses, Mapping):
+        found = set(values) if isinstance(values, Mapping) else None
+        if found != set(losses):
+            got = _shown(values) if found is None else f"{sorted(map(repr, found))}"
+            raise ValueError(
+                f"the values of this game are a dict of {sorted(map(repr, losses))}, got {got}"
+            )
+    elif not isinstance(values, (tuple, list)) or len(values) != len(losses):
+        size = f" of {len(values)}" if isinstance(values, (tuple, list)) else ""
+        raise ValueError(
+            f"the values of this game are a tuple of {len(losses)}, one for each loss; got "
+            f"{type(values).__name__}{size}"
+        )
+    for name in names(losses):
+        if not jax.tree.leaves(floating(values[name])[0]):
+            raise ValueError(
+                f"player {name!r}: the value has no real floating-point array to move, got "
+                f"{_shown(values[name])}"
+            )
+
+
+def floating(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """A pytree's real floating-point leaves, and the way back.
+
+    Returns:
+        `(moving, combine)`: the tree with None for every other leaf, and a function that puts the
+        others back.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    chosen = [_is_floating(leaf) for leaf in leaves]
+
+    def combine(moving: Any) -> Any:
+        given = iter(jax.tree.leaves(moving))
+        pairs = zip(leaves, chosen, strict=True)
+        return structure.unflatten([next(given) if here else leaf for leaf, here in pairs])
+
+    pairs = zip(leaves, chosen, strict=True)
+    return structure.unflatten([jnp.asarray(a) if here else None for a, here in pairs]), combine
+
+
+def with_value(values: Any, name: Any, value: Any) -> Any:
+    """The values with another value of one player."""
+    if isinstance(values, Mapping):
+        return {**values, name: value}
+    return type(values)([value if n == name else v for n, v in enumerate(values)])
+
+
+def like_players(losses: Losses, found: dict[Any, Any]) -> Any:
+    """What was found for each player, as a dict or a tuple like the losses."""
+    return found if isinstance(losses, Mapping) else tuple(found[name] for name in names(losses))
+
+
+def _taking_values(loss: Loss, players: int) -> Loss:
+    """A loss of all values. One with a parameter for each player gets them one by one."""
+    if players == 1:
+        return loss
+    try:
+        parameters = inspect.signature(loss).parameters.values()
+    except (TypeError, ValueError):
+        return loss
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in places and p.default is inspect.Parameter.empty]
+    return (lambda values: loss(*values)) if len(needed) == players else loss
+
+
+def _nest_field(nest: Nest, state: Any) -> Field:
+    if not isinstance(state, State):
+        raise ValueError(
+            f"joint_field: a nest needs its state, joint_field(nest, state); got {_shown(state)}"
+        )
+    players = [level.name for level in nest.declaration.levels if not level.held]
+
+    def field(values: Any) -> Any:
+        return nest.gradient(state.replace(values=values), players)
+
+    return field
+
+
+def _is_floating(leaf: Any) -> bool:
+    if isinstance(leaf, float):
+        return True
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60}"
