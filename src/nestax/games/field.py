@@ -11,7 +11,7 @@ from ..flows.internal import dependence
 from ..levels import Nest, State
 
 Loss = Callable[..., Any]
-Losses = Mapping[str, Loss] | Sequence[Loss]
+Losses = Mapping[Any, Loss] | Sequence[Loss]
 Field = Callable[[Any], Any]
 
 
@@ -71,7 +71,8 @@ def descent(field: Field, rate: Any) -> Field:
     Example:
         ```python
         field = nx.games.joint_field((lambda x, y: x * y, lambda x, y: -x * y))
-        print(nx.games.descent(field, 0.5)((1.0, 2.0)))  # (0.0, 2.5)
+        x, y = nx.games.descent(field, 0.5)((1.0, 2.0))
+        print(x, y)  # 0.0 2.5
         ```
 
     Args:
@@ -83,7 +84,11 @@ def descent(field: Field, rate: Any) -> Field:
     """
 
     def step(values: Any) -> Any:
-        return jax.tree.map(lambda v, g: v - rate * g, values, field(values))
+        if isinstance(values, Mapping):  # `State.values` is a dict of its own
+            values = dict(values)
+        moving, back = floating(values)
+        along = floating(field(values))[0]
+        return back(jax.tree.map(lambda v, g: v - rate * g, moving, along))
 
     return step
 
@@ -174,15 +179,21 @@ def check_players(losses: Losses, values: Any) -> None:
             )
 
 
-def floating(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
+def floating(
+    tree: Any, flags: Sequence[bool | None] | None = None
+) -> tuple[Any, Callable[[Any], Any]]:
     """A pytree's real floating-point leaves, and the way back.
+
+    Args:
+        tree: any pytree.
+        flags: for every leaf whether it moves; None: all floating-point leaves do.
 
     Returns:
         `(moving, combine)`: the tree with None for every other leaf, and a function that puts the
         others back.
     """
     leaves, structure = jax.tree.flatten(tree)
-    chosen = [_is_floating(leaf) for leaf in leaves]
+    chosen = [_is_floating(leaf) for leaf in leaves] if flags is None else [bool(f) for f in flags]
 
     def combine(moving: Any) -> Any:
         given = iter(jax.tree.leaves(moving))
