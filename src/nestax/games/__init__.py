@@ -18,3 +18,25 @@ from .field import descent as descent
 from .field import joint_field as joint_field
 from .slow_weights import LookaheadState as LookaheadState
 from .slow_weights import lookahead_minmax as lookahead_minmax
+* games with closed forms: `Game`; `bilinear`, `quadratic`, `mixture`, `leader_follower`, `duopoly`;
+  `dirac_gan`; `matrix_game`, `matching_pennies`, `rock_paper_scissors`, `prisoners_dilemma`;
+  `iterated_prisoners_dilemma`, `small_ipd`, `subspace_ipd`, `pennies_dilemma`
+"""
+
+from .dilemmas import iterated_prisoners_dilemma as iterated_prisoners_dilemma
+from .dilemmas import pennies_dilemma as pennies_dilemma
+from .dilemmas import small_ipd as small_ipd
+from .dilemmas import subspace_ipd as subspace_ipd
+from .dirac import dirac_gan as dirac_gan
+from .field import descent as descent
+from .field import joint_field as joint_field
+from .game import Game as Game
+from .matrix_games import matching_pennies as matching_pennies
+from .matrix_games import matrix_game as matrix_game
+from .matrix_games import prisoners_dilemma as prisoners_dilemma
+from .matrix_games import rock_paper_scissors as rock_paper_scissors
+from .quadratics import bilinear as bilinear
+from .quadratics import mixture as mixture
+from .quadratics import quadratic as quadratic
+from .stackelberg import duopoly as duopoly
+from .stackelberg import leader_follower as leader_follower

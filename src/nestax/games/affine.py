@@ -1,0 +1,105 @@
+"""Games with affine fields: zeros of the field, and the regrets of quadratic losses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .field import own_gradient
+from .game import Game, Values, refusing
+from .given import array, is_known
+
+ROUNDING = 1e-5  # of the largest entry: what a known matrix of float32 may miss
+
+
+def vector(function: str, argument: str, given: Any, shape: tuple[int, ...]) -> Any:
+    """The coefficients of a linear term, zeros for None.
+
+    Raises:
+        ValueError: another shape, or numbers that are not finite.
+    """
+    found = array(function, argument, np.zeros(shape) if given is None else given)
+    if found.shape != shape:
+        raise ValueError(f"{function}: {argument} must have shape {shape}, got {found.shape}")
+    return found
+
+
+def solve(matrix: Any, right: Any) -> jax.Array | None:
+    """The solution of a linear system; of several, the one with the least norm.
+
+    Returns:
+        None if there is none, or if the numbers are traced and the matrix is not square. A traced
+        square matrix is taken as regular.
+    """
+    if not is_known(matrix, right):
+        square = matrix.shape[0] == matrix.shape[1]
+        return jnp.linalg.solve(matrix, right) if square else None
+    a, b = matrix.astype(float), right.astype(float)
+    found = np.linalg.lstsq(a, b, rcond=ROUNDING if right.dtype == np.float32 else None)[0]
+    # The residual is compared with the terms that cancel in it.
+    if np.any(np.abs(a @ found - b) > ROUNDING * (np.abs(a) @ np.abs(found) + np.abs(b))):
+        return None
+    return jnp.asarray(found, right.dtype)
+
+
+def symmetric(matrix: Any) -> bool:
+    """Whether a known matrix is symmetric; a traced one is taken as such."""
+    if not is_known(matrix):
+        return True
+    return bool(np.all(np.abs(matrix - matrix.T) <= ROUNDING * np.max(np.abs(matrix), initial=0)))
+
+
+def definite(matrix: Any, least: float = ROUNDING) -> bool:
+    """Whether a known symmetric matrix is positive definite; a traced one is taken as such.
+
+    Args:
+        matrix: shape (n, n).
+        least: the least eigenvalue allowed, relative to the largest entry; `-ROUNDING` allows
+            semidefinite ones.
+    """
+    if not is_known(matrix):
+        return True
+    whole = matrix.astype(float)
+    scale = np.max(np.abs(whole), initial=0)
+    return bool(np.linalg.eigvalsh((whole + whole.T) / 2)[0] > least * scale)
+
+
+def affine_game(
+    losses: dict[str, Callable[[Values], jax.Array]],
+    own: dict[str, Any],
+    zero: jax.Array | None,
+    parts: dict[str, slice],
+    stackelberg: Values | None = None,
+) -> Game:
+    """A game of losses that are quadratic in every value.
+
+    Args:
+        losses: by player.
+        own: by player, the second derivative in the player's own value.
+        zero: a zero of the field, all values in one vector; None: there is none.
+        parts: by player, the components of that vector.
+        stackelberg: as `Game` takes it.
+    """
+    convex = all(definite(block, -ROUNDING) for block in own.values())
+    equilibria = ()
+    if zero is not None and convex:
+        equilibria = ({name: zero[part] for name, part in parts.items()},)
+    bad = [name for name, block in own.items() if not definite(block)]
+
+    def regrets(values: Values) -> Values:
+        found = {}
+        for name, block in own.items():
+            slope = own_gradient(losses, name, values)
+            factor = jax.scipy.linalg.cho_factor(jnp.asarray(block))
+            found[name] = slope @ jax.scipy.linalg.cho_solve(factor, slope) / 2
+        return found
+
+    refused = refusing(
+        f"the second derivative of player {bad[0] if bad else None!r}'s loss in the player's own "
+        "value must be positive definite; without that the loss has no lower bound, or no unique "
+        "best response"
+    )
+    start = {name: jnp.ones(part.stop - part.start) for name, part in parts.items()}
+    return Game(losses, start, equilibria, stackelberg, refused if bad else regrets)
