@@ -24,10 +24,14 @@ def iterated_losses(x, y, discount, rounds):
     """The discounted losses of both players, `1 - discount` times the sum over these rounds.
 
     The joint distribution of the actions is propagated by a loop over pairs of actions. Strategies
-    are functions: `None` or (x's action, y's action) of the round before -> probability of C.
+    are functions: `None` or (x's action, y's action) of the round before -> probability of C, a
+    number or an array of several strategies side by side.
+
+    Returns:
+        Losses of x and of y, each like the probabilities.
     """
     now = {None: 1.0}
-    totals = np.zeros(2)
+    losses = [0.0, 0.0]
     for t in range(rounds):
         then = {}
         for before, mass in now.items():
@@ -36,9 +40,10 @@ def iterated_losses(x, y, discount, rounds):
                 chance = mass * (p if a == 0 else 1 - p) * (q if b == 0 else 1 - q)
                 then[a, b] = then.get((a, b), 0.0) + chance
         for (a, b), mass in then.items():
-            totals += (1 - discount) * discount**t * mass * np.array([YEARS[a, b], YEARS[b, a]])
+            weight = (1 - discount) * discount**t * mass
+            losses = [losses[0] + weight * YEARS[a, b], losses[1] + weight * YEARS[b, a]]
         now = then
-    return totals
+    return np.array(losses)
 
 
 def memory_one(five):
@@ -108,7 +113,7 @@ def quadratic_losses(jacobian, linear, parts, w):
 
 
 def least_by_rings(function, start, radius, shrink=0.5, rounds=60):
-    """A minimum of a convex function of a few numbers: a grid that shrinks around its best point."""
+    """The minimum of a convex function of a few numbers, by a grid that shrinks around the best."""
     best = np.array(start, float)
     steps = np.array(list(itertools.product((-1.0, -0.5, 0.0, 0.5, 1.0), repeat=len(best))))
     for _ in range(rounds):
@@ -116,6 +121,20 @@ def least_by_rings(function, start, radius, shrink=0.5, rounds=60):
         best = points[np.argmin([function(p) for p in points])]
         radius *= shrink
     return function(best)
+
+
+def least_on_unit(function, points=801, rounds=4):
+    """The minimum of a smooth function from 0 to 1, and where it is; by ever finer grids.
+
+    The function takes an array of numbers.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(rounds):
+        grid = np.linspace(low, high, points)
+        values = function(grid)
+        n = np.argmin(values)
+        low, high = grid[max(n - 1, 0)], grid[min(n + 1, points - 1)]
+    return values[n], grid[n]
 
 
 def duopoly_losses(x, y):

@@ -97,9 +97,9 @@ def affine_game(
         return found
 
     refused = refusing(
-        f"the second derivative of player {bad[0] if bad else None!r}'s loss in the player's own "
-        "value must be positive definite; without that the loss has no lower bound, or no unique "
-        "best response"
+        f"the second derivative of the loss of player {bad[0] if bad else None!r} in the player's "
+        "own value must be positive definite; without that the loss has no lower bound, or no "
+        "unique best response"
     )
     start = {name: jnp.ones(part.stop - part.start) for name, part in parts.items()}
     return Game(losses, start, equilibria, stackelberg, refused if bad else regrets)

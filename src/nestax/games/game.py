@@ -23,7 +23,7 @@ class Game:
 
     Example:
         ```python
-        game = nx.games.mixture(0.5)
+        game = nx.games.mixture(0.5, scales=[1.0, 2.0])
         nest = nx.Nest([game.levels(optax.sgd(0.1))])
         state = nest.init(game.start, jax.random.key(0))
         state, info = nest.run(state, steps=200)
@@ -31,8 +31,8 @@ class Game:
         ```
 
     Attributes:
-        losses: player -> loss, `loss(values) -> scalar`, as `joint_field` takes them. `values` maps
-            each player to the player's value.
+        losses: a dict, player -> loss. A loss is a function `loss(values) -> scalar`, and `values`
+            maps each player to the player's value.
         start: values to begin at.
         equilibria: the known Nash equilibria, as values. Empty where none is known or none is
             finite: a pure strategy needs infinite logits.
@@ -48,7 +48,7 @@ class Game:
         ValueError: losses that are no dict of functions, or another set of players in `start`.
     """
 
-    losses: dict[str, Callable[[Values], Any]]
+    losses: Any
     start: Values
     equilibria: tuple[Values, ...] = ()
     stackelberg: Values | None = None

@@ -65,7 +65,7 @@ def bilinear(matrix: Any = 1.0, x_linear: Any = None, y_linear: Any = None) -> G
     )
 
 
-def quadratic(jacobian: Any, linear: Any = None, sizes: Mapping[str, int] | None = None) -> Game:
+def quadratic(jacobian: Any, linear: Any = None, sizes: Any = None) -> Game:
     """The game whose joint field is `J w + b`, for players of any number and size.
 
     w holds the players' values one after the other. Player i has the loss `w_i'J_ii w_i / 2 + w_i'
@@ -207,7 +207,7 @@ def mixture(adversarial: Any, key: jax.Array | None = None, scales: Any = None) 
     )
 
 
-def _parts(sizes: Mapping[str, int] | None, n: int) -> dict[str, slice]:
+def _parts(sizes: Any, n: int) -> dict[str, slice]:
     """The components of each player."""
     if sizes is None:
         if n % 2:
