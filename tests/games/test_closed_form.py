@@ -44,7 +44,7 @@ def evaluated(game: Game, w: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def sorted_eigenvalues(matrix: np.ndarray) -> np.ndarray:
-    return np.sort_complex(np.round(np.linalg.eigvals(matrix), 10))
+    return np.sort_complex(np.round(np.linalg.eigvals(matrix).astype(complex), 10))
 
 
 def convex(rng: Any, n: int) -> np.ndarray:
@@ -255,6 +255,14 @@ def test_games_are_made_inside_of_programs(x64):
     assert np.isnan(gap(np.diag([1.0, -1.0])))
 
 
+def test_games_of_half_precision_are_computed_in_float32():
+    half = jnp.array([[2.0, 1.0], [-1.0, 2.0]], jnp.bfloat16)
+    game = nx.games.quadratic(half, half[0])
+    gap = game.exploitability(game.start)
+    assert gap.dtype == game.start["x"].dtype == jnp.float32
+    np.testing.assert_allclose(gap, (5**2 + 2**2) / 4, rtol=1e-5)
+
+
 def test_users_games():
     losses = {"x": lambda v: v["x"] ** 2, "y": lambda v: v["y"] * v["x"]}
     start = {"x": 1.0, "y": 2.0}
@@ -279,6 +287,7 @@ refused: Any = [
     (partial(nx.games.bilinear, np.ones(3)), "bilinear: matrix must have 0 or 2 axes, .* [(]3,[)]"),
     (partial(nx.games.bilinear, np.ones((0, 2))), "bilinear: matrix must have entries"),
     (partial(nx.games.bilinear, [[np.inf]]), "bilinear: matrix must have finite numbers"),
+    (partial(nx.games.bilinear, 1e300), "must have finite numbers only, in float32; got 1e[+]300"),
     (partial(nx.games.bilinear, [[1j]]), "bilinear: matrix must have real numbers, got complex"),
     (partial(nx.games.bilinear, [[1, 2], [3]]), "bilinear: matrix must be an array of real"),
     (partial(nx.games.bilinear, [[1, 2]], [1, 2]), r"x_linear must have shape \(1,\), got \(2,\)"),

@@ -159,7 +159,7 @@ def test_known_strategies(x64):
 def test_one_number_for_each_player(x64, weight):
     """The small dilemma and its mixture with pennies; best numbers by a fine grid."""
     game = nx.games.small_ipd() if weight is None else nx.games.pennies_dilemma(weight)
-    w, f = weight or 0.0, reference.sigmoid(-3.0)
+    w, f = weight or 0.0, float(reference.sigmoid(-3.0))
 
     def losses(p: Any, q: Any) -> np.ndarray:
         x, y = reference.memory_one([p, p, f, p, f]), reference.memory_one([q, q, q, f, f])

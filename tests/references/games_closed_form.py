@@ -123,7 +123,7 @@ def least_by_rings(function, start, radius, shrink=0.5, rounds=60):
     return function(best)
 
 
-def least_on_unit(function, points=801, rounds=4):
+def least_on_unit(function, points=201, rounds=4):
     """The minimum of a smooth function from 0 to 1, and where it is; by ever finer grids.
 
     The function takes an array of numbers.

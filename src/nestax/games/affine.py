@@ -11,7 +11,10 @@ from .field import own_gradient
 from .game import Game, Values, refusing
 from .given import array, is_known
 
-ROUNDING = 1e-5  # of the largest entry: what a known matrix of float32 may miss
+
+def rounding(matrix: Any) -> float:
+    """What rounding may change in a known matrix, relative to its largest entry."""
+    return 64 * max(matrix.shape) * float(jnp.finfo(matrix.dtype).eps)
 
 
 def vector(function: str, argument: str, given: Any, shape: tuple[int, ...]) -> Any:
@@ -37,9 +40,9 @@ def solve(matrix: Any, right: Any) -> jax.Array | None:
         square = matrix.shape[0] == matrix.shape[1]
         return jnp.linalg.solve(matrix, right) if square else None
     a, b = matrix.astype(float), right.astype(float)
-    found = np.linalg.lstsq(a, b, rcond=ROUNDING if right.dtype == np.float32 else None)[0]
+    found = np.linalg.lstsq(a, b, rcond=rounding(matrix))[0]
     # The residual is compared with the terms that cancel in it.
-    if np.any(np.abs(a @ found - b) > ROUNDING * (np.abs(a) @ np.abs(found) + np.abs(b))):
+    if np.any(np.abs(a @ found - b) > rounding(matrix) * (np.abs(a) @ np.abs(found) + np.abs(b))):
         return None
     return jnp.asarray(found, right.dtype)
 
@@ -48,22 +51,16 @@ def symmetric(matrix: Any) -> bool:
     """Whether a known matrix is symmetric; a traced one is taken as such."""
     if not is_known(matrix):
         return True
-    return bool(np.all(np.abs(matrix - matrix.T) <= ROUNDING * np.max(np.abs(matrix), initial=0)))
+    return bool(np.all(np.abs(matrix - matrix.T) <= rounding(matrix) * np.max(np.abs(matrix))))
 
 
-def definite(matrix: Any, least: float = ROUNDING) -> bool:
-    """Whether a known symmetric matrix is positive definite; a traced one is taken as such.
-
-    Args:
-        matrix: shape (n, n).
-        least: the least eigenvalue allowed, relative to the largest entry; `-ROUNDING` allows
-            semidefinite ones.
-    """
+def definite(matrix: Any, *, semi: bool = False) -> bool:
+    """Whether a known matrix is positive (semi)definite; a traced one is taken as such."""
     if not is_known(matrix):
         return True
-    whole = matrix.astype(float)
-    scale = np.max(np.abs(whole), initial=0)
-    return bool(np.linalg.eigvalsh((whole + whole.T) / 2)[0] > least * scale)
+    least = np.linalg.eigvalsh((matrix + matrix.T).astype(float) / 2)[0]
+    edge = rounding(matrix) * np.max(np.abs(matrix))
+    return bool(least >= -edge if semi else least > edge)
 
 
 def affine_game(
@@ -82,7 +79,7 @@ def affine_game(
         parts: by player, the components of that vector.
         stackelberg: as `Game` takes it.
     """
-    convex = all(definite(block, -ROUNDING) for block in own.values())
+    convex = all(definite(block, semi=True) for block in own.values())
     equilibria = ()
     if zero is not None and convex:
         equilibria = ({name: zero[part] for name, part in parts.items()},)

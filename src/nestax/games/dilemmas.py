@@ -53,9 +53,7 @@ def iterated_prisoners_dilemma(discount: Any = 0.96) -> Game:
     Raises:
         ValueError: a discount outside [0, 1).
 
-    Source: Foerster et al., "Learning with Opponent-Learning Awareness" (2018), appendix A.2; Press
-    and Dyson, "Iterated Prisoner's Dilemma contains strategies that dominate any evolutionary
-    opponent" (2012), appendix A.
+    Source: Foerster et al., "Learning with Opponent-Learning Awareness" (2018), appendix A.2.
     """
     discount = number("iterated_prisoners_dilemma", "discount", discount, 1.0, below=True)
 
@@ -190,7 +188,7 @@ def years(chances: Values, player: str, discount: Any) -> jax.Array:
     state; d is the discounted number of visits.
 
     Args:
-        chances: by player, the probabilities of cooperation, shape (5,).
+        chances: by player, the probabilities of cooperation: an array of shape (5,) or a list.
         player: "x" or "y".
         discount: in [0, 1).
 
@@ -265,7 +263,7 @@ def _cautious(weight: Any, discount: Any) -> Game:
     f = jax.nn.sigmoid(CAUTION)
 
     def strategies(p: Any, q: Any) -> Values:
-        return {"x": jnp.stack([p, p, f, p, f]), "y": jnp.stack([q, q, q, f, f])}
+        return {"x": [p, p, f, p, f], "y": [q, q, q, f, f]}
 
     def loss(name: str, both: Values) -> jax.Array:
         p, q = both["x"], both["y"]
@@ -284,9 +282,13 @@ def _cautious(weight: Any, discount: Any) -> Game:
             found[name] = loss(name, both) - loss(name, {**both, name: best})
         return found
 
+    def policies(values: Values) -> Values:
+        five = strategies(*chances(values).values())
+        return {name: jnp.stack(parts) for name, parts in five.items()}
+
     return Game(
         losses={n: lambda values, n=n: loss(n, chances(values)) for n in YEARS},
         start={name: jnp.zeros(()) for name in YEARS},
         regrets=regrets,
-        probabilities=lambda values: strategies(*chances(values).values()),
+        probabilities=policies,
     )

@@ -170,7 +170,7 @@ class Game:
                 "Game(regrets=), values -> each player's loss minus the lowest one"
             )
         check_players(self.losses, values)
-        return sum(self.regrets(dict(values)).values(), jnp.zeros(()))
+        return jnp.asarray(sum(self.regrets(dict(values)).values()))
 
     def policies(self, values: Values) -> Values:
         """The probabilities that logits stand for.

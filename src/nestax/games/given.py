@@ -19,8 +19,8 @@ def array(function: str, argument: str, given: Any, *ranks: int) -> Any:
         *ranks: the allowed numbers of axes; none: any number.
 
     Returns:
-        A numpy array of JAX's dtype, so that what is known stays known under `jit`; of something
-        traced a JAX array.
+        An array of JAX's dtype, float32 at least: of numpy where it is known, so that it stays
+        known under `jit`.
 
     Raises:
         ValueError: not real numbers, another number of axes, or an entry that is known and not
@@ -39,10 +39,14 @@ def array(function: str, argument: str, given: Any, *ranks: int) -> Any:
             f"{what} must have {expected} {'axis' if ranks == (1,) else 'axes'}, got an array of "
             f"shape {found.shape}"
         )
-    if isinstance(found, np.ndarray) and not np.all(np.isfinite(found.astype(float))):
-        raise ValueError(f"{what} must have finite numbers only, got {given!r:.60}")
-    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(found, float))
-    return found.astype(dtype)
+    dtype = jnp.promote_types(jnp.result_type(found, float), jnp.float32)
+    with np.errstate(over="ignore"):
+        found = found.astype(jax.dtypes.canonicalize_dtype(dtype))
+    if isinstance(found, np.ndarray) and not np.all(np.isfinite(found)):
+        raise ValueError(
+            f"{what} must have finite numbers only, in {found.dtype}; got {given!r:.60}"
+        )
+    return found
 
 
 def number(

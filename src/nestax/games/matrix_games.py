@@ -155,11 +155,11 @@ def _full_support(losses: dict[str, Any]) -> tuple[Values, ...]:
     (x, a), (y, b) = losses.items()
     if a.shape[0] != a.shape[1] or not is_known(a, b):
         return ()
-    strategies = [_indifferent(b.T), _indifferent(a)]
-    if any(found is None or np.any(found <= 0) for found in strategies):
-        return ()
     values = {}
-    for name, chances in zip((x, y), strategies, strict=True):
+    for name, table in {x: b.T, y: a}.items():
+        chances = _indifferent(table)
+        if chances is None or np.any(chances <= 0):
+            return ()
         logits = np.log(chances) - np.mean(np.log(chances))
         values[name] = jnp.asarray(logits[0] - logits[1] if len(logits) == 2 else logits, a.dtype)
     return (values,)

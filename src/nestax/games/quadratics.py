@@ -96,7 +96,7 @@ def quadratic(jacobian: Any, linear: Any = None, sizes: Any = None) -> Game:
         ValueError: arrays of other shapes, numbers that are not finite, a block J_ii that is not
             symmetric, or sizes that do not sum to n.
 
-    Source: Balduzzi et al., "The Mechanics of n-Player Differentiable Games" (2018), section 2.
+    Source: Balduzzi et al., "The Mechanics of n-Player Differentiable Games" (2018).
     """
     j = array("quadratic", "jacobian", jacobian, 2)
     n = j.shape[0]
@@ -150,13 +150,14 @@ def mixture(adversarial: Any, key: jax.Array | None = None, scales: Any = None) 
 
     Returns:
         A `Game` of the players "x" and "y", with values of shape (n,) that start at ones. Its
-        equilibrium is 0. There is no exploitability if a share is 1.
+        equilibrium is 0. There is no exploitability if a share is 1; if that is traced it is inf or
+        nan.
 
     Raises:
         ValueError: shares outside 0 to 1, scales that are not positive, other shapes, or a key
             with several shares or fewer than two scales.
 
-    Source: Lorraine et al., "Complex Momentum for Optimization in Games" (2022), section 4.
+    Source: Lorraine et al., "Complex Momentum for Optimization in Games" (2022).
     """
     given = np.linspace(0.25, 4.0, 7) if scales is None else scales
     s = array("mixture", "scales", given, 1)

@@ -50,8 +50,7 @@ def leader_follower(
         ValueError: arrays of other shapes, numbers that are not finite, a matrix that is not
             symmetric, a size that leaves a player nothing, or a follower without a best response.
 
-    Source: Fiez, Chasnov and Ratliff, "Implicit Learning Dynamics in Stackelberg Games" (2020),
-    Definition 3.
+    Source: Fiez, Chasnov and Ratliff, "Implicit Learning Dynamics in Stackelberg Games" (2020).
     """
     f = array("leader_follower", "leader", leader, 2)
     g = array("leader_follower", "follower", follower, 2)
@@ -87,15 +86,14 @@ def leader_follower(
 
         return loss
 
-    known = is_known(f, g, a, b)
-    jacobian = (np if known else jnp).concatenate([f[x], g[y]])
-    linear = (np if known else jnp).concatenate([a[x], b[y]])
+    xp = np if is_known(f, g, a, b) else jnp
+    jacobian, linear = xp.concatenate([f[x], g[y]]), xp.concatenate([a[x], b[y]])
     return affine_game(
         losses={"leader": loss_of(f, a), "follower": loss_of(g, b)},
         own={"leader": f[x, x], "follower": g[y, y]},
         zero=solve(jacobian, -linear),
         parts={"leader": x, "follower": y},
-        stackelberg=_stackelberg(f, g, a, b, size, np if known else jnp),
+        stackelberg=_stackelberg(f, g, a, b, size),
     )
 
 
@@ -119,9 +117,11 @@ def duopoly() -> Game:
     return leader_follower([[2, 1], [1, 0]], [[0, 1], [1, 2]], [-1, 0], [0, -1])
 
 
-def _stackelberg(f: Any, g: Any, a: Any, b: Any, size: int, xp: Any) -> Values | None:
+def _stackelberg(f: Any, g: Any, a: Any, b: Any, size: int) -> Values | None:
     """Where the leader's loss along the follower's responses is least."""
-    y = slice(size, None)
+    xp, dtype, y = jnp, f.dtype, slice(size, None)
+    if is_known(f, g, a, b):
+        xp, (f, g, a, b) = np, (part.astype(float) for part in (f, g, a, b))
     # The follower responds to x with y = R x + r, so w = slope x + offset.
     response = -xp.linalg.solve(g[y, y], xp.concatenate([g[y, :size], b[y, None]], axis=1))
     slope = xp.concatenate([xp.eye(size, dtype=response.dtype), response[:, :-1]])
@@ -130,5 +130,5 @@ def _stackelberg(f: Any, g: Any, a: Any, b: Any, size: int, xp: Any) -> Values |
     if not definite(curvature):
         return None
     best = xp.linalg.solve(curvature, -slope.T @ (f @ offset + a))
-    w = jnp.asarray(slope @ best + offset)
+    w = jnp.asarray(slope @ best + offset, dtype)
     return {"leader": w[:size], "follower": w[y]}
