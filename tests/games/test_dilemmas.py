@@ -11,7 +11,7 @@ import pytest
 from references import games_closed_form as reference
 
 import nestax as nx
-from nestax.games.dilemmas import eliminate
+from nestax.games.iterated import eliminate
 
 
 def central_differences(function: Any, values: dict[str, np.ndarray], step: float = 1e-5) -> Any:
@@ -249,6 +249,29 @@ def test_elimination_needs_no_pivots(x64):
         np.testing.assert_allclose(found[n], np.linalg.solve(rows, right), rtol=1e-6)
     np.testing.assert_allclose(found.sum(axis=1) * (1 - discount), 1, rtol=1e-6)
     assert found.min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("game", "shape"),
+    [
+        (nx.games.iterated_prisoners_dilemma(), (4,)),  # would be read past its end
+        (nx.games.mixture(0.5), (1,)),  # would broadcast
+        (nx.games.bilinear(), (3,)),
+        (nx.games.matching_pennies(), (2,)),
+        (nx.games.small_ipd(), (1,)),
+        (nx.games.dirac_gan(), (1,)),
+        (nx.games.quadratic(np.eye(4)), (3,)),
+    ],
+)
+def test_values_of_another_shape_are_refused(game, shape):
+    first, *others = game.players
+    values = {**game.start, first: jnp.ones(shape)}
+    for function in (*game.losses.values(), game.field, game.regrets, game.probabilities):
+        if function is not None:
+            with pytest.raises(ValueError, match=rf"the value of player '{first}' must have shape"):
+                function(values)
+    with pytest.raises(ValueError, match=f"{others[0]!r} must have shape .*, got none"):
+        game.losses[first]({first: game.start[first]})
 
 
 refused: Any = [

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .field import own_gradient
-from .game import Game, Values, refusing
+from .game import Game, Values, known_game, refusing
 from .given import array, is_known
 
 
@@ -64,6 +64,7 @@ def definite(matrix: Any, *, semi: bool = False) -> bool:
 
 
 def affine_game(
+    function: str,
     losses: dict[str, Callable[[Values], jax.Array]],
     own: dict[str, Any],
     zero: jax.Array | None,
@@ -73,6 +74,7 @@ def affine_game(
     """A game of losses that are quadratic in every value.
 
     Args:
+        function: the public function that makes the game, for messages.
         losses: by player.
         own: by player, the second derivative in the player's own value.
         zero: a zero of the field, all values in one vector; None: there is none.
@@ -99,4 +101,11 @@ def affine_game(
         "unique best response"
     )
     start = {name: jnp.ones(part.stop - part.start) for name, part in parts.items()}
-    return Game(losses, start, equilibria, stackelberg, refused if bad else regrets)
+    return known_game(
+        function,
+        losses,
+        start,
+        equilibria=equilibria,
+        stackelberg=stackelberg,
+        regrets=refused if bad else regrets,
+    )

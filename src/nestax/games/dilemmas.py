@@ -1,10 +1,4 @@
-"""The iterated prisoner's dilemma: exact discounted losses of strategies that remember one round.
-
-The states are what both players did in the round before, player x first: CC, CD, DC, DD; C is to
-cooperate, D to defect. A strategy has five probabilities of C: in the first round, and after each
-state. Both players' strategies list the same states, so tit-for-tat is (1, 1, 0, 1, 0) for x and
-(1, 1, 1, 0, 0) for y.
-"""
+"""Iterated prisoner's dilemmas: of five logits for each player, or of one number."""
 
 import itertools
 from collections.abc import Callable
@@ -14,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .game import Game, Values, refusing
+from .game import Game, Values, known_game, refusing
 from .given import number
+from .iterated import YEARS, years
 
-YEARS = {"x": (1.0, 3.0, 0.0, 2.0), "y": (1.0, 0.0, 3.0, 2.0)}  # losses of a round, by state
 PURE = np.array(list(itertools.product((0.0, 1.0), repeat=5)))  # all deterministic strategies
 CAUTION = -3.0  # logit of cooperation after the other has defected, where it is not chosen
 # The middle of the random subspaces: x and y are close to tit-for-tat.
@@ -70,7 +64,13 @@ def iterated_prisoners_dilemma(discount: Any = 0.96) -> Game:
         return found
 
     start = {name: jnp.zeros(5) for name in YEARS}
-    return Game(_losses(chances, discount), start, regrets=regrets, probabilities=chances)
+    return known_game(
+        "iterated_prisoners_dilemma",
+        _losses(chances, discount),
+        start,
+        regrets=regrets,
+        probabilities=chances,
+    )
 
 
 def subspace_ipd(key: jax.Array, discount: Any = 0.96, spread: Any = 2.0) -> Game:
@@ -119,7 +119,9 @@ def subspace_ipd(key: jax.Array, discount: Any = 0.96, spread: Any = 2.0) -> Gam
         "game.policies(values)"
     )
     start = {name: jnp.zeros(()) for name in YEARS}
-    return Game(_losses(chances, discount), start, regrets=refused, probabilities=chances)
+    return known_game(
+        "subspace_ipd", _losses(chances, discount), start, regrets=refused, probabilities=chances
+    )
 
 
 def small_ipd(discount: Any = 0.9) -> Game:
@@ -148,7 +150,7 @@ def small_ipd(discount: Any = 0.9) -> Game:
 
     Source: Lorraine et al., "Lyapunov Exponents for Diversity in Differentiable Games" (2022).
     """
-    return _cautious(0.0, number("small_ipd", "discount", discount, 1.0, below=True))
+    return _cautious("small_ipd", 0.0, number("small_ipd", "discount", discount, 1.0, below=True))
 
 
 def pennies_dilemma(weight: Any = 0.25, discount: Any = 0.9) -> Game:
@@ -178,52 +180,9 @@ def pennies_dilemma(weight: Any = 0.25, discount: Any = 0.9) -> Game:
     Source: Lorraine et al., "Lyapunov Exponents for Diversity in Differentiable Games" (2022).
     """
     weight = number("pennies_dilemma", "weight", weight, 1.0)
-    return _cautious(weight, number("pennies_dilemma", "discount", discount, 1.0, below=True))
-
-
-def years(chances: Values, player: str, discount: Any) -> jax.Array:
-    """A player's exact discounted loss: `(1 - discount) d'r`, with `(I - discount P)'d = p`.
-
-    P holds the probabilities of the next state, p those of the first one, r the player's losses by
-    state; d is the discounted number of visits.
-
-    Args:
-        chances: by player, the probabilities of cooperation: an array of shape (5,) or a list.
-        player: "x" or "y".
-        discount: in [0, 1).
-
-    Returns:
-        The mean loss of a round, weighted by the discount.
-    """
-
-    def together(p: Any, q: Any) -> list[Any]:
-        return [p * q, p * (1 - q), (1 - p) * q, (1 - p) * (1 - q)]
-
-    x, y = chances["x"], chances["y"]
-    first, *then = [together(x[n], y[n]) for n in range(5)]
-    system = [[(i == j) - discount * then[i][j] for i in range(4)] for j in range(4)]
-    visits = eliminate(system, first)
-    return (1 - discount) * sum(d * r for d, r in zip(visits, YEARS[player], strict=True))
-
-
-def eliminate(matrix: list[list[Any]], right: list[Any]) -> list[Any]:
-    """Solves a small linear system, written out in scalars: many side by side take little time.
-
-    No pivots are needed where, as here, the diagonal of each column outweighs the rest of it.
-    """
-    rows = [[*row, r] for row, r in zip(matrix, right, strict=True)]
-    n = len(rows)
-    for k in range(n):
-        for below in range(k + 1, n):
-            ratio = rows[below][k] / rows[k][k]
-            for j in range(k + 1, n + 1):
-                rows[below][j] = rows[below][j] - ratio * rows[k][j]
-    found = [row[n] for row in rows]
-    for k in reversed(range(n)):
-        for j in range(k + 1, n):
-            found[k] = found[k] - rows[k][j] * found[j]
-        found[k] = found[k] / rows[k][k]
-    return found
+    return _cautious(
+        "pennies_dilemma", weight, number("pennies_dilemma", "discount", discount, 1.0, below=True)
+    )
 
 
 def least(loss: Callable[[jax.Array], jax.Array], cells: int = 64, halvings: int = 50) -> jax.Array:
@@ -258,7 +217,7 @@ def _losses(chances: Callable[[Values], Values], discount: Any) -> dict[str, Cal
     return {n: lambda values, n=n: years(chances(values), n, discount) for n in YEARS}
 
 
-def _cautious(weight: Any, discount: Any) -> Game:
+def _cautious(function: str, weight: Any, discount: Any) -> Game:
     """Matching pennies and the dilemma of players who do not trust those who have defected."""
     f = jax.nn.sigmoid(CAUTION)
 
@@ -286,7 +245,8 @@ def _cautious(weight: Any, discount: Any) -> Game:
         five = strategies(*chances(values).values())
         return {name: jnp.stack(parts) for name, parts in five.items()}
 
-    return Game(
+    return known_game(
+        function,
         losses={n: lambda values, n=n: loss(n, chances(values)) for n in YEARS},
         start={name: jnp.zeros(()) for name in YEARS},
         regrets=regrets,

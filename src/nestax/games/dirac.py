@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .game import Game, Values, refusing
+from .game import Game, Values, known_game, refusing
 from .given import number
 
 KNOWN: dict[str, Callable[[Any], Any]] = {
@@ -69,7 +69,8 @@ def dirac_gan(
         t = p * values["generator"]
         return strength * p**2 / 2 - of(t) - of(jnp.zeros_like(t))
 
-    return Game(
+    return known_game(
+        "dirac_gan",
         losses={"generator": generator, "discriminator": discriminator},
         start={"generator": jnp.ones(()), "discriminator": jnp.ones(())},
         equilibria=({"generator": jnp.zeros(()), "discriminator": jnp.zeros(())},),

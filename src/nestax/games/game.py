@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..flows import Unroll
 from ..levels import Level
@@ -197,6 +198,37 @@ class Game:
             )
         check_players(self.losses, values)
         return self.probabilities(dict(values))
+
+
+def known_game(function: str, losses: dict[str, Any], start: Values, **known: Any) -> Game:
+    """A game whose functions refuse values of other shapes than those at the start.
+
+    Without that some shapes would broadcast, or be read past their end, and give wrong numbers.
+
+    Args:
+        function: the public function that makes the game, for messages.
+        losses: as `Game` takes them.
+        start: a value for each player, one array each.
+        **known: other arguments of `Game`.
+    """
+
+    def guarded(of_values: Callable[[Values], Any]) -> Callable[[Values], Any]:
+        def checked(values: Values) -> Any:
+            for name, begin in start.items():
+                shape = np.shape(values[name]) if name in values else None
+                if shape != begin.shape:
+                    raise ValueError(
+                        f"{function}: the value of player {name!r} must have shape {begin.shape}, "
+                        f"got {'none' if shape is None else shape}"
+                    )
+            return of_values(values)
+
+        return checked
+
+    for name in known:
+        if name in ("regrets", "probabilities"):
+            known[name] = guarded(known[name])
+    return Game({name: guarded(loss) for name, loss in losses.items()}, start, **known)
 
 
 def refusing(message: str) -> Callable[[Values], Values]:

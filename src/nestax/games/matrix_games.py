@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .game import Game, Values
+from .game import Game, Values, known_game
 from .given import array, is_known
 
 
@@ -77,7 +77,8 @@ def matrix_game(losses: Any) -> Game:
         return {n: probabilities(values[n]) @ a - jnp.min(a) for n, a in expected.items()}
 
     sizes = dict(zip(of, shape, strict=True))
-    return Game(
+    return known_game(
+        "matrix_game",
         losses={name: loss_of(name) for name in of},
         start={name: jnp.ones(()) if n == 2 else jnp.eye(n)[0] for name, n in sizes.items()},
         equilibria=_full_support(of) if count == 2 else (),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .affine import affine_game, solve, symmetric, vector
-from .game import Game, Values, refusing
+from .game import Game, Values, known_game, refusing
 from .given import array, is_known
 
 
@@ -54,7 +54,8 @@ def bilinear(matrix: Any = 1.0, x_linear: Any = None, y_linear: Any = None) -> G
         return jnp.vdot(x, a @ y if a.ndim else a * y) + jnp.vdot(b, x) + jnp.vdot(c, y)
 
     zero = None if x is None or y is None else {"x": x.reshape(x_shape), "y": y.reshape(y_shape)}
-    return Game(
+    return known_game(
+        "bilinear",
         losses={"x": loss, "y": lambda values: -loss(values)},
         start={"x": jnp.ones(x_shape), "y": jnp.ones(y_shape)},
         equilibria=() if zero is None else (zero,),
@@ -124,7 +125,7 @@ def quadratic(jacobian: Any, linear: Any = None, sizes: Any = None) -> Game:
         return loss
 
     losses = {name: loss_of(name, part) for name, part in parts.items()}
-    return affine_game(losses, own, solve(j, -b), parts)
+    return affine_game("quadratic", losses, own, solve(j, -b), parts)
 
 
 def mixture(adversarial: Any, key: jax.Array | None = None, scales: Any = None) -> Game:
@@ -200,7 +201,8 @@ def mixture(adversarial: Any, key: jax.Array | None = None, scales: Any = None) 
     refused = refusing(
         "where the adversarial share is 1, a player's loss has no lower bound against most values"
     )
-    return Game(
+    return known_game(
+        "mixture",
         losses=losses,
         start={"x": ones, "y": ones},
         equilibria=({"x": zeros, "y": zeros},),

@@ -89,6 +89,7 @@ def leader_follower(
     xp = np if is_known(f, g, a, b) else jnp
     jacobian, linear = xp.concatenate([f[x], g[y]]), xp.concatenate([a[x], b[y]])
     return affine_game(
+        "leader_follower",
         losses={"leader": loss_of(f, a), "follower": loss_of(g, b)},
         own={"leader": f[x, x], "follower": g[y, y]},
         zero=solve(jacobian, -linear),
