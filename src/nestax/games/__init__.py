@@ -1,10 +1,17 @@
 """Games: several players, each with a loss of its own, that move at the same time.
 
 * fields: `joint_field`, `descent`
+* games with closed forms: `Game`; `bilinear`, `quadratic`, `mixture`, `leader_follower`, `duopoly`;
+  `dirac_gan`; `matrix_game`, `matching_pennies`, `rock_paper_scissors`, `prisoners_dilemma`;
+  `iterated_prisoners_dilemma`, `small_ipd`, `subspace_ipd`, `pennies_dilemma`
+* spectra: `jacobian`, `spectrum`, `leading_eigenvalues`, `kinds`, ...
+* the dynamics of optimizers: `augmented`, `spectral_radius`, `best`, `convergence_map`, ...
 * adjusted fields: `extragradient`, `consensus`, `symplectic`, `lookahead`, `lola`, `competitive`,
   and `adjusted` for the levels of a nest
 * optimizers for players: `lookahead_minmax`; optimistic descent and negative momentum are optax's,
   complex momentum is in `nestax.optim`
+* exponents: `lyapunov_exponents`, `published_exponent`
+* branching: `branch_point`, `ridge_rider`, `generalized_ridge_rider`, ...
 """
 
 from .adjust import adjusted as adjusted
@@ -14,15 +21,6 @@ from .adjust import extragradient as extragradient
 from .adjust import lola as lola
 from .adjust import lookahead as lookahead
 from .adjust import symplectic as symplectic
-from .field import descent as descent
-from .field import joint_field as joint_field
-from .slow_weights import LookaheadState as LookaheadState
-from .slow_weights import lookahead_minmax as lookahead_minmax
-* games with closed forms: `Game`; `bilinear`, `quadratic`, `mixture`, `leader_follower`, `duopoly`;
-  `dirac_gan`; `matrix_game`, `matching_pennies`, `rock_paper_scissors`, `prisoners_dilemma`;
-  `iterated_prisoners_dilemma`, `small_ipd`, `subspace_ipd`, `pennies_dilemma`
-"""
-
 from .dilemmas import iterated_prisoners_dilemma as iterated_prisoners_dilemma
 from .dilemmas import pennies_dilemma as pennies_dilemma
 from .dilemmas import small_ipd as small_ipd
@@ -38,5 +36,7 @@ from .matrix_games import rock_paper_scissors as rock_paper_scissors
 from .quadratics import bilinear as bilinear
 from .quadratics import mixture as mixture
 from .quadratics import quadratic as quadratic
+from .slow_weights import lookahead_minmax as lookahead_minmax
+from .slow_weights import LookaheadState as LookaheadState
 from .stackelberg import duopoly as duopoly
 from .stackelberg import leader_follower as leader_follower
