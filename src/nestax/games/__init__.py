@@ -40,3 +40,20 @@ from .slow_weights import lookahead_minmax as lookahead_minmax
 from .slow_weights import LookaheadState as LookaheadState
 from .stackelberg import duopoly as duopoly
 from .stackelberg import leader_follower as leader_follower
+* spectra: `jacobian`, `spectrum`, `leading_eigenvalues`, `kinds`, ...
+* games with closed forms: `Game`, `bilinear`, `matching_pennies`, ...
+"""
+
+from .decompose import Kinds as Kinds
+from .decompose import kinds as kinds
+from .decompose import player_blocks as player_blocks
+from .decompose import potential_and_hamiltonian as potential_and_hamiltonian
+from .eigen import Leading as Leading
+from .eigen import leading_eigenvalues as leading_eigenvalues
+from .eigen import spectrum as spectrum
+from .field import descent as descent
+from .field import joint_field as joint_field
+from .products import JacobianOperator as JacobianOperator
+from .products import jacobian as jacobian
+from .products import jacobian_operator as jacobian_operator
+from .products import player_slices as player_slices

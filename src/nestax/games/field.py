@@ -1,7 +1,9 @@
 """The joint field of a game: each player's gradient of the player's own loss, side by side."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -13,6 +15,18 @@ from ..levels import Nest, State
 Loss = Callable[..., Any]
 Losses = Mapping[Any, Loss] | Sequence[Loss]
 Field = Callable[[Any], Any]
+
+_differentiating: ContextVar[bool] = ContextVar("differentiating", default=False)
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """While a field is traced inside, nests refuse flows whose derivative is wrong by design."""
+    token = _differentiating.set(True)
+    try:
+        yield
+    finally:
+        _differentiating.reset(token)
 
 
 def joint_field(players: Any, state: Any = None) -> Field:
@@ -237,9 +251,22 @@ def _nest_field(nest: Nest, state: Any) -> Field:
     players = [level.name for level in nest.declaration.levels if not level.held]
 
     def field(values: Any) -> Any:
+        if _differentiating.get():
+            _check_flows(nest)
         return nest.gradient(state.replace(values=values), players)
 
     return field
+
+
+def _check_flows(nest: Nest) -> None:
+    for level in nest.declaration.levels:
+        flow = level.flow
+        if flow is not None and (flow.first_order or flow.rough):
+            raise ValueError(
+                f"joint_field: level {level.name!r} has the flow {flow!r}, whose gradient has a "
+                "derivative of its own that is not the gradient's, so a Jacobian of the field "
+                "would be wrong; use Unroll() or Implicit(CG(20))"
+            )
 
 
 def _is_floating(leaf: Any) -> bool:
