@@ -41,19 +41,32 @@ from .slow_weights import LookaheadState as LookaheadState
 from .stackelberg import duopoly as duopoly
 from .stackelberg import leader_follower as leader_follower
 * spectra: `jacobian`, `spectrum`, `leading_eigenvalues`, `kinds`, ...
+* the dynamics of optimizers: `Momentum`, `augmented`, `spectral_radius`, `best`, `convergence_map`
 * games with closed forms: `Game`, `bilinear`, `matching_pennies`, ...
 """
 
+from .convergence import convergence_map as convergence_map
+from .convergence import steps_to_converge as steps_to_converge
 from .decompose import Kinds as Kinds
 from .decompose import kinds as kinds
 from .decompose import player_blocks as player_blocks
 from .decompose import potential_and_hamiltonian as potential_and_hamiltonian
+from .dynamics import augmented as augmented
+from .dynamics import momentum_polynomial as momentum_polynomial
+from .dynamics import spectral_radius as spectral_radius
 from .eigen import Leading as Leading
 from .eigen import leading_eigenvalues as leading_eigenvalues
 from .eigen import spectrum as spectrum
 from .field import descent as descent
 from .field import joint_field as joint_field
+from .methods import Extragradient as Extragradient
+from .methods import GradientDescent as GradientDescent
+from .methods import Momentum as Momentum
+from .methods import Nesterov as Nesterov
+from .methods import Optimistic as Optimistic
 from .products import JacobianOperator as JacobianOperator
 from .products import jacobian as jacobian
 from .products import jacobian_operator as jacobian_operator
 from .products import player_slices as player_slices
+from .search import Best as Best
+from .search import best as best

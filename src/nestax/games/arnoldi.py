@@ -56,7 +56,7 @@ def arnoldi(
     leading: int,
     which: str,
     limit: int,
-    tolerance: float,
+    tolerance: Any,
 ) -> Found:
     """Leading eigenvalues of a real matrix.
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .known import is_finite
+
 
 class Kinds(NamedTuple):
     """Which eigenvalues are of which kind: masks, of which exactly one is true for each eigenvalue.
@@ -25,7 +27,7 @@ class Kinds(NamedTuple):
     zero: jax.Array
 
 
-def kinds(eigenvalues: Any, tolerance: float | None = None) -> Kinds:
+def kinds(eigenvalues: Any, tolerance: Any = None) -> Kinds:
     """Which eigenvalues of a field's Jacobian are cooperative, adversarial, or mixed.
 
     Real eigenvalues come from players whose interests agree (or who do not interact), imaginary
@@ -96,7 +98,7 @@ def potential_and_hamiltonian(jacobian: Any) -> tuple[jax.Array, jax.Array]:
     return (matrix + matrix.T) / 2, (matrix - matrix.T) / 2
 
 
-def player_blocks(jacobian: Any, players: Mapping[Any, slice]) -> dict[Any, dict[Any, jax.Array]]:
+def player_blocks(jacobian: Any, players: Any) -> dict[Any, dict[Any, jax.Array]]:
     """The blocks of a Jacobian by player.
 
     Example:
@@ -138,7 +140,7 @@ def square(name: str, matrix: Any) -> jax.Array:
         raise ValueError(f"{name}: a Jacobian has the shape (n, n), got {list(found.shape)}")
     if not jnp.issubdtype(found.dtype, jnp.inexact):
         found = found.astype(float)
-    if not isinstance(found, Tracer) and not bool(jnp.isfinite(found).all()):
+    if not is_finite(found):
         raise ValueError(f"{name}: the Jacobian has entries that are not finite")
     return found
 

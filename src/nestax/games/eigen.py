@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from .arnoldi import ORDERS, arnoldi, draw, sorted_eigenvalues
-from .field import Field, floating
+from .field import floating
+from .known import holds, is_finite
 from .products import check_point, jacobian, like_values, plain
 from .products import products as products_of
 
@@ -33,13 +34,13 @@ class Leading(NamedTuple):
 
 
 def spectrum(
-    field: Field,
+    field: Any,
     values: Any,
-    leading: int | None = None,
+    leading: Any = None,
     *,
-    which: str = "magnitude",
-    products: int = 60,
-    tolerance: float | None = None,
+    which: Any = "magnitude",
+    products: Any = 60,
+    tolerance: Any = None,
     key: Any = None,
 ) -> jax.Array:
     """Eigenvalues of a field's Jacobian at a point.
@@ -83,7 +84,7 @@ def spectrum(
     found = leading_eigenvalues(
         field, values, leading, which=which, products=products, tolerance=tolerance, key=key
     )
-    if not isinstance(found.converged, Tracer) and not bool(found.converged.all()):
+    if not holds(found.converged.all, found.converged):
         worst = [f"{r:.1e}" for r in found.residuals.tolist()]
         warnings.warn(
             f"spectrum: {int((~found.converged).sum())} of {leading} leading eigenvalues have not "
@@ -96,13 +97,13 @@ def spectrum(
 
 
 def leading_eigenvalues(
-    field: Field,
+    field: Any,
     values: Any,
-    leading: int = 1,
+    leading: Any = 1,
     *,
-    which: str = "magnitude",
-    products: int = 60,
-    tolerance: float | None = None,
+    which: Any = "magnitude",
+    products: Any = 60,
+    tolerance: Any = None,
     key: Any = None,
     start: Any = None,
 ) -> Leading:
@@ -175,8 +176,7 @@ def leading_eigenvalues(
         return Leading(*arnoldi(forward, begin, again, leading, which, limit, tolerance))
 
     found = program(moving, first, key)
-    known = not isinstance(found.residuals, Tracer)
-    if known and not bool(jnp.isfinite(found.eigenvalues).all()):
+    if not is_finite(found.eigenvalues):
         raise ValueError(
             f"{name}: a product with the Jacobian is not finite at these values; look for divisions "
             "by zero, roots and logarithms of zero, and iterates that have diverged"
@@ -191,10 +191,9 @@ def _direction(name: str, start: Any, moving: Any) -> list[jax.Array]:
         ValueError: not like the values, zero, or not finite.
     """
     leaves = like_values(name, start, moving)
-    known = [leaf for leaf in leaves if not isinstance(leaf, Tracer)]
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in known):
+    if not all(is_finite(leaf) for leaf in leaves):
         raise ValueError(f"{name}: start is not finite")
-    if len(known) == len(leaves) and not any(bool(jnp.any(leaf != 0)) for leaf in leaves):
+    if not holds(lambda: any(jnp.any(leaf != 0) for leaf in leaves), *leaves):
         raise ValueError(f"{name}: start is zero; give a direction, or None to draw one")
     return leaves
 

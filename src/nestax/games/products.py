@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from ..flows.internal import has_reverse_only_rule
-from .field import Field, differentiating, floating
+from .field import differentiating, floating
 from .flat import flat, floating_shapes
+from .known import is_finite
 
 Product = Callable[[Any], Any]
 Leaves = list[jax.Array]
@@ -57,7 +57,7 @@ def player_slices(values: Any) -> dict[Any, slice]:
     return flat(lambda v: v, values, "player_slices: the identity").players
 
 
-def jacobian(field: Field, values: Any) -> jax.Array:
+def jacobian(field: Any, values: Any) -> jax.Array:
     """The Jacobian of a field at a point, as a matrix.
 
     Entry (i, j) is the derivative of component i of the field with respect to component j of the
@@ -94,7 +94,7 @@ def jacobian(field: Field, values: Any) -> jax.Array:
             found = jax.vmap(lambda row: pullback(row)[0])(eye)
         else:
             found = jax.vmap(jax.linearize(function.function, point)[1], out_axes=1)(eye)
-    if not isinstance(found, Tracer) and not bool(jnp.isfinite(found).all()):
+    if not is_finite(found):
         raise ValueError(
             "jacobian: the field's derivatives are not finite at these values; look for divisions "
             "by zero, roots and logarithms of zero, and iterates that have diverged"
@@ -102,7 +102,7 @@ def jacobian(field: Field, values: Any) -> jax.Array:
     return found
 
 
-def jacobian_operator(field: Field, values: Any) -> JacobianOperator:
+def jacobian_operator(field: Any, values: Any) -> JacobianOperator:
     """Products with the Jacobian of a field at a point, and with its transpose.
 
     The field is linearized once. If a rule of the field has no forward mode, J v is computed by
@@ -143,7 +143,7 @@ def jacobian_operator(field: Field, values: Any) -> JacobianOperator:
     return JacobianOperator(of(forward), of(backward), size, player_slices(values))
 
 
-def products(field: Field, values: Any) -> tuple[Product, Product]:
+def products(field: Any, values: Any) -> tuple[Product, Product]:
     """v -> J v and v -> J^T v, for lists of the leaves that move, in their own dtypes."""
     moving, combine = floating(plain(values))
     leaves, structure = jax.tree.flatten(moving)
@@ -184,7 +184,7 @@ def check_point(field: Any, values: Any, name: str) -> None:
             f"{name}: the values have no real floating-point number to move; got {values!r:.60}"
         )
     for path, leaf in jax.tree_util.tree_leaves_with_path(moving):
-        if not isinstance(leaf, Tracer) and not bool(jnp.isfinite(leaf).all()):
+        if not is_finite(leaf):
             raise ValueError(
                 f"{name}: the values are not finite at {jax.tree_util.keystr(path) or 'the array'}"
             )

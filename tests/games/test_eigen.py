@@ -1,0 +1,248 @@
+"""Jacobians and spectra of fields, by numpy's dense eigenvalues of matrices that are known."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from references.games_dynamics import matched
+
+import nestax as nx
+
+
+def ordered(eigenvalues):
+    """By descending modulus, then by real, then by imaginary part."""
+    keys = (-eigenvalues.imag, -eigenvalues.real, -np.abs(eigenvalues))
+    return eigenvalues[np.lexsort(keys)]
+
+
+def linear(matrix, split=None):
+    """The field v -> matrix v, of one array or of two players."""
+    matrix = jnp.asarray(matrix)
+    if split is None:
+        return lambda v: matrix @ v
+
+    def field(v):
+        found = matrix @ jnp.concatenate([v["x"], v["y"]["w"].ravel()])
+        return {"x": found[:split], "y": {"w": found[split:].reshape(v["y"]["w"].shape), "n": None}}
+
+    return field
+
+
+def non_normal(n, seed=0, top=None):
+    """Random, with a large strictly upper part, and eigenvalues that are known."""
+    rng = np.random.default_rng(seed)
+    matrix = np.triu(rng.normal(size=(n, n)), 2) + np.diag(rng.uniform(-1, 1, n))
+    if top is not None:
+        matrix[:2, :2] = top
+    q, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    return q @ matrix @ q.T
+
+
+def test_jacobians_of_pytrees_in_the_order_of_their_leaves(x64):
+    """Dense and as products, of vectors and of pytrees; an integer leaf does not move."""
+    a = np.random.default_rng(0).normal(size=(6, 6))
+    values = {"y": {"w": jnp.ones((2, 2)), "n": 3}, "x": jnp.ones(2)}
+    field = linear(a, 2)
+    np.testing.assert_allclose(nx.games.jacobian(field, values), a)
+    assert nx.games.player_slices(values) == {"x": slice(0, 2), "y": slice(2, 6)}
+    operator = nx.games.jacobian_operator(field, values)
+    assert operator.size == 6 and operator.players == nx.games.player_slices(values)
+    v = np.random.default_rng(1).normal(size=6)
+    tree = {"y": {"w": v[2:].reshape(2, 2), "n": None}, "x": v[:2]}
+    for product, matrix in ((operator.product, a), (operator.transposed, a.T)):
+        np.testing.assert_allclose(product(v), matrix @ v)
+        found = product(tree)
+        assert found["y"]["w"].shape == (2, 2)
+        np.testing.assert_allclose(found["x"], (matrix @ v)[:2])
+    blocks = nx.games.player_blocks(a, operator.players)
+    np.testing.assert_allclose(blocks["y"]["x"], a[2:, :2])
+    s, h = nx.games.potential_and_hamiltonian(a)
+    np.testing.assert_allclose(s + h, a)
+    assert (s == s.T).all() and (h == -h.T).all()
+
+
+def test_the_whole_spectrum(x64):
+    a = np.random.default_rng(0).normal(size=(6, 6))
+    found = nx.games.spectrum(linear(a), jnp.ones(6))
+    np.testing.assert_allclose(found, ordered(np.linalg.eigvals(a)), atol=1e-12)
+    traced = jax.jit(lambda v: nx.games.spectrum(lambda u: jnp.asarray(a) @ u * 2, v))(jnp.ones(6))
+    np.testing.assert_allclose(traced, 2 * found, atol=1e-12)
+    real = nx.games.spectrum(linear(a), jnp.ones(6), which="smallest real")
+    assert (np.diff(real.real) >= 0).all()
+
+
+def test_leading_eigenvalues_of_matrices_far_from_normal(x64):
+    """A complex pair, a real one, and by other criteria; fewer products than components."""
+    for top in ([[2.0, 3.0], [-1.0, 2.0]], [[-3.0, 5.0], [0.0, 1.0]]):
+        a = non_normal(150, top=np.array(top))
+        exact = ordered(np.linalg.eigvals(a))
+        values = {"x": jnp.ones(50), "y": {"w": jnp.ones((20, 5)), "n": None}}
+        found = nx.games.leading_eigenvalues(linear(a, 50), values, 2, products=140)
+        assert found.converged.all() and found.products < 140
+        np.testing.assert_allclose(found.eigenvalues, exact[:2], rtol=1e-5)
+        v = nx.games.spectrum(linear(a, 50), values, 2, products=140)
+        np.testing.assert_array_equal(v, found.eigenvalues)
+    for which, key in (
+        ("largest real", -exact.real),
+        ("smallest real", exact.real),
+        ("imaginary", -np.abs(exact.imag)),
+    ):
+        best = nx.games.spectrum(linear(a), jnp.ones(150), 1, which=which, products=150)
+        np.testing.assert_allclose(abs(best), abs(exact[np.argsort(key)][:1]), rtol=1e-4)
+
+
+def test_what_has_not_converged_is_nan_with_a_warning(x64):
+    a = np.random.default_rng(0).normal(size=(100, 100))  # moduli fill a disk
+    with pytest.warns(UserWarning, match="1 of 1 leading eigenvalues .* in 10 products and are NaN"):
+        found = nx.games.spectrum(linear(a), jnp.ones(100), 1, products=10)
+    assert np.isnan(found).all()
+    approximate = nx.games.leading_eigenvalues(linear(a), jnp.ones(100), products=10)
+    assert not approximate.converged.any() and np.isfinite(approximate.eigenvalues).all()
+    assert approximate.residuals[0] > 1e-2 and approximate.products == 10
+    program = jax.jit(lambda v: nx.games.spectrum(linear(a), v, 1, products=10))
+    assert np.isnan(program(jnp.ones(100))).all()  # without a warning
+
+
+@pytest.mark.parametrize("n", [1, 3, 70])
+@pytest.mark.parametrize("c", [0.0, -2.0])
+def test_multiples_of_the_identity(x64, n, c):
+    """Each Krylov space ends after one product; all copies of the eigenvalue are found."""
+    k = min(n, 3)
+    found = nx.games.leading_eigenvalues(lambda v: c * v, jnp.ones(n), k)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.eigenvalues, c, atol=1e-14)
+
+
+def test_repeated_eigenvalues_and_invariant_subspaces(x64):
+    """Five copies of the pair 3 ± 4i, defective; and a start in a subspace without them."""
+    block = np.kron(np.eye(5), [[3.0, 4.0], [-4.0, 3.0]])
+    a = np.zeros((90, 90))
+    a[:10, :10], a[10:, 10:] = block, np.diag(np.linspace(-1, 1, 80))
+    start = np.zeros(90)
+    start[[20, 40, 60]] = 1
+    for begin in (None, jnp.asarray(start)):
+        found = nx.games.leading_eigenvalues(linear(a), jnp.ones(90), 4, start=begin, products=80)
+        assert found.converged.all()
+        np.testing.assert_allclose(found.eigenvalues, [3 + 4j, 3 + 4j, 3 - 4j, 3 - 4j], rtol=1e-9)
+
+
+def test_sizes_of_the_matrix_do_not_matter_in_32_bits():
+    """Norms whose squares overflow or underflow; mixed dtypes are computed in 32 bits."""
+    a = np.diag([3.0, -2.0, 1.0, 0.5]).astype(np.float32)
+    for size in (1e-25, 1e25):
+        found = nx.games.spectrum(linear(a * np.float32(size)), jnp.ones(4), 2)
+        np.testing.assert_allclose(found / np.float32(size), [3, -2], rtol=1e-4)
+    halves = {"x": jnp.ones(2, jnp.bfloat16), "y": jnp.ones(2)}
+    field = lambda v: {"x": 2 * v["x"], "y": -v["y"]}  # noqa: E731
+    found = nx.games.leading_eigenvalues(field, halves, 2)
+    assert found.eigenvalues.dtype == jnp.complex64
+    np.testing.assert_allclose(found.eigenvalues, [2, 2], rtol=1e-3)
+
+
+def test_values_spread_over_devices(x64):
+    a = non_normal(8, top=np.array([[2.0, 3.0], [-1.0, 2.0]]))
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    values = jax.device_put(jnp.ones(8), NamedSharding(mesh, PartitionSpec("d")))
+    exact = ordered(np.linalg.eigvals(a))
+    np.testing.assert_allclose(nx.games.spectrum(linear(a), values), exact, rtol=1e-8)
+    np.testing.assert_allclose(nx.games.spectrum(linear(a), values, 2), exact[:2], rtol=1e-8)
+
+
+def game(flow: Any) -> tuple:
+    """min over x of y-dependent losses whose inner w answers x: w*(x) = x / 2."""
+    w = nx.Level(
+        "w", lambda v, batch: ((v["w"] - v["x"]) ** 2).sum() / 2 + (v["w"] ** 2).sum() / 2,
+        optax.sgd(0.5), start=lambda v, t, k: jnp.zeros(2),
+    )  # fmt: skip
+    x = nx.Level(
+        "x", lambda v, batch: (v["w"] ** 2).sum() + (v["x"] ** 2).sum() * 0.1 + v["x"] @ v["y"],
+        optax.sgd(0.1), every=3, flow=flow,
+    )  # fmt: skip
+    y = nx.Level("y", lambda v, batch: -v["x"] @ v["y"], optax.sgd(0.1), every=3)
+    nest = nx.Nest([w, (x, y)])
+    return nest, nest.init({"x": jnp.ones(2), "y": jnp.ones(2)}, jax.random.key(0))
+
+
+@pytest.mark.parametrize("flow", [nx.Unroll(), nx.Implicit(nx.CG(5))])
+def test_fields_of_nests_through_inner_levels(x64, flow):
+    """With a step of 1/2 on curvature 2 the inner level arrives at once: d²/dx² (x/2)² = 1/2."""
+    nest, state = game(flow)
+    field = nx.games.joint_field(nest, state)
+    values = {name: state.values[name] for name in ("x", "y")}
+
+    def of_players(v):
+        return {name: field({**state.values, **v})[name] for name in ("x", "y")}
+
+    eye, zero = np.eye(2), np.zeros((2, 2))
+    expected = np.block([[0.7 * eye, eye], [-eye, zero]])
+    np.testing.assert_allclose(nx.games.jacobian(of_players, values), expected, atol=1e-10)
+    operator = nx.games.jacobian_operator(of_players, values)
+    v = np.arange(4.0)
+    np.testing.assert_allclose(operator.product(v), expected @ v, atol=1e-10)
+    np.testing.assert_allclose(operator.transposed(v), expected.T @ v, atol=1e-10)
+    found = nx.games.spectrum(of_players, values, 4)
+    assert matched(found, np.linalg.eigvals(expected)) < 1e-6  # defective pairs
+
+
+def test_flows_with_a_derivative_of_their_own_are_refused():
+    nest, state = game(nx.FiniteDifference())
+    field = nx.games.joint_field(nest, state)
+    field(state.values)
+    for call in (nx.games.jacobian, nx.games.jacobian_operator, nx.games.spectrum):
+        with pytest.raises(ValueError, match="level 'x' has the flow FiniteDifference"):
+            call(lambda v: {**v, **field(v)}, dict(state.values))
+
+
+def test_kinds_of_eigenvalues(x64):
+    given = jnp.array([2.0, 1j, -1j, 1 + 1j, 1e-12, -1 + 1e-9j, jnp.nan])
+    found = nx.games.kinds(given)
+    assert found.cooperative.tolist() == [True, False, False, False, False, True, False]
+    assert found.adversarial.tolist() == [False, True, True, False, False, False, False]
+    assert found.mixed.tolist() == [False, False, False, True, False, False, False]
+    assert found.zero.tolist() == [False, False, False, False, True, False, False]
+    assert not nx.games.kinds(given, 0.0).cooperative[5]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nx.games.spectrum(lambda v: (v, v), jnp.ones(2)), "the field returns another str"),
+        (lambda: nx.games.jacobian(lambda v: v[:1], jnp.ones(2)), "another shape or dtype"),
+        (lambda: nx.games.spectrum(3, jnp.ones(2)), "the field is a function of values.*got 3"),
+        (lambda: nx.games.spectrum(lambda v: v, 3), "no real floating-point number to move"),
+        (
+            lambda: nx.games.spectrum(lambda v: v, {"x": jnp.array([1, jnp.nan])}),
+            r"jacobian: the values are not finite at \['x'\]",
+        ),
+        (lambda: nx.games.spectrum(jnp.sqrt, jnp.zeros(2)), "derivatives are not finite"),
+        (lambda: nx.games.spectrum(jnp.sqrt, jnp.zeros(2), 1), "a product .* is not finite"),
+        (lambda: nx.games.spectrum(lambda v: v, jnp.ones(2), 3), "from 1 to 2, the number of comp"),
+        (lambda: nx.games.spectrum(lambda v: v, jnp.ones(2), 0), "from 1 to 2"),
+        (lambda: nx.games.spectrum(lambda v: v, jnp.ones(9), 5, products=4), "as many products"),
+        (lambda: nx.games.spectrum(lambda v: v, jnp.ones(2), which="top"), "which is one of 'mag"),
+        (lambda: nx.games.spectrum(lambda v: v, jnp.ones(2), 1, tolerance=0.0), "between 0 and 1"),
+        (
+            lambda: nx.games.leading_eigenvalues(lambda v: v, jnp.ones(2), start=jnp.zeros(2)),
+            "start is zero",
+        ),
+        (
+            lambda: nx.games.leading_eigenvalues(lambda v: v, jnp.ones(2), start=jnp.ones(3)),
+            r"an array of shape \[2\] or a pytree like the values; got \(3,\)",
+        ),
+        (
+            lambda: nx.games.jacobian_operator(lambda v: v, jnp.ones(2)).product(jnp.ones(3)),
+            r"an array of shape \[2\]",
+        ),
+        (lambda: nx.games.kinds(jnp.ones((2, 2))), "the eigenvalues are a vector"),
+        (lambda: nx.games.player_blocks(np.eye(2), {"x": 1}), "players is a dict player -> slice"),
+        (lambda: nx.games.player_blocks(np.eye(2), {"x": slice(0, 1)}), "exactly one player"),
+        (lambda: nx.games.potential_and_hamiltonian(np.ones(3)), r"has the shape \(n, n\)"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
