@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from .known import holds
 from .products import check_point
 
 _FAR = 1e6  # a field that has grown by this factor has diverged
+_LANES, _BLOCK = 256, 8  # runs side by side; steps until those that have ended are replaced
 
 
 def convergence_map(eigenvalues: Any, rates: Any, moduli: Any, phases: Any) -> jax.Array:
@@ -63,8 +64,7 @@ def steps_to_converge(
     """Runs a game with complex momentum on a grid, and counts the steps until it has converged.
 
     A run has converged when the norm of its field is at most `tolerance` times the norm at the
-    start. It ends early there, or where the norm has grown by 10^6. Rows of the grid (one phase and
-    modulus) end when all their runs have ended.
+    start. It ends there, or where the norm has grown by 10^6, and makes room for the next one.
 
     Example:
         ```python
@@ -107,42 +107,57 @@ def steps_to_converge(
 
     @jax.jit
     def program(point: jax.Array, rates: Any, moduli: Any, phases: Any) -> jax.Array:
-        def row(cell: tuple[jax.Array, jax.Array]) -> jax.Array:
-            beta = cell[0] * jnp.cos(cell[1]), cell[0] * jnp.sin(cell[1])
-            return _row(function.function, point, rates, beta, moves, tolerance, limit)
-
-        return _over_rows(row, moduli, phases)
+        phase, modulus, rate = jnp.meshgrid(phases, moduli, rates, indexing="ij")
+        settings = rate.ravel(), *((modulus * f(phase)).ravel() for f in (jnp.cos, jnp.sin))
+        found = _all_steps(function.function, point, settings, moves, tolerance, limit)
+        return found.reshape(rate.shape)
 
     return program(function.point, *axes)
 
 
-def _row(
+class _Lanes(NamedTuple):
+    """Runs side by side: the cell each of them computes, and where it stands."""
+
+    cell: jax.Array  # beyond the last cell where there are none left
+    count: jax.Array
+    x: jax.Array
+    real: jax.Array
+    imaginary: jax.Array
+    steps: jax.Array
+    active: jax.Array
+
+
+def _all_steps(
     function: Callable[[jax.Array], jax.Array],
     point: jax.Array,
-    rates: jax.Array,
-    beta: tuple[jax.Array, jax.Array],
+    settings: tuple[jax.Array, jax.Array, jax.Array],
     moves: list[slice],
     tolerance: Any,
     limit: int,
 ) -> jax.Array:
-    """Steps until runs with one beta and several learning rates have converged."""
-    re, im = beta
-    field = jax.vmap(function)
-    first = jnp.linalg.norm(function(point))
-    x = jnp.broadcast_to(point, (rates.size, point.size))
-    inf = jnp.full(rates.size, jnp.inf, point.dtype)
-    rate = rates[:, None]
+    """Steps until convergence for each cell of a flat grid.
 
-    def running(carry: tuple) -> jax.Array:
-        return (carry[0] <= limit) & carry[-1].any()
+    A lane whose run has ended goes on with the next cell, so that nothing waits for the slowest.
 
-    def step(carry: tuple) -> tuple:
-        count, x, real, imaginary, steps, active = carry
+    Args:
+        function: the field of a vector.
+        point: where all runs start.
+        settings: learning rates, real and imaginary parts of beta, for each cell.
+        moves: the components that move together, in order.
+        tolerance: of the field's norm, relative to the start.
+        limit: steps at most.
+    """
+    cells, field = settings[0].size, jax.vmap(function)
+    width, first = min(_LANES, cells), jnp.linalg.norm(function(point))
+    start, inf = jnp.tile(point, (width, 1)), jnp.full(width, jnp.inf, point.dtype)
+
+    def step(lanes: _Lanes, rate: jax.Array, re: jax.Array, im: jax.Array) -> _Lanes:
+        _, count, x, real, imaginary, steps, active = lanes
         gradient = field(x)
         norm = jnp.linalg.norm(gradient, axis=-1)
         there = active & (norm <= tolerance * first)
         steps = jnp.where(there, count.astype(steps.dtype), steps)
-        active = active & ~there & (norm <= _FAR * first)
+        active = active & ~there & (norm <= _FAR * first) & (count < limit)
         for number, move in enumerate(moves):
             g = gradient if number == 0 else field(x)
             a, b = real[:, move], imaginary[:, move]
@@ -150,28 +165,45 @@ def _row(
             real = real.at[:, move].set(forward)
             imaginary = imaginary.at[:, move].set(im * a + re * b)
             x = x.at[:, move].add(-rate * forward)
-        return count + 1, x, real, imaginary, steps, active
+        return _Lanes(lanes.cell, count + 1, x, real, imaginary, steps, active)
 
-    zero, everywhere = jnp.zeros_like(x), jnp.ones(rates.size, bool)
-    begin = (jnp.array(0), x, zero, zero, inf, everywhere)
-    return jax.lax.while_loop(running, step, begin)[-2]
+    def work(carry: tuple[_Lanes, jax.Array, jax.Array]) -> tuple[_Lanes, jax.Array, jax.Array]:
+        lanes, following, found = carry
+        here = [jnp.take(a, lanes.cell, mode="clip")[:, None] for a in settings]
+        lanes = jax.lax.fori_loop(0, _BLOCK, lambda _, lanes: step(lanes, *here), lanes)
+        ended = ~lanes.active
+        found = found.at[jnp.where(ended, lanes.cell, cells)].set(lanes.steps, mode="drop")
+        given = jnp.minimum(following + jnp.cumsum(ended) - 1, cells)
+        cell = jnp.where(ended, given, lanes.cell).astype(lanes.cell.dtype)
+        anew = ended[:, None]
+        lanes = _Lanes(
+            cell,
+            jnp.where(ended, 0, lanes.count),
+            jnp.where(anew, start, lanes.x),
+            jnp.where(anew, 0, lanes.real),
+            jnp.where(anew, 0, lanes.imaginary),
+            jnp.where(ended, inf, lanes.steps),
+            cell < cells,
+        )
+        return lanes, following + ended.sum().astype(following.dtype), found
+
+    zero, none = jnp.zeros_like(start), jnp.zeros(width, int)
+    lanes = _Lanes(jnp.arange(width), none, start, zero, zero, inf, jnp.ones(width, bool))
+    begin = lanes, jnp.array(width), jnp.full(cells, jnp.inf, point.dtype)
+    return jax.lax.while_loop(lambda carry: carry[0].active.any(), work, begin)[-1]
 
 
 @jax.jit
 def _radius_map(eigenvalues: jax.Array, rates: Any, moduli: Any, phases: Any) -> jax.Array:
+    """In a loop over pairs of modulus and phase, so that memory does not grow with their number."""
+    shape = (phases.size, moduli.size)
+    pairs = jnp.broadcast_to(moduli[None, :], shape), jnp.broadcast_to(phases[:, None], shape)
+
     def row(cell: tuple[jax.Array, jax.Array]) -> jax.Array:
         re, im = cell[0] * jnp.cos(cell[1]), cell[0] * jnp.sin(cell[1])
         return momentum_radii(eigenvalues[None], rates[:, None], re, im).max(-1)
 
-    return _over_rows(row, moduli, phases)
-
-
-def _over_rows(row: Callable, moduli: jax.Array, phases: jax.Array) -> jax.Array:
-    """row((modulus, phase)) for all pairs, in a loop, so that memory grows with a row only."""
-    shape = (phases.size, moduli.size)
-    pairs = jnp.broadcast_to(moduli[None, :], shape), jnp.broadcast_to(phases[:, None], shape)
-    found = jax.lax.map(row, jax.tree.map(jnp.ravel, pairs))
-    return found.reshape(*shape, -1)
+    return jax.lax.map(row, jax.tree.map(jnp.ravel, pairs)).reshape(*shape, -1)
 
 
 def _axes(name: str, rates: Any, moduli: Any, phases: Any, dtype: Any) -> tuple:

@@ -50,7 +50,8 @@ def spectrum(
     `leading_eigenvalues` for its approximation and residuals.
 
     The order: descending by `which`; equal ones by real part, then by imaginary part, both
-    descending.
+    descending. So of a complex pair the one with positive imaginary part comes first. Eigenvalues
+    that are equal up to rounding may come in any order.
 
     Example:
         ```python
@@ -131,7 +132,7 @@ def leading_eigenvalues(
         which: as in `spectrum`.
         products: how many products J v to compute at most.
         tolerance: the largest relative residual that counts as converged. None: the root of the
-            rounding error of the computation, 3e-4 in float32 and 1.5e-8 in float64.
+            rounding error of the values' coarsest dtype, 3e-4 in float32 and 1.5e-8 in float64.
         key: a PRNG key for the start and for directions that continue an invariant subspace.
             None: `jax.random.key(0)`.
         start: the first direction, a pytree like the values. None: drawn.
@@ -161,7 +162,7 @@ def leading_eigenvalues(
         )
     dtype = jnp.result_type(*leaves, jnp.float32)
     if tolerance is None:
-        tolerance = float(jnp.finfo(dtype).eps) ** 0.5
+        tolerance = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves) ** 0.5
     elif not isinstance(tolerance, Tracer) and not 0 < float(tolerance) < 1:
         raise ValueError(f"{name}: tolerance is a number between 0 and 1, got {tolerance}")
     key = jax.random.key(0) if key is None else key
