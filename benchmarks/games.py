@@ -2,13 +2,13 @@
 
     python benchmarks/games.py [--blocks 5] [--sample 200]
 
-The mixture game: 14 parameters, of which pairs rotate or descend, `(1 - gamma) diag` on the diagonal
-and `±gamma diag` beside it, diag from 1/4 to 4, gamma from 0 to 1. Two maps over 50 learning rates,
-50 moduli and 4 arguments of beta: the spectral radius, and the steps until the game, run from a
-random start, has converged. Loops in NumPy visit one cell after the other: `numpy.roots` for each
-eigenvalue, and steps of vectors of 14. They run on a sample of the cells, drawn anew in each block,
-and their time is scaled up to all; both sides' results on the sample are compared. `vectorised` is
-NumPy with all cells in one array.
+The mixture game: 14 parameters, of which pairs rotate or descend: `(1 - gamma) diag` on the
+diagonal and `±gamma diag` beside it, diag from 1/4 to 4, gamma from 0 to 1. Two maps over 50
+learning rates, 50 moduli and 4 arguments of beta: the spectral radius, and the steps until the
+game, run from a random start, has converged. Loops in NumPy visit one cell after the other:
+`numpy.roots` for each eigenvalue, and steps of vectors of 14. They run on a sample of the cells,
+drawn anew in each block, and their time is scaled up to all; both sides' results on the sample are
+compared. `vectorised` is NumPy with all cells in one array.
 
 Then the leading eigenvalues of GANs' Jacobians: products until convergence, against the dense
 spectrum where there is room for it.
@@ -65,7 +65,7 @@ def steps(game: np.ndarray, start: np.ndarray, rate: float, modulus: float, phas
         if not norm <= FAR * first:
             return np.inf
         momentum = beta * momentum - gradient
-        x = x + rate * momentum.real
+        x = x + rate * np.real(momentum)
     return np.inf
 
 
@@ -85,7 +85,7 @@ def all_steps(game: np.ndarray, start: np.ndarray) -> np.ndarray:
             break
         cells, beta, rate, x = cells[runs], beta[runs], rate[runs], x[runs]
         momentum = beta * momentum[runs] - gradient[runs]
-        x = x + rate * momentum.real
+        x = x + rate * np.real(momentum)
     return found.reshape(len(PHASES), len(MODULI), len(RATES))
 
 
@@ -114,7 +114,9 @@ def compare(
         )
         mine = min(mine, seconds(program)[0])
         loop *= size / sample
-        ours.append(mine), loops.append(loop), ratios.append(loop / mine)
+        ours.append(mine)
+        loops.append(loop)
+        ratios.append(loop / mine)
         with np.errstate(invalid="ignore"):
             gap = np.abs(np.asarray(found)[p, m, r] - expected)
         differences.append(np.nanmax(np.append(gap, 0)))  # inf - inf: neither has converged
@@ -204,10 +206,9 @@ def main() -> None:
             lambda r, m, p, e=eigenvalues: radius(e, r, m, p),
             options.blocks, options.sample,
         )  # fmt: skip
-        field = lambda v, game=jnp.asarray(game): game @ v  # noqa: E731
         program = jax.jit(
-            lambda v, field=field: nx.games.steps_to_converge(
-                field, v, RATES, MODULI, PHASES, tolerance=TOLERANCE, limit=LIMIT
+            lambda v, game=game: nx.games.steps_to_converge(
+                lambda v: game @ v, v, RATES, MODULI, PHASES, tolerance=TOLERANCE, limit=LIMIT
             )
         )
         compare(

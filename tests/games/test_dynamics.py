@@ -21,7 +21,7 @@ def matrix(seed=0, n=5):
 
 
 def test_complex_momentum_has_the_roots_of_the_polynomial(x64):
-    """For random lambda, rate and beta: the roots of numpy, of the polynomial, and the matrices'."""
+    """For random lambda, rate and beta: numpy's roots, both polynomials, and both matrices."""
     rng = np.random.default_rng(1)
     radius = jax.jit(nx.games.momentum_polynomial)
     for seed in range(5):
@@ -39,9 +39,7 @@ def test_complex_momentum_has_the_roots_of_the_polynomial(x64):
         assert reference.matched(np.roots(polynomials[0]), roots[0]) < 1e-10
         largest = np.abs(np.concatenate(roots)).max()
         for given in (j, eigenvalues):
-            np.testing.assert_allclose(
-                nx.games.spectral_radius(given, method), largest, rtol=1e-10
-            )
+            np.testing.assert_allclose(nx.games.spectral_radius(given, method), largest, rtol=1e-10)
 
 
 def test_a_phase_of_the_learning_rate(x64):
@@ -58,6 +56,7 @@ def test_a_phase_of_the_learning_rate(x64):
 def map_spectrum(optimizers: dict, order: str, j: np.ndarray, steps: int = 0) -> np.ndarray:
     """Eigenvalues of a real step: of a nest of two players with the Jacobian j."""
     a, b = j[:2], j[2:]
+
     def x_loss(v, batch):
         return v["x"] @ a[:, :2] @ v["x"] / 2 + v["x"] @ a[:, 2:] @ v["y"]
 
@@ -189,7 +188,7 @@ def test_the_map_of_steps(x64):
 
 
 def test_the_best_settings_of_a_spectrum(x64):
-    """Polyak's heavy ball, and extragradient on the bilinear game: radius sqrt(3)/2 at 1/sqrt(2)."""
+    """Polyak's heavy ball; extragradient on the bilinear game, sqrt(3)/2 at 1/sqrt(2)."""
     rate, beta, radius = reference.heavy_ball_optimum(0.1, 10.0)
     found = nx.games.best(
         nx.games.Momentum, jnp.array([0.1, 1.0, 10.0]), {"rate": (1e-3, 2), "beta": (-0.99, 0.99)}
@@ -279,11 +278,17 @@ GD = nx.games.GradientDescent(0.1)
             ),
             "its eigenvalues alone do not determine the dynamics",
         ),
-        (lambda: nx.games.spectral_radius(np.array([np.inf]), GD), "eigenvalues that are not finite"),
+        (
+            lambda: nx.games.spectral_radius(np.array([np.inf]), GD),
+            "eigenvalues that are not finite",
+        ),
         (lambda: nx.games.convergence_map([1j], [0.1], [1.5], [0.0]), "moduli are .* from 0 to 1"),
         (lambda: nx.games.convergence_map([1j], 0.1, [0.5], [0.0]), "rates is a vector of real"),
         (lambda: nx.games.best(GD, BILINEAR, {"rate": (0.1, 1)}), "make is a function"),
-        (lambda: nx.games.best(nx.games.Momentum, BILINEAR, {"rate": (1, 0.1)}), r"bounds\['rate'\]"),
+        (
+            lambda: nx.games.best(nx.games.Momentum, BILINEAR, {"rate": (1, 0.1)}),
+            r"bounds\['rate'\]",
+        ),
         (
             lambda: nx.games.steps_to_converge(
                 lambda v: v, jnp.ones(2), [0.1], [0.5], [0.0], limit=0

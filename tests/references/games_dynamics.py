@@ -69,7 +69,7 @@ def steps(
             return np.inf
         for part in (slice(0, first), slice(first, None)) if first else (slice(None),):
             momentum[part] = beta * momentum[part] - (jacobian @ x)[part]
-            x[part] = x[part] + rate * momentum[part].real
+            x[part] = x[part] + rate * np.real(momentum[part])
     return np.inf
 
 

@@ -69,7 +69,7 @@ def steps_to_converge(
     Example:
         ```python
         field = nx.games.joint_field((lambda x, y: x * y, lambda x, y: -x * y))
-        steps = nx.games.steps_to_converge(field, (1.0, 1.0), [0.5], [0.8], [0.0, 0.9])
+        steps = nx.games.steps_to_converge(field, (1.0, 1.0), [0.5], [0.7], [0.0, 1.1])
         print(jnp.isfinite(steps).ravel().tolist())  # [False, True]
         ```
 
@@ -108,7 +108,8 @@ def steps_to_converge(
     @jax.jit
     def program(point: jax.Array, rates: Any, moduli: Any, phases: Any) -> jax.Array:
         phase, modulus, rate = jnp.meshgrid(phases, moduli, rates, indexing="ij")
-        settings = rate.ravel(), *((modulus * f(phase)).ravel() for f in (jnp.cos, jnp.sin))
+        re, im = modulus * jnp.cos(phase), modulus * jnp.sin(phase)
+        settings = rate.ravel(), re.ravel(), im.ravel()
         found = _all_steps(function.function, point, settings, moves, tolerance, limit)
         return found.reshape(rate.shape)
 

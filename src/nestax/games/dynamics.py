@@ -142,7 +142,8 @@ def momentum_polynomial(eigenvalue: Any, rate: Any, beta: Any, phase: Any = 0.0)
 
     Example:
         ```python
-        print(jnp.abs(jnp.roots(nx.games.momentum_polynomial(1j, 0.5, (0.8, 0.9)))).max() < 1)  # True
+        polynomial = nx.games.momentum_polynomial(1j, 0.5, (0.7, 1.1))
+        print(jnp.abs(jnp.roots(polynomial)).max() < 1)  # True
         ```
 
     Args:

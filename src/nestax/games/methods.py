@@ -67,7 +67,11 @@ class Momentum:
         self.decay()
 
     def decay(self) -> tuple[Any, Any]:
-        """Real and imaginary part of beta."""
+        """Real and imaginary part of beta.
+
+        Raises:
+            ValueError: a tuple that is not (modulus, argument), or |beta| above 1.
+        """
         given: Any = self.beta
         if isinstance(given, tuple):
             if len(given) != 2:

@@ -68,7 +68,7 @@ def jacobian(field: Any, values: Any) -> jax.Array:
     Example:
         ```python
         field = nx.games.joint_field((lambda x, y: x * y, lambda x, y: -x * y))
-        print(nx.games.jacobian(field, (1.0, 2.0)).tolist())  # [[0.0, 1.0], [-1.0, 0.0]]
+        print(nx.games.jacobian(field, (1.0, 2.0))[0].tolist())  # [0.0, 1.0]
         ```
 
     Args:
