@@ -71,6 +71,8 @@ def map_spectrum(optimizers: dict, order: str, j: np.ndarray, steps: int = 0) ->
     f, point = nest.map(state)
     vector, unravel = ravel_pytree(point)
     jacobian = jax.jit(jax.jacfwd(lambda z: ravel_pytree(f(unravel(z)))[0]))(vector)
+    if order == "alternating":  # a spectrum is also that of a map
+        np.testing.assert_allclose(nx.games.jacobian(f, point), jacobian, atol=1e-12)
     return np.linalg.eigvals(jacobian)
 
 
@@ -204,7 +206,7 @@ def test_the_best_radii_on_the_bilinear_game(x64):
     """No real decay converges, complex ones do, best at a phase well above pi/8. Checked on a grid:
     no neighbour is better, and the radius is that of the roots."""
     best = {}
-    for phase in (0.0, np.pi / 8, 3 * np.pi / 8, np.pi):
+    for phase in (np.pi / 8, 3 * np.pi / 8):
         found = nx.games.best(
             lambda rate, modulus, phase=phase: nx.games.Momentum(rate, (modulus, phase)),
             jnp.array([1j, -1j]),
@@ -222,9 +224,10 @@ def test_the_best_radii_on_the_bilinear_game(x64):
             np.abs(reference.momentum_roots(1j, a, b * np.exp(1j * phase))).max() for a, b in grid
         ]
         assert found.radius == pytest.approx(radii[0], abs=2e-8)
-        assert phase in (0, np.pi) or radii[0] <= min(radii) + 1e-9
+        assert radii[0] <= min(radii) + 1e-9
         best[phase] = found.radius
-    assert best[0.0] >= 1 and best[np.pi] >= 1
+    grid = np.geomspace(1e-3, 4, 40), np.linspace(0, 1, 40), [0.0, np.pi]
+    assert nx.games.convergence_map([1j, -1j], *grid).min() > 1 - 1e-12
     assert best[3 * np.pi / 8] == pytest.approx(0.888191, abs=1e-5)
     assert best[3 * np.pi / 8] < best[np.pi / 8] < 1
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .decompose import check_players, square
 from .known import is_finite
@@ -237,20 +238,25 @@ def check_order(name: str, order: Any, players: Any) -> None:
 
 def _moved(matrix: jax.Array, methods: dict, players: Mapping, moving: list) -> jax.Array:
     """The matrix of a step in which only some players move."""
-    recurrences = {player: method.recurrence() for player, method in methods.items()}
+    recurrences = {player: methods[player].recurrence() for player in players}
     slots = max(len(b) for _, b in recurrences.values())
     size = matrix.shape[0]
     dtype = jnp.result_type(matrix, *[m for m, _ in recurrences.values()])
-    found = jnp.eye(slots * size, dtype=dtype).reshape(slots, size, slots, size)
-    for player in moving:
-        m, b = recurrences[player]
-        rows = jnp.arange(size)[players[player]]
-        own = [*range(len(b) - 1), slots - 1]  # the memories this player has, and the value
-        found = found.at[:, rows].set(0)
-        for i, row in enumerate(own):
-            for j, column in enumerate(own):
-                found = found.at[row, rows, column, rows].set(m[i, j].astype(dtype))
-            found = found.at[row, rows, slots - 1].add((b[i] * matrix[rows]).astype(dtype))
+    of_memory, of_gradient = [], []
+    for player, (m, b) in recurrences.items():
+        own = np.array([*range(len(b) - 1), slots - 1])  # this player's memories, and the value
+        still = player not in moving
+        grid = np.ix_(own, own)
+        blank, none = jnp.zeros((slots, slots), dtype), jnp.zeros(slots, dtype)
+        of_memory.append(jnp.eye(slots, dtype=dtype) if still else blank.at[grid].set(m))
+        of_gradient.append(none if still else none.at[own].set(b))
+    owner = np.zeros(size, int)
+    for number, player in enumerate(players):
+        owner[players[player]] = number
+    m, b = jnp.stack(of_memory)[owner], jnp.stack(of_gradient)[owner]  # for each component
+    eye = jnp.eye(size, dtype=dtype)
+    found = m.transpose(1, 0, 2)[..., None] * eye[None, :, None]
+    found = found.at[:, :, -1].add(b.T[..., None] * matrix[None].astype(dtype))
     return found.reshape(slots * size, slots * size)
 
 

@@ -88,12 +88,16 @@ def jacobian(field: Any, values: Any) -> jax.Array:
     check_point(field, values, "jacobian")
     function = flat(field, values, "jacobian: the field")
     point, eye = function.point, jnp.eye(function.point.size, dtype=function.point.dtype)
-    with differentiating():
+
+    @jax.jit
+    def dense(point: jax.Array) -> jax.Array:
         if _reverse_only(function.function, point):
             pullback = jax.vjp(function.function, point)[1]
-            found = jax.vmap(lambda row: pullback(row)[0])(eye)
-        else:
-            found = jax.vmap(jax.linearize(function.function, point)[1], out_axes=1)(eye)
+            return jax.vmap(lambda row: pullback(row)[0])(eye)
+        return jax.vmap(jax.linearize(function.function, point)[1], out_axes=1)(eye)
+
+    with differentiating():
+        found = dense(point)
     if not is_finite(found):
         raise ValueError(
             "jacobian: the field's derivatives are not finite at these values; look for divisions "
