@@ -21,36 +21,17 @@ from .adjust import extragradient as extragradient
 from .adjust import lola as lola
 from .adjust import lookahead as lookahead
 from .adjust import symplectic as symplectic
-from .dilemmas import iterated_prisoners_dilemma as iterated_prisoners_dilemma
-from .dilemmas import pennies_dilemma as pennies_dilemma
-from .dilemmas import small_ipd as small_ipd
-from .dilemmas import subspace_ipd as subspace_ipd
-from .dirac import dirac_gan as dirac_gan
-from .field import descent as descent
-from .field import joint_field as joint_field
-from .game import Game as Game
-from .matrix_games import matching_pennies as matching_pennies
-from .matrix_games import matrix_game as matrix_game
-from .matrix_games import prisoners_dilemma as prisoners_dilemma
-from .matrix_games import rock_paper_scissors as rock_paper_scissors
-from .quadratics import bilinear as bilinear
-from .quadratics import mixture as mixture
-from .quadratics import quadratic as quadratic
-from .slow_weights import lookahead_minmax as lookahead_minmax
-from .slow_weights import LookaheadState as LookaheadState
-from .stackelberg import duopoly as duopoly
-from .stackelberg import leader_follower as leader_follower
-* spectra: `jacobian`, `spectrum`, `leading_eigenvalues`, `kinds`, ...
-* the dynamics of optimizers: `Momentum`, `augmented`, `spectral_radius`, `best`, `convergence_map`
-* games with closed forms: `Game`, `bilinear`, `matching_pennies`, ...
-"""
-
 from .convergence import convergence_map as convergence_map
 from .convergence import steps_to_converge as steps_to_converge
 from .decompose import Kinds as Kinds
 from .decompose import kinds as kinds
 from .decompose import player_blocks as player_blocks
 from .decompose import potential_and_hamiltonian as potential_and_hamiltonian
+from .dilemmas import iterated_prisoners_dilemma as iterated_prisoners_dilemma
+from .dilemmas import pennies_dilemma as pennies_dilemma
+from .dilemmas import small_ipd as small_ipd
+from .dilemmas import subspace_ipd as subspace_ipd
+from .dirac import dirac_gan as dirac_gan
 from .dynamics import augmented as augmented
 from .dynamics import momentum_polynomial as momentum_polynomial
 from .dynamics import spectral_radius as spectral_radius
@@ -59,14 +40,26 @@ from .eigen import leading_eigenvalues as leading_eigenvalues
 from .eigen import spectrum as spectrum
 from .field import descent as descent
 from .field import joint_field as joint_field
+from .game import Game as Game
+from .matrix_games import matching_pennies as matching_pennies
+from .matrix_games import matrix_game as matrix_game
+from .matrix_games import prisoners_dilemma as prisoners_dilemma
+from .matrix_games import rock_paper_scissors as rock_paper_scissors
 from .methods import Extragradient as Extragradient
 from .methods import GradientDescent as GradientDescent
 from .methods import Momentum as Momentum
 from .methods import Nesterov as Nesterov
 from .methods import Optimistic as Optimistic
-from .products import JacobianOperator as JacobianOperator
 from .products import jacobian as jacobian
 from .products import jacobian_operator as jacobian_operator
+from .products import JacobianOperator as JacobianOperator
 from .products import player_slices as player_slices
+from .quadratics import bilinear as bilinear
+from .quadratics import mixture as mixture
+from .quadratics import quadratic as quadratic
 from .search import Best as Best
 from .search import best as best
+from .slow_weights import lookahead_minmax as lookahead_minmax
+from .slow_weights import LookaheadState as LookaheadState
+from .stackelberg import duopoly as duopoly
+from .stackelberg import leader_follower as leader_follower

@@ -49,7 +49,7 @@ def sorted_eigenvalues(values: jax.Array, which: str, hidden: Any = None) -> jax
     return jnp.lexsort((-jnp.imag(values), -jnp.real(values), -score))
 
 
-def arnoldi(
+def arnoldi_iteration(
     product: Callable[[Leaves], Leaves],
     start: Leaves,
     key: jax.Array,

@@ -86,8 +86,8 @@ def steps_to_converge(
             field once for each player.
 
     Returns:
-        Steps, a float array of shape (phases, moduli, rates); inf where a run has not converged in
-        `limit` steps. One compiled program; wrap the call in `jax.jit` to keep it.
+        Steps, float32 at least, of shape (phases, moduli, rates); inf where a run has not
+        converged in `limit` steps. One compiled program; wrap the call in `jax.jit` to keep it.
 
     Raises:
         ValueError: as `convergence_map` and `jacobian`; a tolerance or limit out of range.
@@ -150,7 +150,8 @@ def _all_steps(
     """
     cells, field = settings[0].size, jax.vmap(function)
     width, first = min(_LANES, cells), jnp.linalg.norm(function(point))
-    start, inf = jnp.tile(point, (width, 1)), jnp.full(width, jnp.inf, point.dtype)
+    start, whole = jnp.tile(point, (width, 1)), jnp.result_type(point.dtype, jnp.float32)
+    inf = jnp.full(width, jnp.inf, whole)  # 16 bits would round the counts
 
     def step(lanes: _Lanes, rate: jax.Array, re: jax.Array, im: jax.Array) -> _Lanes:
         _, count, x, real, imaginary, steps, active = lanes
@@ -190,7 +191,7 @@ def _all_steps(
 
     zero, none = jnp.zeros_like(start), jnp.zeros(width, int)
     lanes = _Lanes(jnp.arange(width), none, start, zero, zero, inf, jnp.ones(width, bool))
-    begin = lanes, jnp.array(width), jnp.full(cells, jnp.inf, point.dtype)
+    begin = lanes, jnp.array(width), jnp.full(cells, jnp.inf, whole)
     return jax.lax.while_loop(lambda carry: carry[0].active.any(), work, begin)[-1]
 
 

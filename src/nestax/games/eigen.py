@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .arnoldi import ORDERS, arnoldi, draw, sorted_eigenvalues
+from .arnoldi import ORDERS, arnoldi_iteration, draw, sorted_eigenvalues
 from .field import floating
 from .known import holds, is_finite
-from .products import check_point, jacobian, like_values, plain
-from .products import products as products_of
+from .products import check_point, jacobian, jacobian_products, like_values, plain
 
 
 class Leading(NamedTuple):
@@ -115,10 +114,11 @@ def leading_eigenvalues(
     One compiled program; every fifth product the residuals are checked, and the iteration ends
     where all wanted eigenvalues have converged. It keeps `products + 1` vectors like the values.
     Eigenvalues at the edge of the spectrum and far from the others converge first. Convergence does
-    not prove that there is no better eigenvalue: its eigenvector may be absent from the start.
+    not prove that there is no better eigenvalue: its eigenvector may be absent from the start. In
+    particular, if all k converge early, an eigenvalue that is repeated is counted once.
 
     An invariant subspace is continued with random directions, for at least 20 more products, so
-    that repeated eigenvalues and those outside of the subspace are found.
+    that eigenvalues outside of the subspace are found, copies included.
 
     Example:
         ```python
@@ -173,13 +173,15 @@ def leading_eigenvalues(
 
     @jax.jit
     def program(moving: Any, first: Any, key: Any) -> Leading:
-        forward, _ = products_of(field, combine(moving))
+        forward, _ = jacobian_products(field, combine(moving))
         drawn, again = jax.random.split(key)
         like = [jnp.zeros(leaf.shape, dtype) for leaf in jax.tree.leaves(moving)]
         pack, unpack = (lambda v: v, lambda v: v) if spread else _as_one(like)
         begin = draw(drawn, like) if first is None else [a.astype(dtype) for a in first]
         product = lambda v: pack(forward(unpack(v)))  # noqa: E731
-        return Leading(*arnoldi(product, pack(begin), again, leading, which, limit, tolerance))
+        return Leading(
+            *arnoldi_iteration(product, pack(begin), again, leading, which, limit, tolerance)
+        )
 
     found = program(moving, first, key)
     if not is_finite(found.eigenvalues):

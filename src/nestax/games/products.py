@@ -133,7 +133,7 @@ def jacobian_operator(field: Any, values: Any) -> JacobianOperator:
     """
     check_point(field, values, "jacobian_operator")
     moving = floating_shapes(plain(values))
-    forward, backward = products(field, values)
+    forward, backward = jacobian_products(field, values)
 
     def of(product: Product) -> Product:
         def apply(v: Any) -> Any:
@@ -147,7 +147,7 @@ def jacobian_operator(field: Any, values: Any) -> JacobianOperator:
     return JacobianOperator(of(forward), of(backward), size, player_slices(values))
 
 
-def products(field: Any, values: Any) -> tuple[Product, Product]:
+def jacobian_products(field: Any, values: Any) -> tuple[Product, Product]:
     """v -> J v and v -> J^T v, for lists of the leaves that move, in their own dtypes."""
     moving, combine = floating(plain(values))
     leaves, structure = jax.tree.flatten(moving)
