@@ -111,6 +111,13 @@ STUDIES = {
         ("digits",),
         {"class": "data", "permuted": "data"},
     ),
+    "gan": Entry(
+        "gan",
+        "Does a complex momentum of the discriminator help a GAN? Eight modes, a grid of betas.",
+        8,
+        (),
+        {"convolutional": "data", "conditional": "data"},
+    ),
 }
 
 DATA = ("digits", "mnist", "fashion-mnist", "omniglot", "tinyshakespeare", "wikitext2")
