@@ -23,7 +23,8 @@ def mode_shares(
     apart = jnp.linalg.norm(samples[:, None] - centres[None], axis=-1)
     nearest = jnp.argmin(apart, axis=1)
     place = jnp.where(jnp.min(apart, axis=1) <= radius, nearest, len(centres))
-    return jnp.mean(place[:, None] == jnp.arange(len(centres) + 1)[None], axis=0)
+    place = place[:, None] == jnp.arange(len(centres) + 1)[None]
+    return jnp.mean(place, axis=0, dtype=samples.dtype)
 
 
 def modes_covered(shares: Float[Array, " modes_and_none"], least: float = 0.02) -> Array:
@@ -70,7 +71,7 @@ def precision_recall(
     across = _distances(made, real)  # (m, n)
     precision = jnp.any(across <= _reach(real, k)[None], axis=1)
     recall = jnp.any(across <= _reach(made, k)[:, None], axis=0)
-    return jnp.mean(precision), jnp.mean(recall)
+    return jnp.mean(precision, dtype=real.dtype), jnp.mean(recall, dtype=real.dtype)
 
 
 def _reach(points: Float[Array, "n d"], k: int) -> Float[Array, " n"]:

@@ -146,11 +146,12 @@ class Discriminator(eqx.Module):
     embedding: Any
 
     def __init__(self, side: int, width: int, classes: int, *, key: Array):
-        *keys, one, two = jax.random.split(key, 6)
-        halved_twice = (True, side > 8, False, False)
+        *keys, one, two = jax.random.split(key, blocks_of(side) + 3)
         self.blocks = [
-            Down(1 if place == 0 else width, width, halves, place == 0, key=k)
-            for place, (halves, k) in enumerate(zip(halved_twice, keys, strict=True))
+            Down(
+                1 if place == 0 else width, width, side >> place > 8 or not place, not place, key=k
+            )
+            for place, k in enumerate(keys)  # two that halve 32 to 8, and two more
         ]
         self.out = linear(width, "scalar", one)
         self.embedding = linear(classes, width, two, bias=False)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -112,7 +113,7 @@ def system(game: Game, order: Order = "simultaneous", **options: Any) -> Nest:
         run = values["run"]
         return complex_adam(run["rate"], (run["modulus"], run["argument"]))
 
-    began = jax.eval_shape(game.init, jax.random.key(0))
+    began = eqx.filter_eval_shape(game.init, jax.random.key(0))
     levels = [
         _level(name, objective, optimizer, game.draw, network)
         for name, objective, optimizer, network in (

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,7 +110,7 @@ def played(
         def own(generator: Any, key: jax.Array, point: Any) -> Any:
             return what(generator, jax.random.fold_in(jax.random.fold_in(key, 2), point))
 
-        return jax.jit(jax.vmap(own, (0, 0, None)) if world.together else own)
+        return jax.jit(jax.vmap(own, (0, 0, None))) if world.together else eqx.filter_jit(own)
 
     def begun(key: jax.Array) -> Any:
         return world.game.init(jax.random.fold_in(key, 1))
@@ -138,7 +139,7 @@ def _followed(
 ) -> tuple[Any, Any]:
     look, last = (
         lambda state, point, f=f: jax.tree.map(
-            np.asarray, f(state.values["generator"], keys, point)
+            np.asarray, f(state.values["generator"], keys, jnp.asarray(point))
         )
         for f in looks
     )
