@@ -31,8 +31,10 @@ def world(monkeypatch):
 def begun(game, nest, copies=None):
     made, judged = game.init(jax.random.key(0))  # compiled as a whole it takes longer
     values = {"generator": made, "discriminator": judged, "run": jax.tree.map(jnp.asarray, RUN)}
-    if copies:
+    if copies:  # games from several points, by the same rates
+        run = jax.tree.map(lambda a: jnp.stack([a] * copies), values.pop("run"))
         values = jax.tree.map(lambda a: jnp.stack([a * (1 + i) for i in range(copies)]), values)
+        values["run"] = run
     return nest.init(values, jax.random.key(1))
 
 
@@ -40,24 +42,21 @@ def weights_of(state):
     return [state.values[name]["weights"] for name in ("generator", "discriminator")]
 
 
-@pytest.mark.parametrize("order", ["simultaneous", "alternating"])
-def test_two_steps_are_those_of_players_written_out(x64, world, order):
-    """By optax' Adam, and by complex Adam in numpy's complex numbers."""
-    batch = world.game.draw(None, jax.random.key(2))
-    game = dataclasses.replace(world.game, draw=lambda task, key: batch)
-    nest = players.system(game, order)
-    state = begun(game, nest)
-    made, judged = weights_of(state)
-    after, _ = nest.run(state, 2)
+def by_hand(made, judged, batch, order):
+    """Two steps, by optax' Adam, and by complex Adam in numpy's complex numbers."""
 
     def scores(judged, samples):
         return models.mlp(judged, samples, jax.nn.relu)[:, 0]
 
-    def g_loss(made, judged):
+    @jax.jit
+    @jax.grad
+    def g_slope(made, judged):
         samples = models.mlp(made, batch["noise"], jax.nn.relu)
         return -jnp.mean(jax.nn.log_sigmoid(scores(judged, samples)))
 
-    def d_loss(judged, made):
+    @jax.jit
+    @jax.grad
+    def d_slope(judged, made):
         samples = models.mlp(made, batch["noise"], jax.nn.relu)
         real = jax.nn.log_sigmoid(scores(judged, batch["real"]))
         return -jnp.mean(real) - jnp.mean(jax.nn.log_sigmoid(-scores(judged, samples)))
@@ -66,36 +65,37 @@ def test_two_steps_are_those_of_players_written_out(x64, world, order):
     memory = adam.init(made)
     beta = 0.8 * np.exp(1j * np.pi / 8)
     mu, second = (jax.tree.map(np.zeros_like, judged) for _ in range(2))
-    slopes = jax.jit(jax.grad(g_loss)), jax.jit(jax.grad(d_loss))
     for count in (1, 2):
-        gradient = slopes[0](made, judged)
-        update, memory = adam.update(gradient, memory)
+        update, memory = adam.update(g_slope(made, judged), memory)
         fresh = optax.apply_updates(made, update)
-        slope = slopes[1](judged, made if order == "simultaneous" else fresh)
+        slope = d_slope(judged, made if order == "simultaneous" else fresh)
         mu = jax.tree.map(lambda m, g: beta * m - np.asarray(g), mu, slope)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * np.asarray(g) ** 2, second, slope)
-        scale = 1 - 0.999**count
-        judged = jax.tree.map(
-            lambda w, m, v, s=scale: w + 0.02 * m.real / (np.sqrt(v / s) + 1e-8), judged, mu, second
-        )
-        made = fresh
-    for own, other in zip(
-        jax.tree.leaves(weights_of(after)), jax.tree.leaves([made, judged]), strict=True
-    ):
-        np.testing.assert_allclose(own, other, rtol=1e-9, atol=1e-12)
+        move = lambda w, m, v, c=count: w + 0.02 * m.real / (np.sqrt(v / (1 - 0.999**c)) + 1e-8)  # noqa: E731
+        made, judged = fresh, jax.tree.map(move, judged, mu, second)
+    return [made, judged]
 
 
-def test_a_step_over_a_mesh_is_the_step_of_one_device(x64, world):
-    axes = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((2,), ("games",), axis_types=axes)
-    ends = []
-    for options in ({}, {"mesh": mesh}):
-        nest = players.system(world.game, copies=2, **options)
-        after, _ = nest.step(begun(world.game, nest, 2))
-        ends.append(weights_of(after))
-    assert len(ends[1][0][0].weight.sharding.device_set) == 2
-    for own, other in zip(*map(jax.tree.leaves, ends), strict=True):
-        np.testing.assert_allclose(own, other, rtol=1e-12, atol=1e-14)
+@pytest.mark.parametrize(("order", "games"), [("alternating", None), ("simultaneous", 2)])
+def test_two_steps_are_those_of_players_written_out(x64, world, order, games):
+    """The second pair of games is spread over two devices."""
+    batch, options = world.game.draw(None, jax.random.key(2)), {}
+    if games:
+        axes = (jax.sharding.AxisType.Auto,)
+        options = {"copies": games, "mesh": jax.make_mesh((games,), ("games",), axis_types=axes)}
+    game = dataclasses.replace(world.game, draw=lambda task, key: batch)
+    nest = players.system(game, order, **options)
+    after, _ = nest.run(begun(game, nest, games), 2)
+    ends = weights_of(after)
+    made, judged = (network["weights"] for network in game.init(jax.random.key(0)))
+    for number in range(games or 1):
+        start = jax.tree.map(lambda a, n=number: a * (1 + n), (made, judged))
+        expected = by_hand(*start, batch, order)
+        end = jax.tree.map(lambda a, n=number: a[n] if games else a, ends)
+        for own, other in zip(jax.tree.leaves(end), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-9, atol=1e-12)
+    if games:
+        assert len(ends[0][0].weight.sharding.device_set) == 2
 
 
 def test_losses_are_the_published_ones(x64):

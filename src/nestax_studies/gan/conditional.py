@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .convolutional import doubled, normalized, over_batch, settled
+from .convolutional import normalized, over_batch, settled
 from .players import Game
 
 SIDE = 32  # pixels, to which smaller pictures are padded
@@ -164,6 +164,11 @@ class Discriminator(eqx.Module):
         score, state = self.out(features, state)
         projected, state = self.embedding(label, state)
         return score + jnp.dot(projected, features), state
+
+
+def doubled(x: Float[Array, "c h w"]) -> Float[Array, "c 2*h 2*w"]:
+    """Every pixel four times."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def halved(x: Float[Array, "c h w"]) -> Float[Array, "c h/2 w/2"]:
