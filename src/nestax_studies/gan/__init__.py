@@ -68,7 +68,7 @@ class Settings(lab.Options):
     arguments: tuple[str, ...] = lab.names(ARGUMENTS)
     trials: int | None = _sized(3, 5, 1, 3, 1, 1, least=1)
     seeds: int | None = _sized(5, 10, 2, 5, 1, 3, least=1)
-    steps: int | None = _sized(5000, 20_000, 1000, 20_000, 100, 50_000, least=4)
+    steps: int | None = _sized(5000, 20_000, 2000, 20_000, 100, 50_000, least=4)
     batch: int | None = _sized(128, 256, 32, 128, 16, 128, least=2)
     width: int | None = _sized(48, 48, 16, 64, 32, 256, least=4, multiple=4)
     samples: int = lab.option(1000, least=8)
@@ -87,7 +87,7 @@ class Settings(lab.Options):
         return self.preset if self.task == "ring" else f"{self.task} {self.preset}"
 
 
-RATES = {"ring": 1e-3, "convolutional": 3e-4, "conditional": 2e-4}  # of the middle trial
+RATES = {"ring": 1e-3, "convolutional": 5e-4, "conditional": 2e-4}  # of the middle trial
 
 
 def world_of(settings: Any) -> worlds.World:
