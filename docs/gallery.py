@@ -162,6 +162,15 @@ CARDS = {
         "Better than a Transformer and as good as Titans at 0.1 million parameters. "
         "No part of it helps alone.",
     ),
+    "gan": Card(
+        "Adversarial training: eight modes",
+        ("beta",),
+        ("matched %",),
+        "share of the mixture matched, %",
+        "At equal steps 0.8 exp(i π/8) matches 90 %, 0.3 84 %, no momentum 77 %, 0.8 only 6 %. "
+        "At equal rates the real -0.5 does as well as any.",
+        {"comparison": "equal effective step"},
+    ),
 }
 
 

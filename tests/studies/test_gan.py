@@ -171,7 +171,7 @@ def test_power_iterations_go_on_with_the_discriminators_own_passes():
     assert stored == 3 * held
     still = {**RUN, "rate": 0.0}
     after = after.replace(values={"run": jax.tree.map(jnp.asarray, still)})
-    for _ in range(60):
+    for _ in range(40):
         after, _ = nest.step(after)
     for weight, u, v in parts(after).values():  # where the weights stand still, they converge
         np.testing.assert_allclose(u @ weight @ v, np.linalg.norm(weight, 2), rtol=1e-3)
@@ -208,8 +208,29 @@ def test_conditional_networks_take_a_step_and_keep_their_states():
     assert len({round(float(one), 5) for one in by_class}) == 3
 
 
+@pytest.mark.parametrize(("by_class", "side"), [(False, 8), (True, 32)])
+def test_pictures_are_padded_and_judged_by_class(world, by_class, side):
+    found = worlds.pictures("digits", 5, 4, by_class)
+    batch = found.game.draw(found.game.task, jax.random.key(0))
+    assert batch["real"].shape == (5, side, side) and batch["real"].max() <= 1
+    image = np.asarray(batch["real"][0])
+    kept = image[12:20, 12:20] if by_class else image
+    assert kept.sum() == image.sum() > 0
+    assert (set(batch) == {"noise", "real", "labels", "wanted"}) == by_class
+    real = found.real(jax.random.key(1), 7)
+    assert real.shape == (7, 8, 8) and found.features(real).shape == (7, worlds.FEATURES)
+    np.testing.assert_allclose(found.wanted.sum(), 1, rtol=1e-5)
+    assert found.shares(real).shape == (11,) and found.shares(real)[-1] == 0
+
+
+def test_pictures_are_drawn_sixteen_together():
+    pictures = np.arange(16 * 4, dtype=float).reshape(16, 2, 2)
+    expected = np.block([[pictures[4 * row + column] for column in range(4)] for row in range(4)])
+    np.testing.assert_array_equal(findings._mosaic(pictures), expected)
+
+
 TINY = gan.Settings(
-    steps=8, points=4, seeds=2, samples=12, batch=8, trials=1, moduli=(0.8,), arguments=("0", "π/8")
+    steps=8, points=4, seeds=2, samples=16, batch=8, trials=1, moduli=(0.8,), arguments=("0", "π/8")
 )  # fmt: skip
 
 
@@ -228,10 +249,10 @@ def test_runs_are_the_same_side_by_side_and_one_after_another(small):
     assert np.shape(record["score"]) == (3, 2) and np.shape(record["chosen by"]) == (3, 2)
     nest = players.nest_of(world.game, "simultaneous")
     runs = training.settings_of([Beta(0.8, "π/8")], record["generator"], record["rate"], "step")
-    look = lambda made, key: world.game.sample(made, key, 12)  # noqa: E731
+    look = lambda made, key: world.game.sample(made, key, 16)  # noqa: E731
     alone = dataclasses.replace(world, together=False)
     seen, last = training.played(alone, nest, runs, (0,), 8, 4, look, look)
-    assert last.shape == (1, 12, 2) and np.abs(seen[4, 0] - seen[3, 0]).min() > 1e-4
+    assert last.shape == (1, 16, 2) and np.abs(seen[4, 0] - seen[3, 0]).min() > 1e-4
     np.testing.assert_allclose(seen[:, 0], record["samples"]["0.8 exp(i π/8)"], atol=1e-4)
 
 
@@ -272,6 +293,9 @@ def test_rates_are_tuned_beyond_the_first_by_the_mean_over_betas(small, monkeypa
     np.testing.assert_allclose(found["score"], [[1, 0.99]] * 3, rtol=1e-3)
     with pytest.raises(SettingsError, match="multiple of points"):
         gan.Settings(steps=5001)
+    for moduli in ((0.5, 0.5), (0.5, 1.0), (0.0,)):
+        with pytest.raises(SettingsError, match="moduli must differ and lie between 0 and 1"):
+            gan.Settings(moduli=moduli)
     assert gan.score([[np.nan, 1], [1, 1], [np.nan, 0.5], [np.nan, 0]]).tolist() == [0, 0]
 
 

@@ -63,7 +63,7 @@ class Settings(lab.Options):
     equal: tuple[str, ...] = lab.names(("rate", "step"))
     moduli: tuple[float, ...] | None = _sized(
         (0.3, 0.5, 0.7, 0.8, 0.9), (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95),
-        (0.8,), (0.5, 0.8, 0.9), (0.8,), (0.8,), above=0, below=1,
+        (0.8,), (0.5, 0.8, 0.9), (0.8,), (0.8,),
     )  # fmt: skip
     arguments: tuple[str, ...] = lab.names(ARGUMENTS)
     trials: int | None = _sized(3, 5, 1, 3, 1, 1, least=1)
@@ -71,7 +71,7 @@ class Settings(lab.Options):
     steps: int | None = _sized(5000, 20_000, 2000, 20_000, 100, 50_000, least=4)
     batch: int | None = _sized(128, 256, 32, 128, 16, 128, least=2)
     width: int | None = _sized(48, 48, 16, 64, 32, 256, least=4, multiple=4)
-    samples: int = lab.option(1000, least=8)
+    samples: int = lab.option(1000, least=16)
     points: int = lab.option(20, least=4, multiple=4)
 
     def __post_init__(self) -> None:
@@ -79,8 +79,9 @@ class Settings(lab.Options):
         own: Any = self  # presets are in place
         words = f"steps must be a multiple of points, {own.points}, got {own.steps}"
         self.require(own.steps % own.points == 0, words)
-        words = f"moduli must differ, got {own.moduli}"
-        self.require(len(set(own.moduli)) == len(own.moduli) > 0, words)
+        words = f"moduli must differ and lie between 0 and 1, got {own.moduli}"
+        fits = all(0 < modulus < 1 for modulus in own.moduli)
+        self.require(fits and len(set(own.moduli)) == len(own.moduli), words)
 
     @property
     def _preset_key(self) -> str:
