@@ -34,11 +34,12 @@ def best(
     return list(betas)[place], np.asarray(record["score"][place], float)
 
 
+REAL = "real, 0 and negative ones included"
 # Written before the first run, but for the words. Of each claim: the betas that it says are better,
 # and those that they are compared with; both with the modulus that is best on seeds of its own.
 SIDES: dict[str, tuple[str, Callable[[Beta], bool], str, Callable[[Beta], bool]]] = {
     f"A non-real momentum of the discriminator is best ({PAPER})": (
-        "not real", lambda b: not b.real, "real, 0 and negative ones included", lambda b: b.real,
+        "not real", lambda b: not b.real, REAL, lambda b: b.real,
     ),
     f"Almost-positive momentum does at least as well as positive momentum ({PAPER})": (
         "arg π/8", lambda b: b.turn == "π/8", "positive", lambda b: b.turn == "0" and b.modulus > 0,
@@ -56,6 +57,8 @@ def verdicts(name: str, record: lab.Record, betas: Mapping[str, Beta]) -> list[l
     shown, found = functools.partial(lab.spread, digits=1), []
     for claim, (first, of_first, second, of_second) in SIDES.items():
         sides = [best(record, betas, among) for among in (of_first, of_second)]
+        if second == REAL and not {"0", "π"} <= {b.turn for b in betas.values() if b.modulus}:
+            sides[1] = None  # of the real ones some are lacking
         values = {
             f"{words} (beta {side[0]})" if side else words: side[1] if side else None
             for words, side in zip((first, second), sides, strict=True)
@@ -103,7 +106,8 @@ def _numbers(settings: Any, cases: dict[Any, lab.Record]) -> lab.Numbers:
     for key, (name, *look) in ends.items():
         again = lambda r, key=key: [np.mean(r["redrawn"][key])]  # noqa: E731
         measures.append(lab.Measure(name, lambda r, key=key: r["end"][key], *look))
-        measures.append(lab.Measure(f"{key} ± redrawn", again, *look))
+        head = "distance" if key == "distance" else name
+        measures.append(lab.Measure(f"{head} ± redrawn", again, *look))
     caption = (
         "Medians (least to most) over seeds. Matched: 1 minus the total variation distance between "
         "the shares of modes or classes and the data's, mean over the last quarter of each run. "
