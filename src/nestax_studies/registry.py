@@ -56,6 +56,11 @@ STUDIES = {
         2,
         ("mnist",),
     ),
+    "games": Entry(
+        "games",
+        "Which optimizers converge in which games, and does the spectrum tell beforehand?",
+        6,
+    ),
     "cleaning": Entry(
         "cleaning",
         "Which training labels are wrong? One trust for each image, learned on a few clean ones.",

@@ -11,11 +11,8 @@ import numpy as np
 from .decompose import square
 from .dynamics import complex_eigenvalues, spectral_radius
 
-_SAMPLES, _BEST, _WIDER = (
-    500,
-    50,
-    1.5,
-)  # a round; those that make the next one; against ending early
+_SAMPLES, _BEST = 500, 50  # of a round; those that make the next one
+_WIDER = 1.5  # against ending early
 
 
 class Best(NamedTuple):
