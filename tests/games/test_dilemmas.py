@@ -285,12 +285,12 @@ refused: Any = [
     ),
     (partial(nx.games.matrix_game, [[0, np.nan], [1, 2]]), "losses must have finite numbers only"),
     (partial(nx.games.matrix_game, [["a", "b"]]), "losses must have real numbers"),
-    (partial(nx.games.iterated_prisoners_dilemma, 1), r"discount must be in \[0, 1\), got 1"),
-    (partial(nx.games.small_ipd, -0.1), r"small_ipd: discount must be in \[0, 1\), got -0.1"),
-    (partial(nx.games.small_ipd, np.ones(2)), "discount must have 0 axes"),
-    (partial(nx.games.pennies_dilemma, 1.5), r"weight must be in \[0, 1\], got 1.5"),
-    (partial(nx.games.pennies_dilemma, 0.5, None), "discount must have real numbers, got object"),
-    (partial(nx.games.subspace_ipd, jax.random.key(0), spread=-1), r"spread must be in \[0, inf\)"),
+    (partial(nx.games.iterated_prisoners_dilemma, 1), r"discount is in \[0, 1\), got 1"),
+    (partial(nx.games.small_ipd, -0.1), r"small_ipd: discount is in \[0, 1\), got -0.1"),
+    (partial(nx.games.small_ipd, np.ones(2)), "discount is one finite number"),
+    (partial(nx.games.pennies_dilemma, 1.5), r"weight is in \[0, 1\], got 1.5"),
+    (partial(nx.games.pennies_dilemma, 0.5, None), "discount is one finite number, got None"),
+    (partial(nx.games.subspace_ipd, jax.random.key(0), spread=-1), r"spread is at least 0"),
 ]
 
 

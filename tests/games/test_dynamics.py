@@ -248,13 +248,13 @@ GD = nx.games.GradientDescent(0.1)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: nx.games.Momentum(0.1, 1.5), r"Momentum: beta is in \[-1, 1\]; got 1.5"),
+        (lambda: nx.games.Momentum(0.1, 1.5), r"Momentum: beta is in \[-1, 1\], got 1.5"),
         (lambda: nx.games.Momentum(0.1, (1.5, 0.1)), r"the modulus of beta is in \[0, 1\]"),
-        (lambda: nx.games.Momentum(0.1, 1 + 1j), r"the modulus of beta is in \[0, 1\]; got 1.41"),
-        (lambda: nx.games.Momentum(-0.1, 0.5), r"Momentum: rate is in \[0, inf\); got -0.1"),
+        (lambda: nx.games.Momentum(0.1, 1 + 1j), r"the modulus of beta is in \[0, 1\], got 1.41"),
+        (lambda: nx.games.Momentum(-0.1, 0.5), r"Momentum: rate is at least 0, got -0.1"),
         (lambda: nx.games.Momentum(0.1, (1, 2, 3)), r"a number or \(modulus, argument\)"),
-        (lambda: nx.games.GradientDescent("0.1"), "rate is one real number, got '0.1'"),
-        (lambda: nx.games.Extragradient(0.1, np.inf), r"extrapolation is in \[0, inf\); got inf"),
+        (lambda: nx.games.GradientDescent("0.1"), "rate is one finite number, got '0.1'"),
+        (lambda: nx.games.Extragradient(0.1, np.inf), r"extrapolation is one finite number"),
         (lambda: nx.games.augmented(np.ones((2, 3)), GD), r"has the shape \(n, n\), got \[2, 3\]"),
         (lambda: nx.games.augmented(np.full((2, 2), np.nan), GD), "entries that are not finite"),
         (lambda: nx.games.augmented(BILINEAR, 0.1), "the method is GradientDescent, .*got 0.1"),
@@ -296,7 +296,7 @@ GD = nx.games.GradientDescent(0.1)
             lambda: nx.games.steps_to_converge(
                 lambda v: v, jnp.ones(2), [0.1], [0.5], [0.0], limit=0
             ),
-            "limit is a whole number from 1",
+            "limit is a whole number of at least 1",
         ),
     ],
 )

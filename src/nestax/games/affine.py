@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .checks import array, is_known
 from .field import own_gradient
 from .game import Game, Values, known_game, refusing
-from .given import array, is_known
 
 
 def rounding(matrix: Any) -> float:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from .checks import holds, whole
 from .dynamics import check_order, complex_eigenvalues, momentum_radii
 from .flat import flat
-from .known import holds
 from .products import check_point
 
 _FAR = 1e6  # a field that has grown by this factor has diverged
@@ -96,8 +96,7 @@ def steps_to_converge(
     """
     name = "steps_to_converge"
     check_point(field, values, name)
-    if not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"{name}: limit is a whole number from 1, got {limit!r:.40}")
+    limit = whole(name, "limit", limit)
     if not isinstance(tolerance, Tracer) and not 0 < tolerance < 1:
         raise ValueError(f"{name}: tolerance is a number between 0 and 1, got {tolerance}")
     function = flat(field, values, f"{name}: the field")

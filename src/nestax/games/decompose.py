@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .known import is_finite
+from .checks import is_finite
 
 
 class Kinds(NamedTuple):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .checks import number
 from .game import Game, Values, known_game, refusing
-from .given import number
 from .iterated import YEARS, years
 
 PURE = np.array(list(itertools.product((0.0, 1.0), repeat=5)))  # all deterministic strategies
@@ -49,7 +49,7 @@ def iterated_prisoners_dilemma(discount: Any = 0.96) -> Game:
 
     Source: Foerster et al., "Learning with Opponent-Learning Awareness" (2018), appendix A.2.
     """
-    discount = number("iterated_prisoners_dilemma", "discount", discount, 1.0, below=True)
+    discount = number("iterated_prisoners_dilemma", "discount", discount, 0, 1, below=True)
 
     def chances(values: Values) -> Values:
         return {name: jax.nn.sigmoid(jnp.asarray(values[name])) for name in YEARS}
@@ -104,8 +104,8 @@ def subspace_ipd(key: jax.Array, discount: Any = 0.96, spread: Any = 2.0) -> Gam
     Source: the games of Lorraine et al., "Lyapunov Exponents for Diversity in Differentiable Games"
     (2022).
     """
-    discount = number("subspace_ipd", "discount", discount, 1.0, below=True)
-    spread = number("subspace_ipd", "spread", spread)
+    discount = number("subspace_ipd", "discount", discount, 0, 1, below=True)
+    spread = number("subspace_ipd", "spread", spread, 0)
     directions = spread * jax.random.uniform(key, (2, 5), minval=-1.0, maxval=1.0)
     lines = dict(zip(YEARS, directions, strict=True))
     middle = {name: jax.scipy.special.logit(jnp.array(b)) for name, b in MIDDLE.items()}
@@ -150,7 +150,7 @@ def small_ipd(discount: Any = 0.9) -> Game:
 
     Source: Lorraine et al., "Lyapunov Exponents for Diversity in Differentiable Games" (2022).
     """
-    return _cautious("small_ipd", 0.0, number("small_ipd", "discount", discount, 1.0, below=True))
+    return _cautious("small_ipd", 0.0, number("small_ipd", "discount", discount, 0, 1, below=True))
 
 
 def pennies_dilemma(weight: Any = 0.25, discount: Any = 0.9) -> Game:
@@ -179,9 +179,9 @@ def pennies_dilemma(weight: Any = 0.25, discount: Any = 0.9) -> Game:
 
     Source: Lorraine et al., "Lyapunov Exponents for Diversity in Differentiable Games" (2022).
     """
-    weight = number("pennies_dilemma", "weight", weight, 1.0)
+    weight = number("pennies_dilemma", "weight", weight, 0, 1)
     return _cautious(
-        "pennies_dilemma", weight, number("pennies_dilemma", "discount", discount, 1.0, below=True)
+        "pennies_dilemma", weight, number("pennies_dilemma", "discount", discount, 0, 1, below=True)
     )
 
 

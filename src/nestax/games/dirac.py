@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .checks import number
 from .game import Game, Values, known_game, refusing
-from .given import number
 
 KNOWN: dict[str, Callable[[Any], Any]] = {
     "standard": jax.nn.log_sigmoid,
@@ -58,7 +58,7 @@ def dirac_gan(
         raise ValueError(
             f'dirac_gan: f must be "standard", "wasserstein" or a function of a number, got {f!r}'
         )
-    strength = number("dirac_gan", "penalty", penalty)
+    strength = number("dirac_gan", "penalty", penalty, 0)
 
     def generator(values: Values) -> jax.Array:
         t = values["generator"] * values["discriminator"]

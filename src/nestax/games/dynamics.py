@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .checks import is_finite
 from .decompose import check_players, square
-from .known import is_finite
 from .methods import Extragradient, Method, Momentum
 from .roots import cubic_roots, quadratic_roots
 

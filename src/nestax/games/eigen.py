@@ -10,8 +10,8 @@ import numpy as np
 from jax.core import Tracer
 
 from .arnoldi import ORDERS, arnoldi_iteration, draw, sorted_eigenvalues
+from .checks import holds, is_finite, whole
 from .field import floating
-from .known import holds, is_finite
 from .products import check_point, jacobian, jacobian_products, like_values, plain
 
 
@@ -156,8 +156,8 @@ def leading_eigenvalues(
     moving, combine = floating(plain(values))
     leaves = jax.tree.leaves(moving)
     size = sum(jnp.size(leaf) for leaf in leaves)
-    limit = min(_count(name, "products", products, None), size)
-    leading = _count(name, "leading", leading, size)
+    limit = min(whole(name, "products", products), size)
+    leading = whole(name, "leading", leading, 1, size)
     if leading > limit:
         raise ValueError(
             f"{name}: {leading} eigenvalues take at least as many products; products={products}"
@@ -229,16 +229,3 @@ def _as_one(like: list[jax.Array]) -> tuple[Callable, Callable]:
 def _check_which(which: Any, name: str) -> None:
     if which not in ORDERS:
         raise ValueError(f"{name}: which is one of {', '.join(map(repr, ORDERS))}; got {which!r}")
-
-
-def _count(name: str, argument: str, value: Any, most: int | None) -> int:
-    """A number of eigenvalues or products.
-
-    Raises:
-        ValueError: not a whole number from 1 to `most`.
-    """
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < 1 or (most is not None and value > most):
-        upper = "" if most is None else f" to {most}, the number of components"
-        raise ValueError(f"{name}: {argument} is a whole number from 1{upper}; got {value!r:.40}")
-    return value

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .checks import array, is_known
 from .game import Game, Values, known_game
-from .given import array, is_known
 
 
 def matrix_game(losses: Any) -> Game:

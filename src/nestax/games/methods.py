@@ -7,13 +7,14 @@ memory z and the coordinate x: `(z, x)+ = M (z, x) + b g`. `recurrence()` return
 
 import cmath
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from .checks import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class GradientDescent:
     rate: Any
 
     def __post_init__(self) -> None:
-        number("GradientDescent", "rate", self.rate)
+        number("GradientDescent", "rate", self.rate, 0)
 
     def recurrence(self) -> tuple[jax.Array, jax.Array]:
         """M, of shape (1, 1), and b, of shape (1,), of `x`."""
@@ -62,8 +63,8 @@ class Momentum:
     phase: Any = 0.0
 
     def __post_init__(self) -> None:
-        number("Momentum", "rate", self.rate)
-        number("Momentum", "phase", self.phase, -math.inf)
+        number("Momentum", "rate", self.rate, 0)
+        number("Momentum", "phase", self.phase)
         self.decay()
 
     def decay(self) -> tuple[Any, Any]:
@@ -77,7 +78,7 @@ class Momentum:
             if len(given) != 2:
                 raise ValueError(f"Momentum: beta is a number or (modulus, argument), got {given}")
             modulus = number("Momentum", "the modulus of beta", given[0], 0, 1)
-            angle = number("Momentum", "the argument of beta", given[1], -math.inf)
+            angle = number("Momentum", "the argument of beta", given[1])
             if isinstance(modulus, float) and isinstance(angle, float):
                 value = cmath.rect(modulus, angle)
                 return value.real, value.imag
@@ -125,7 +126,7 @@ class Nesterov:
     beta: Any
 
     def __post_init__(self) -> None:
-        number("Nesterov", "rate", self.rate)
+        number("Nesterov", "rate", self.rate, 0)
         number("Nesterov", "beta", self.beta, -1, 1)
 
     def recurrence(self) -> tuple[jax.Array, jax.Array]:
@@ -156,8 +157,8 @@ class Optimistic:
     correction: Any = 1.0
 
     def __post_init__(self) -> None:
-        number("Optimistic", "rate", self.rate)
-        number("Optimistic", "correction", self.correction, -math.inf)
+        number("Optimistic", "rate", self.rate, 0)
+        number("Optimistic", "correction", self.correction)
 
     def recurrence(self) -> tuple[jax.Array, jax.Array]:
         """M and b of `(the previous gradient, x)`."""
@@ -183,9 +184,9 @@ class Extragradient:
     extrapolation: Any = None
 
     def __post_init__(self) -> None:
-        number("Extragradient", "rate", self.rate)
+        number("Extragradient", "rate", self.rate, 0)
         if self.extrapolation is not None:
-            number("Extragradient", "extrapolation", self.extrapolation)
+            number("Extragradient", "extrapolation", self.extrapolation, 0)
 
     def rates(self) -> tuple[Any, Any]:
         """The learning rates of the first and of the second half."""
@@ -194,30 +195,6 @@ class Extragradient:
 
 
 Method = GradientDescent | Momentum | Nesterov | Optimistic | Extragradient
-
-
-def number(name: str, argument: str, value: Any, low: Any = 0, high: Any = math.inf) -> Any:
-    """A hyperparameter: a known one as a float.
-
-    Raises:
-        ValueError: not one real number, or a known number that is out of range.
-    """
-    if isinstance(value, Tracer):
-        if value.ndim or jnp.iscomplexobj(value):
-            raise ValueError(
-                f"{name}: {argument} is one real number, got {value.dtype}{list(value.shape)}"
-            )
-        return value
-    array = np.asarray(value) if hasattr(value, "dtype") or isinstance(value, int | float) else None
-    if array is None or array.ndim or array.dtype.kind not in "fiuV" or isinstance(value, bool):
-        raise ValueError(f"{name}: {argument} is one real number, got {value!r:.60}")
-    known = float(value)
-    if not (math.isfinite(known) and low <= known <= high * (1 + 1e-12)):
-        opening, closing = "(["[low > -math.inf], "])"[high == math.inf]
-        raise ValueError(
-            f"{name}: {argument} is in {opening}{low:g}, {high:g}{closing}; got {known:g}"
-        )
-    return known
 
 
 def _matrix(entries: list) -> jax.Array:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ..flows.internal import has_reverse_only_rule
+from .checks import is_finite
 from .field import differentiating, floating
 from .flat import flat, floating_shapes
-from .known import is_finite
 
 Product = Callable[[Any], Any]
 Leaves = list[jax.Array]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .affine import affine_game, solve, symmetric, vector
+from .checks import array, is_known
 from .game import Game, Values, known_game, refusing
-from .given import array, is_known
 
 
 def bilinear(matrix: Any = 1.0, x_linear: Any = None, y_linear: Any = None) -> Game:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .checks import whole
 from .decompose import square
 from .dynamics import complex_eigenvalues, spectral_radius
 
@@ -141,8 +142,8 @@ def _checked(make: Any, bounds: Any, points: Any, rounds: Any) -> tuple:
         fine = isinstance(pair, tuple | list) and len(pair) == 2
         if not fine or not all(math.isfinite(end) for end in pair) or not pair[0] < pair[1]:
             raise ValueError(f"best: bounds[{name!r}] is (lowest, highest), finite; got {pair!r}")
-    if not isinstance(points, int) or points < 2 or not isinstance(rounds, int) or rounds < 0:
-        raise ValueError(f"best: points from 2 and rounds from 0; got {points!r} and {rounds!r}")
+    whole("best", "points", points, 2)
+    whole("best", "rounds", rounds, 0)
     ends = np.array([tuple(pair) for pair in bounds.values()], float)
     geometric = (ends[:, 0] > 0) & (ends[:, 1] >= 10 * ends[:, 0])
     ends[geometric] = np.log(ends[geometric])

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .affine import affine_game, definite, solve, symmetric, vector
+from .checks import array, is_known
 from .game import Game, Values
-from .given import array, is_known
 
 
 def leader_follower(
