@@ -3,6 +3,7 @@
 from ._check import LADDER as LADDER
 from ._estimate import estimated as estimated
 from ._hoist import has_reverse_only_rule as has_reverse_only_rule
+from ._hoist import hoist as hoist
 from ._lean import lean_gradient as lean_gradient
 from ._memory import first_memory as first_memory
 from ._memory import same_memory as same_memory

@@ -63,3 +63,11 @@ from .slow_weights import LookaheadState as LookaheadState
 from .slow_weights import lookahead_minmax as lookahead_minmax
 from .stackelberg import duopoly as duopoly
 from .stackelberg import leader_follower as leader_follower
+* games with closed forms: `Game`, `bilinear`, `matching_pennies`, ...
+* exponents: `lyapunov_exponents`, `published_exponent`
+"""
+
+from .exponents import lyapunov_exponents as lyapunov_exponents
+from .field import descent as descent
+from .field import joint_field as joint_field
+from .published import published_exponent as published_exponent
