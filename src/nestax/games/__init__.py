@@ -65,9 +65,17 @@ from .stackelberg import duopoly as duopoly
 from .stackelberg import leader_follower as leader_follower
 * games with closed forms: `Game`, `bilinear`, `matching_pennies`, ...
 * exponents: `lyapunov_exponents`, `published_exponent`
+* branching: `ridge_rider`, `branch_point`, `branches`, `generalized_ridge_rider`, `Tree`
 """
 
+from .branching import BranchPoint as BranchPoint
+from .branching import branch_point as branch_point
+from .branching import branches as branches
 from .exponents import lyapunov_exponents as lyapunov_exponents
 from .field import descent as descent
 from .field import joint_field as joint_field
+from .generalized import generalized_ridge_rider as generalized_ridge_rider
 from .published import published_exponent as published_exponent
+from .ridges import ridge_rider as ridge_rider
+from .tree import Branch as Branch
+from .tree import Tree as Tree

@@ -1,21 +1,15 @@
 """Finite-time Lyapunov exponents of optimization maps."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 
-from ..flows.internal import has_reverse_only_rule, hoist
-from .flat import flat
+from .jacobians import Jacobians, Map, vector_map, whole
 from .singular import Factors, carried, grown, orthonormal, right_singular_vectors
 
 SMALL = 32  # up to this size all directions are carried along: it costs less than to converge
-
-Map = Callable[[Any], Any]
 
 
 def lyapunov_exponents(
@@ -77,105 +71,46 @@ def lyapunov_exponents(
         section 3; Dieci and Van Vleck (1995) for QR.
     """
     name = "lyapunov_exponents"
-    function, point = vector_map(f, x, name)
-    n = point.size
+    given = vector_map(f, x, name)
+    n = given.point.size
     whole(steps, name, "steps", 1)
     whole(sweeps, name, "sweeps", 2)
     if k is not None and (whole(k, name, "k", 1) > n):
         raise ValueError(f"{name}: k is at most the {n} numbers that move in x, got {k}")
     if method not in ("qr", "product"):
         raise ValueError(f"{name}: method is 'qr' or 'product', got {method!r:.60}")
-    pure, constants, jaxpr = hoist(function, point)
-    reverse_only = has_reverse_only_rule(jaxpr)
-    count = n if k is None else int(k)
+    one, count = Jacobians.of(given), n if k is None else int(k)
 
     def program(constants: Any, point: jax.Array) -> jax.Array:
+        here = one.at(constants)
         if method == "product":
-            return _of_product(Jacobians(pure, constants, reverse_only), point, steps)[:count]
-        return _of_block(pure, constants, reverse_only, point, steps, count, sweeps)
+            return _of_product(here, point, steps)[:count]
+        return with_directions(here, point, steps, count, sweeps)[0]
 
-    return jax.jit(program)(constants, point)
+    return jax.jit(program)(one.constants, given.point)
 
 
-def vector_map(f: Map, x: Any, name: str) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    """A map as a function of one real vector, and the vector of x.
+def with_directions(
+    one: Jacobians, point: jax.Array, steps: int, k: int, sweeps: int
+) -> tuple[jax.Array, jax.Array]:
+    """The k largest exponents, and the directions that grow so: the right singular vectors.
 
-    Raises:
-        ValueError: f changes structure, shape or dtype; x is not finite, has nothing that moves, or
-            has too low a precision.
+    The first derivatives of the exponents are exact: they are largest where the directions are the
+    singular vectors, so their derivatives are right with the directions held. The directions, shape
+    (n, k), are constants; those of exponents of -inf are zeros.
     """
-    if not callable(f):
-        raise ValueError(f"{name}: f is a function from a pytree to one like it, got {f!r:.60}")
-    parts, join = _real_parts(x)
-    found = flat(lambda real: _real_parts(f(join(real)))[0], parts, f"{name}: f")
-    point = found.point
-    if point.size == 0:
-        raise ValueError(f"{name}: x has no floating-point array that moves, got {x!r:.60}")
-    if point.dtype.itemsize < 4:
-        raise ValueError(f"{name}: x is {point.dtype}; give float32 or float64")
-    if not isinstance(point, Tracer) and not np.all(np.isfinite(point)):
-        raise ValueError(f"{name}: x has an infinite or NaN number; give a finite point")
-    return found.function, point
-
-
-class Jacobians:
-    """The Jacobian of a step, applied to blocks of columns."""
-
-    def __init__(self, pure: Callable, constants: Any, reverse_only: bool):
-        self.step = lambda x: pure(constants, x)
-        self.reverse_only = reverse_only
-
-    def push(self, x: jax.Array, block: jax.Array) -> jax.Array:
-        """J at x times a block of shape (n, p)."""
-        if not self.reverse_only:
-            return jax.vmap(lambda v: jax.jvp(self.step, (x,), (v,))[1], 1, 1)(block)
-        # u -> J' u is linear: pulling back once more gives J.
-        _, pull = jax.vjp(lambda u: jax.vjp(self.step, x)[1](u)[0], jnp.zeros_like(x))
-        return jax.vmap(lambda v: pull(v)[0], 1, 1)(block)
-
-    def pull(self, x: jax.Array, block: jax.Array) -> jax.Array:
-        """The transpose of J at x times a block of shape (n, p)."""
-        _, pull = jax.vjp(self.step, x)
-        return jax.vmap(lambda u: pull(u)[0], 1, 1)(block)
-
-    def jacobian(self, x: jax.Array) -> jax.Array:
-        """J at x, dense."""
-        eye = jnp.eye(x.size, dtype=x.dtype)
-        return self.pull(x, eye).T if self.reverse_only else self.push(x, eye)
-
-    def along(self, x: jax.Array, steps: int, look: Callable) -> Any:
-        """What `look` finds at each of the points from which a step is made, stacked."""
-        return lax.scan(lambda x, _: (self.step(x), look(x)), x, length=steps)[1]
-
-
-def _of_block(
-    pure: Callable,
-    constants: Any,
-    reverse_only: bool,
-    point: jax.Array,
-    steps: int,
-    k: int,
-    sweeps: int,
-) -> jax.Array:
-    """Exponents by a block of directions; first derivatives are exact.
-
-    The logarithms of the diagonals are largest where the block is that of the singular vectors, so
-    their derivatives are right with the block held.
-    """
-    still = lax.stop_gradient((constants, point))
-    block, alive, trusted = _directions(
-        Jacobians(pure, still[0], reverse_only), still[1], steps, k, sweeps
-    )
+    still = lax.stop_gradient((one.constants, point))
+    block, alive, trusted = _directions(one.at(still[0]), still[1], steps, k, sweeps)
 
     def growth(constants: Any, point: jax.Array, block: Any, alive: Any) -> jax.Array:
-        one = Jacobians(pure, constants, reverse_only)
+        here = one.at(constants)
 
         @jax.checkpoint
         def step(carry: Any, alive: jax.Array) -> Any:
             x, block, logarithms = carry
-            columns = one.push(x, block)
+            columns = here.push(x, block)
             block, triangle, scale, _ = orthonormal(columns, alive=alive)
-            return (one.step(x), block, logarithms + grown(triangle, scale, alive)), None
+            return (here.step(x), block, logarithms + grown(triangle, scale, alive)), None
 
         start = (point, block, jnp.zeros(k, point.dtype))
         return lax.scan(step, start, alive)[0][2] / steps
@@ -188,9 +123,10 @@ def _of_block(
         held = _first_order(block, (constants, point))
         return jax.jvp(lambda c, x: growth(c, x, held, alive), (constants, point), tangents[:2])
 
-    found = growth_once(constants, point, block, alive)
+    found = growth_once(one.constants, point, block, alive)
     found = jnp.where(trusted, found, jnp.nan)
-    return found[jnp.argsort(-lax.stop_gradient(found))]
+    order = jnp.argsort(-lax.stop_gradient(found))
+    return found[order], block[:, order]
 
 
 def _directions(
@@ -201,7 +137,7 @@ def _directions(
     wide = 2 * k + 2
     if n <= max(SMALL, wide):
         start = jnp.eye(n, dtype=point.dtype)
-        data = one.along(point, steps, one.jacobian)
+        data = one.along(point, steps, one.dense)
 
         def forward(jacobian: Any, block: jax.Array) -> Any:
             noise = (n + 2) * eps * jnp.max(jnp.abs(jacobian) @ jnp.abs(block), axis=0)
@@ -238,7 +174,7 @@ def _of_product(one: Jacobians, point: jax.Array, steps: int) -> jax.Array:
 
     def step(carry: Any, _: Any) -> Any:
         x, product, logarithm, bound = carry
-        jacobian = one.jacobian(x)
+        jacobian = one.dense(x)
         product = jacobian @ product
         scale = lax.stop_gradient(jnp.max(jnp.abs(product)))
         scale = jnp.where(scale == 0, 1, scale)
@@ -267,32 +203,3 @@ def _refuse(primals: Any, tangents: Any) -> Any:
         "lyapunov_exponents: the derivative of an exponent cannot be differentiated again; use "
         'method="product", which can'
     )
-
-
-def _real_parts(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """A pytree with each complex leaf as a list of two real ones, and the way back."""
-    if isinstance(tree, Mapping):  # `State.values` is a dict of its own
-        tree = dict(tree)
-    leaves, structure = jax.tree.flatten(tree)
-    pairs = [isinstance(leaf, complex) or jnp.iscomplexobj(leaf) for leaf in leaves]
-    split = [
-        [jnp.real(leaf), jnp.imag(leaf)] if pair else leaf
-        for leaf, pair in zip(leaves, pairs, strict=True)
-    ]
-
-    def join(real: Any) -> Any:
-        parts = structure.flatten_up_to(real)
-        return structure.unflatten(
-            [lax.complex(*part) if pair else part for part, pair in zip(parts, pairs, strict=True)]
-        )
-
-    return structure.unflatten(split), join
-
-
-def whole(value: Any, function: str, name: str, least: int) -> int:
-    """A whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(
-            f"{function}: {name} is a whole number of at least {least}, got {value!r:.60}"
-        )
-    return int(value)

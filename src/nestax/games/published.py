@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..flows.internal import has_reverse_only_rule, hoist
-from .exponents import Jacobians, Map, vector_map, whole
+from .jacobians import Jacobians, Map, vector_map, whole
 
 
 def published_exponent(
@@ -53,18 +52,17 @@ def published_exponent(
         equations of section 3 and the code published with it.
     """
     name = "published_exponent"
-    function, point = vector_map(f, x, name)
+    given = vector_map(f, x, name)
     whole(steps, name, "steps", 1)
     whole(iterations, name, "iterations", 1)
     if direction not in ("first", "each"):
         raise ValueError(f"{name}: direction is 'first' or 'each', got {direction!r:.60}")
     if matrix not in ("J^T J", "J J^T"):
         raise ValueError(f"{name}: matrix is 'J^T J' or 'J J^T', got {matrix!r:.60}")
-    pure, constants, jaxpr = hoist(function, point)
-    reverse_only = has_reverse_only_rule(jaxpr)
+    jacobians = Jacobians.of(given)
 
     def program(constants: Any, point: jax.Array) -> jax.Array:
-        one = Jacobians(pure, constants, reverse_only)
+        one = jacobians.at(constants)
 
         def half(x: jax.Array, d: jax.Array) -> jax.Array:
             """A vector whose squared norm is d^T M d."""
@@ -88,7 +86,7 @@ def published_exponent(
         d = improve(point, d) if direction == "first" else d
         return jnp.mean(lax.scan(step, (point, d), length=steps)[1])
 
-    return jax.jit(program)(constants, point)
+    return jax.jit(program)(jacobians.constants, given.point)
 
 
 def _scaled(vector: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

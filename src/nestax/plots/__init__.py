@@ -1,4 +1,4 @@
-"""Pictures of what the library finds: levels, frequencies, comparisons of flows.
+"""Pictures of what the library finds: levels, frequencies, comparisons of flows, trees.
 
 Importing this loads no plotting package; drawing needs matplotlib and pillow.
 """
@@ -11,3 +11,4 @@ from .style import GREY as GREY
 from .style import STYLE as STYLE
 from .style import label_logarithmic as label_logarithmic
 from .style import save as save
+from .trees import draw_tree as draw_tree
