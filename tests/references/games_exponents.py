@@ -82,3 +82,23 @@ def slope(values, h):
         np.reshape(values[1:], (-1, 4, *np.shape(values)[1:])), 1, 0
     )
     return np.moveaxis(8 * (near - back) - (far - before), 0, -1) / (12 * h)
+
+
+def coupled_quartic(d):
+    """A rotated sum of y_i^4/4 - c_i y_i^2/2 + y_i y_(i+1)/20 with c from 0.5 to 1.5.
+
+    Returns:
+        Its rotation and c, and all of its 2^d minima, shape (2^d, d), in rotated coordinates: by
+        Newton's method from the minima without the coupling.
+    """
+    turn = np.linalg.qr(np.random.default_rng(d).normal(size=(d, d)))[0]
+    c, coupling = np.linspace(0.5, 1.5, d), 0.05 * (np.eye(d, k=1) + np.eye(d, k=-1))
+    minima = []
+    for signs in itertools.product((-1, 1), repeat=d):
+        y = np.array(signs) * np.sqrt(c)
+        for _ in range(20):
+            hessian = np.diag(3 * y**2 - c) + coupling
+            y = y - np.linalg.solve(hessian, y**3 - c * y + coupling @ y)
+        assert np.linalg.eigvalsh(hessian)[0] > 0
+        minima.append(turn @ y)
+    return turn, c, np.array(minima)

@@ -78,12 +78,11 @@ def generalized_ridge_rider(
     name = "generalized_ridge_rider"
     given = vector_map(f, x, name)
     check(given, name, steps, objective, n, iterations)
-    for word, value in (("run", run), ("depth", depth), ("side_by_side", side_by_side or 2 * n)):
+    width = 2 * n if side_by_side is None else side_by_side
+    for word, value in (("run", run), ("depth", depth), ("side_by_side", width)):
         whole(value, name, word, 1)
     if not 0 < size < np.inf:
         raise ValueError(f"{name}: size is a finite number above 0, got {size}")
-    if side_by_side == 0:
-        raise ValueError(f"{name}: side_by_side is at least 1, got 0")
     ascent = Ascent(
         Jacobians.of(given), steps, objective, n, optimizer or optax.adam(0.1), iterations
     )
@@ -100,7 +99,6 @@ def generalized_ridge_rider(
         return end, loss(end)
 
     point = np.asarray(given.point)
-    width = side_by_side or 2 * n
     programs = {True: jax.jit(jax.vmap(to_branches)), False: jax.jit(jax.vmap(to_the_end))}
     widths = {True: 1 if depth == 1 else width, False: width}  # the first batch has one branch
     settings = {
@@ -131,7 +129,7 @@ def _grown(tree: Tree, batch: list[int], found: Any, splits: bool) -> Tree:
     """The tree after a batch of its waiting branches was run."""
     branches = list(tree.branches)
     for lane, number in enumerate(batch):
-        vector, losses, *rest = (a[lane] for a in found)
+        vector, losses, *rest = (np.asarray(a[lane]) for a in found)
         branch = dataclasses.replace(branches[number], vector=vector, losses=losses)
         sound = np.all(np.isfinite(vector))
         if splits:

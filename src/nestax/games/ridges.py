@@ -273,7 +273,7 @@ def _after_batch(
     for lane, number in enumerate(batch):
         status = STATUS[int(statuses[lane])]
         branch = dataclasses.replace(
-            branches[number], vector=points[lane], losses=losses[lane], status=status
+            branches[number], vector=points[lane], losses=np.asarray(losses[lane]), status=status
         )
         branches[number] = branch
         if status == "split":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 FILE = "tree.npz"
+ARRAYS = ("vector", "losses", "start", "direction")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,7 +135,7 @@ class Tree:
         text = json.dumps({"settings": dict(settings or {}), "branches": told})
         arrays: dict[str, Any] = {
             name: np.stack([np.asarray(getattr(b, name)) for b in self.branches])
-            for name in ("vector", "losses", "rate", "start", "direction")
+            for name in (*ARRAYS, "rate")
         }
         buffer = io.BytesIO()
         np.savez(buffer, **arrays, json=np.frombuffer(text.encode(), np.uint8))
@@ -181,7 +182,7 @@ class Tree:
                 path=tuple(choices),
                 status=status,
                 rate=float(arrays["rate"][i]),
-                **{name: arrays[name][i] for name in ("vector", "losses", "start", "direction")},
+                **{name: np.asarray(arrays[name][i]) for name in ARRAYS},
             )
             for i, (parent, choices, status) in enumerate(told["branches"])
         ]

@@ -1,0 +1,158 @@
+"""Branching points by ascent on exponents, and the solutions on their branches."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nestax as nx
+from nestax.games import branch_point, branches, branching, generalized_ridge_rider
+
+
+def same(a, b):
+    """Whether two trees are equal bit for bit."""
+    for one, other in zip(a.branches, b.branches, strict=True):
+        assert (one.parent, one.path, one.status) == (other.parent, other.path, other.status)
+        for name in ("vector", "losses", "rate", "start", "direction"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+    return True
+
+
+double_well = nx.games.descent(lambda x: x**3 - x, 0.1)  # to -1 or to 1
+
+
+def wells(x):
+    """A double well in each of two directions, the first one with more growth."""
+    return x - jnp.array([0.2, 0.1]) * (x**3 - x)
+
+
+def small_ipd():
+    """The losses of the iterated prisoner's dilemma in which both players cooperate with a fixed
+    probability after the opponent has defected; values are logits of cooperation otherwise."""
+
+    def losses(x, y):
+        p, q, f = jax.nn.sigmoid(x), jax.nn.sigmoid(y), jax.nn.sigmoid(-3.0)
+        a, b = jnp.stack([p, f, p, f]), jnp.stack([q, q, f, f])
+        power = 0.9 * jnp.stack([a * b, a * (1 - b), (1 - a) * b, (1 - a) * (1 - b)], axis=1)
+        visits = jnp.stack([p * q, p * (1 - q), (1 - p) * q, (1 - p) * (1 - q)])
+        double = lambda both, _: ((both[0] + both[0] @ both[1], both[1] @ both[1]), None)  # noqa: E731
+        # visits (1 + power + power² + ...), 256 terms
+        (visits, _), _ = jax.lax.scan(double, (visits, power), length=8)
+        return 0.1 * visits @ jnp.array([[1.0, 1.0], [3.0, 0.0], [0.0, 3.0], [2.0, 2.0]])
+
+    return (lambda x, y: losses(x, y)[0], lambda x, y: losses(x, y)[1])
+
+
+def test_the_ascent_ends_where_runs_part(x64):
+    """Between the wells, where the first step grows by 1.1, for starts side by side."""
+    climb = jax.vmap(lambda x: branch_point(double_well, x, 10, iterations=100))
+    found = climb(np.array([-0.5, 0.1, 0.4]))
+    np.testing.assert_allclose(found.point, 0, atol=1e-3)
+    np.testing.assert_allclose(found.value, np.log(1.1), atol=1e-5)
+    assert found.history.shape == (3, 101)
+    np.testing.assert_array_equal(found.value, found.history.max(axis=1))
+    first = jax.vmap(lambda x: nx.games.lyapunov_exponents(double_well, x, 10)[0])
+    np.testing.assert_allclose(found.history[:, 0], first(np.array([-0.5, 0.1, 0.4])), rtol=1e-12)
+
+
+def test_objectives_of_several_exponents(x64):
+    x = np.array([0.1, 0.9])
+    both = np.asarray(nx.games.lyapunov_exponents(wells, x, 3))
+    assert both[0] > 0 > both[1]
+    expected = {"max": both[0], "min": both[1], "sum": both.sum(), "entropy": both[0]}
+    for objective, value in expected.items():
+        np.testing.assert_allclose(branching.OBJECTIVES[objective](both), value, err_msg=objective)
+    found = branch_point(wells, x, 3, "min", n=2, optimizer=optax.sgd(0.1), iterations=1)
+    np.testing.assert_allclose(found.history[0], both[1], rtol=1e-12)
+    assert found.value > found.history[0] and found.exponents.shape == (2,)
+    with pytest.raises(ValueError, match="branch_point: the objective 'min' is not finite at x"):
+        branch_point(lambda x: wells(x) * jnp.array([1.0, 0.0]), x, 3, "min", n=2, iterations=1)
+
+
+def test_branches_stand_on_both_sides(x64):
+    """Along the direction of the largest growth first; what does not move is repeated."""
+    point = {"x": np.zeros(2), "n": 3}
+    f = lambda point: {**point, "x": wells(point["x"])}  # noqa: E731
+    found = branches(f, point, 5, n=2, size=0.5)
+    expected = [[0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]]
+    np.testing.assert_allclose(found["x"], expected, atol=1e-12)
+    assert found["n"].tolist() == [3] * 4
+
+
+def test_both_leaves_of_the_small_dilemma_in_two_runs():
+    """From most starts, where two random starts find both in about half of the cases."""
+    f = nx.games.descent(nx.games.joint_field(small_ipd()), 2.0)
+    cooperates = lambda x: jax.lax.fori_loop(0, 400, lambda _, x: f(x), x)[0] > 0  # noqa: E731
+
+    def both(x, other):
+        point = branch_point(f, x, 10, iterations=30).point
+        found = jax.vmap(cooperates)(branches(f, point, 10))
+        return found[0] != found[1], cooperates(x) != cooperates(other)
+
+    starts = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
+    branched, random = jax.jit(jax.vmap(both))((starts[0], starts[1]), (starts[2], starts[3]))
+    assert branched.mean() >= 0.85 and random.mean() <= 0.6
+
+
+def test_a_tree_of_solutions(tmp_path, x64):
+    """Of two branching points in a row, all four wells; interrupted and gone on with."""
+    options = {"n": 2, "size": 0.5, "losses": jnp.sum, "iterations": 40}
+    tree = generalized_ridge_rider(wells, np.array([0.2, -0.1]), 3, 400, depth=2, **options)
+    assert repr(tree) == "Tree(21 branches, depth 2: 5 split, 16 leaf)"
+    ends = {tuple(np.round(leaf.vector, 6)) for leaf in tree.leaves}
+    assert ends == {(1, 1), (1, -1), (-1, 1), (-1, -1)} and len(tree.distinct()) == 4
+    signs = tree.distinct(by=lambda x: x[:1])
+    assert len(signs) == 2
+    leaf = tree.leaves[0]
+    np.testing.assert_allclose(leaf.losses, leaf.vector.sum(), rtol=1e-12)
+    assert (len(leaf.path) == 2 and leaf.rate == tree.branches[leaf.parent + 4].rate) or leaf.rate
+
+    arguments = double_well, 0.3, 5, 50
+    whole = generalized_ridge_rider(*arguments, losses=(lambda x: x, lambda x: -x), side_by_side=1)
+    save, calls = nx.games.Tree.save, []
+
+    def stopped(self, *arguments):
+        save(self, *arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nx.games.Tree, "save", stopped)
+        for _ in range(2):
+            with contextlib.suppress(KeyboardInterrupt):
+                found = generalized_ridge_rider(
+                    *arguments, losses=(lambda x: x, lambda x: -x), side_by_side=1, folder=tmp_path
+                )
+    assert len(calls) == 4 and same(found, whole)
+    assert abs(whole.branches[1].rate - np.log(1.1)) < 1e-3
+    with pytest.raises(ValueError, match="made with run=50, not 51"):
+        generalized_ridge_rider(double_well, 0.3, 5, 51, side_by_side=1, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: branch_point(double_well, 0.3, 0), "branch_point: steps is a whole number"),
+        (lambda: branch_point(double_well, 0.3, 1, "mean"), "objective is 'max' or 'min' or 'sum'"),
+        (lambda: branch_point(double_well, 0.3, 1, n=2), "n is at most the 1 numbers that move"),
+        (lambda: branch_point(double_well, 0.3, 1, iterations=0), "iterations is a whole number"),
+        (lambda: branches(double_well, np.inf, 1), "branches: x has an infinite or NaN number"),
+        (
+            lambda: generalized_ridge_rider(double_well, 0.3, 1, 1, size=0.0),
+            "generalized_ridge_rider: size is a finite number above 0, got 0.0",
+        ),
+        (lambda: generalized_ridge_rider(double_well, 0.3, 1, 0), "run is a whole number"),
+        (lambda: generalized_ridge_rider(double_well, 0.3, 1, 1, depth=0), "depth is a whole"),
+        (
+            lambda: generalized_ridge_rider(double_well, 0.3, 1, 1, side_by_side=0),
+            "side_by_side is a whole number of at least 1, got 0",
+        ),
+    ],
+)
+def test_what_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
