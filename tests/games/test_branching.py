@@ -88,7 +88,7 @@ def test_both_leaves_of_the_small_dilemma_in_two_runs():
     cooperates = lambda x: jax.lax.fori_loop(0, 400, lambda _, x: f(x), x)[0] > 0  # noqa: E731
 
     def both(x, other):
-        point = branch_point(f, x, 10, iterations=30).point
+        point = branch_point(f, x, 10, iterations=15).point
         found = jax.vmap(cooperates)(branches(f, point, 10))
         return found[0] != found[1], cooperates(x) != cooperates(other)
 
@@ -98,39 +98,37 @@ def test_both_leaves_of_the_small_dilemma_in_two_runs():
 
 
 def test_a_tree_of_solutions(tmp_path, x64):
-    """Of two branching points in a row, all four wells; interrupted and gone on with."""
-    options = {"n": 2, "size": 0.5, "losses": jnp.sum, "iterations": 40}
-    tree = generalized_ridge_rider(wells, np.array([0.2, -0.1]), 3, 400, depth=2, **options)
+    """Of two branching points in a row, all four wells; stopped by Ctrl-C after a batch and gone on
+    with it is the same bit for bit."""
+    x, losses = np.array([0.2, -0.1]), {"sum": lambda x: x @ x}
+    options = {"losses": losses, "n": 2, "size": 0.5, "depth": 2, "iterations": 40}
+    tree = generalized_ridge_rider(wells, x, 3, 400, **options)
     assert repr(tree) == "Tree(21 branches, depth 2: 5 split, 16 leaf)"
     ends = {tuple(np.round(leaf.vector, 6)) for leaf in tree.leaves}
     assert ends == {(1, 1), (1, -1), (-1, 1), (-1, -1)} and len(tree.distinct()) == 4
-    signs = tree.distinct(by=lambda x: x[:1])
-    assert len(signs) == 2
+    assert len(tree.distinct(by=lambda x: x[:1])) == 2
     leaf = tree.leaves[0]
-    np.testing.assert_allclose(leaf.losses, leaf.vector.sum(), rtol=1e-12)
-    assert (len(leaf.path) == 2 and leaf.rate == tree.branches[leaf.parent + 4].rate) or leaf.rate
+    assert leaf.path == ("0+", "0+") and leaf.depth == 2
+    np.testing.assert_allclose(leaf.losses, 2, rtol=1e-6)
+    assert abs(tree.branches[1].rate - np.log(1.2)) < 1e-3  # along the first well's axis
 
-    arguments = double_well, 0.3, 5, 50
-    whole = generalized_ridge_rider(*arguments, losses=(lambda x: x, lambda x: -x), side_by_side=1)
     save, calls = nx.games.Tree.save, []
 
     def stopped(self, *arguments):
         save(self, *arguments)
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise KeyboardInterrupt
 
+    found = None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nx.games.Tree, "save", stopped)
         for _ in range(2):
             with contextlib.suppress(KeyboardInterrupt):
-                found = generalized_ridge_rider(
-                    *arguments, losses=(lambda x: x, lambda x: -x), side_by_side=1, folder=tmp_path
-                )
-    assert len(calls) == 4 and same(found, whole)
-    assert abs(whole.branches[1].rate - np.log(1.1)) < 1e-3
-    with pytest.raises(ValueError, match="made with run=50, not 51"):
-        generalized_ridge_rider(double_well, 0.3, 5, 51, side_by_side=1, folder=tmp_path)
+                found = generalized_ridge_rider(wells, x, 3, 400, **options, folder=tmp_path)
+    assert len(calls) == 7 and same(found, tree)
+    with pytest.raises(ValueError, match="made with run=400, not 51"):
+        generalized_ridge_rider(wells, x, 3, 51, **options, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
