@@ -1,6 +1,7 @@
 """Branching points by ascent on exponents, and the solutions on their branches."""
 
 import contextlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def test_objectives_of_several_exponents(x64):
     assert both[0] > 0 > both[1]
     expected = {"max": both[0], "min": both[1], "sum": both.sum(), "entropy": both[0]}
     for objective, value in expected.items():
-        np.testing.assert_allclose(branching.OBJECTIVES[objective](both), value, err_msg=objective)
+        np.testing.assert_allclose(branching.OBJECTIVES[objective](jnp.asarray(both)), value)
     found = branch_point(wells, x, 3, "min", n=2, optimizer=optax.sgd(0.1), iterations=1)
     np.testing.assert_allclose(found.history[0], both[1], rtol=1e-12)
     assert found.value > found.history[0] and found.exponents.shape == (2,)
@@ -101,7 +102,7 @@ def test_a_tree_of_solutions(tmp_path, x64):
     """Of two branching points in a row, all four wells; stopped by Ctrl-C after a batch and gone on
     with it is the same bit for bit."""
     x, losses = np.array([0.2, -0.1]), {"sum": lambda x: x @ x}
-    options = {"losses": losses, "n": 2, "size": 0.5, "depth": 2, "iterations": 40}
+    options: Any = {"losses": losses, "n": 2, "size": 0.5, "depth": 2, "iterations": 40}
     tree = generalized_ridge_rider(wells, x, 3, 400, **options)
     assert repr(tree) == "Tree(21 branches, depth 2: 5 split, 16 leaf)"
     ends = {tuple(np.round(leaf.vector, 6)) for leaf in tree.leaves}

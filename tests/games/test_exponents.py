@@ -214,6 +214,12 @@ def test_through_implicit_nests(x64):
     rough = nx.Nest([inner, outer(nx.FiniteDifference())])
     with pytest.raises(ValueError, match="map: level 'a' has the flow FiniteDifference"):
         rough.map(rough.init(start, jax.random.key(0)))
+    state = rough.init(start, jax.random.key(0))
+    field = nx.games.joint_field(rough, state)
+    with pytest.raises(ValueError, match="joint_field: level 'a' has the flow FiniteDifference"):
+        exponents(nx.games.descent(field, 0.1), state.values, 1)
+    with pytest.raises(ValueError, match="joint_field: level 'a' has the flow FiniteDifference"):
+        nx.games.ridge_rider(field, state.values)
 
 
 def test_points_of_many_kinds(x64):

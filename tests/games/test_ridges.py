@@ -1,5 +1,7 @@
 """Ridge rider and its tree."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +58,8 @@ def test_the_most_negative_direction_first_misses_minima(x64):
 def test_interrupted_work_goes_on(tmp_path, monkeypatch, x64):
     """Stopped by a number of segments, and by Ctrl-C after a batch; bit for bit the same tree."""
     loss, _ = quartic(3)
-    x, options = {"x": np.zeros(3), "n": 3}, {"side_by_side": 2}
+    x: Any = {"x": np.zeros(3), "n": 3}
+    options: Any = {"side_by_side": 2}
     of_tree = lambda x: loss(x["x"])  # noqa: E731
     whole = ridge_rider(of_tree, x, **options)
     part = ridge_rider(of_tree, x, **options, segments=4, folder=tmp_path)

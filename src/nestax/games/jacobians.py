@@ -11,6 +11,7 @@ from jax import lax
 from jax.core import Tracer
 
 from ..flows.internal import has_reverse_only_rule, hoist
+from .field import differentiating
 from .flat import flat
 
 Map = Callable[[Any], Any]
@@ -41,7 +42,8 @@ def vector_map(f: Map, x: Any, name: str) -> VectorMap:
     if not callable(f):
         raise ValueError(f"{name}: f is a function from a pytree to one like it, got {f!r:.60}")
     parts, join = _real_parts(x)
-    found = flat(lambda real: _real_parts(f(join(real)))[0], parts, f"{name}: f")
+    with differentiating():
+        found = flat(lambda real: _real_parts(f(join(real)))[0], parts, f"{name}: f")
     point = found.point
     if point.size == 0:
         raise ValueError(f"{name}: x has no floating-point array that moves, got {x!r:.60}")
@@ -69,7 +71,8 @@ class Jacobians:
     @classmethod
     def of(cls, given: VectorMap) -> "Jacobians":
         """Those of a map."""
-        pure, constants, jaxpr = hoist(given.function, given.point)
+        with differentiating():
+            pure, constants, jaxpr = hoist(given.function, given.point)
         return cls(pure, constants, has_reverse_only_rule(jaxpr))
 
     def at(self, constants: Any) -> "Jacobians":

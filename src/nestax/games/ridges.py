@@ -12,7 +12,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from .curvature import Curvature, Dense, Pairs, Products
-from .field import floating
+from .field import differentiating, floating
 from .flat import floating_shapes
 from .jacobians import whole
 from .tree import Branch, Tree, resumed, root
@@ -148,7 +148,8 @@ def _surface(loss: Callable, x: Any, name: str) -> _Surface:
         raise ValueError(f"{name}: x has no floating-point array that moves, got {x!r:.60}")
     if not np.all(np.isfinite(point)):
         raise ValueError(f"{name}: x has an infinite or NaN number; give a finite saddle")
-    found = jax.eval_shape(lambda v: loss(combine(back(v))), point)
+    with differentiating():
+        found = jax.eval_shape(lambda v: loss(combine(back(v))), point)
     unravel = lambda v: combine(back(jnp.asarray(v)))  # noqa: E731
     if getattr(found, "shape", None) == () and jnp.issubdtype(found.dtype, jnp.floating):
         value = lambda v: loss(unravel(v))  # noqa: E731

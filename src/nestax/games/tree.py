@@ -129,7 +129,7 @@ class Tree:
         Raises:
             RunError: the file cannot be written.
         """
-        from ..runs import refusals, write_atomically
+        from ..runs.files import refusals, write_atomically
 
         told = [[b.parent, list(b.path), b.status] for b in self.branches]
         text = json.dumps({"settings": dict(settings or {}), "branches": told})
