@@ -232,7 +232,7 @@ def test_elimination_needs_no_pivots(x64):
     """Deterministic strategies and a discount next to 1: the worst conditioned cases."""
     discount = 1 - 1e-9
     cases = list(itertools.product((0.0, 1.0), repeat=4))
-    run = jax.jit(jax.vmap(lambda p, q: jnp.stack(eliminate(*system(p, q)))))
+    run = jax.jit(jax.vmap(lambda p, q: eliminate(*map(jnp.array, system(p, q)))))
 
     def system(p: Any, q: Any) -> Any:
         chance = [

@@ -262,7 +262,10 @@ def test_kinds_of_eigenvalues(x64):
         ),
         (lambda: nx.games.spectrum(jnp.sqrt, jnp.zeros(2)), "derivatives are not finite"),
         (lambda: nx.games.spectrum(jnp.sqrt, jnp.zeros(2), 1), "a product .* is not finite"),
-        (lambda: nx.games.spectrum(lambda v: v, jnp.ones(2), 3), "leading is a whole number from 1 to 2, got 3"),
+        (
+            lambda: nx.games.spectrum(lambda v: v, jnp.ones(2), 3),
+            "is a whole number from 1 to 2, got 3",
+        ),
         (lambda: nx.games.spectrum(lambda v: v, jnp.ones(2), 0), "from 1 to 2"),
         (lambda: nx.games.spectrum(lambda v: v, jnp.ones(9), 5, products=4), "as many products"),
         (lambda: nx.games.spectrum(lambda v: v, jnp.ones(2), which="top"), "which is one of 'mag"),

@@ -21,6 +21,9 @@ from .adjust import extragradient as extragradient
 from .adjust import lola as lola
 from .adjust import lookahead as lookahead
 from .adjust import symplectic as symplectic
+from .branching import BranchPoint as BranchPoint
+from .branching import branch_point as branch_point
+from .branching import branches as branches
 from .convergence import convergence_map as convergence_map
 from .convergence import steps_to_converge as steps_to_converge
 from .decompose import Kinds as Kinds
@@ -38,9 +41,11 @@ from .dynamics import spectral_radius as spectral_radius
 from .eigen import Leading as Leading
 from .eigen import leading_eigenvalues as leading_eigenvalues
 from .eigen import spectrum as spectrum
+from .exponents import lyapunov_exponents as lyapunov_exponents
 from .field import descent as descent
 from .field import joint_field as joint_field
 from .game import Game as Game
+from .generalized import generalized_ridge_rider as generalized_ridge_rider
 from .matrix_games import matching_pennies as matching_pennies
 from .matrix_games import matrix_game as matrix_game
 from .matrix_games import prisoners_dilemma as prisoners_dilemma
@@ -54,28 +59,16 @@ from .products import JacobianOperator as JacobianOperator
 from .products import jacobian as jacobian
 from .products import jacobian_operator as jacobian_operator
 from .products import player_slices as player_slices
+from .published import published_exponent as published_exponent
 from .quadratics import bilinear as bilinear
 from .quadratics import mixture as mixture
 from .quadratics import quadratic as quadratic
+from .ridges import ridge_rider as ridge_rider
 from .search import Best as Best
 from .search import best as best
 from .slow_weights import LookaheadState as LookaheadState
 from .slow_weights import lookahead_minmax as lookahead_minmax
 from .stackelberg import duopoly as duopoly
 from .stackelberg import leader_follower as leader_follower
-* games with closed forms: `Game`, `bilinear`, `matching_pennies`, ...
-* exponents: `lyapunov_exponents`, `published_exponent`
-* branching: `ridge_rider`, `branch_point`, `branches`, `generalized_ridge_rider`, `Tree`
-"""
-
-from .branching import BranchPoint as BranchPoint
-from .branching import branch_point as branch_point
-from .branching import branches as branches
-from .exponents import lyapunov_exponents as lyapunov_exponents
-from .field import descent as descent
-from .field import joint_field as joint_field
-from .generalized import generalized_ridge_rider as generalized_ridge_rider
-from .published import published_exponent as published_exponent
-from .ridges import ridge_rider as ridge_rider
 from .tree import Branch as Branch
 from .tree import Tree as Tree

@@ -11,8 +11,9 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
+from .checks import whole
 from .exponents import with_directions
-from .jacobians import Jacobians, Map, VectorMap, vector_map, whole
+from .jacobians import Jacobians, Map, VectorMap, vector_map
 
 SWEEPS = 100
 OBJECTIVES: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -173,9 +174,9 @@ def split(one: Jacobians, point: jax.Array, steps: int, n: int, size: Any) -> An
 
 
 def check(given: VectorMap, name: str, steps: int, objective: str, n: int, iterations: int) -> None:
-    whole(steps, name, "steps", 1)
-    whole(iterations, name, "iterations", 1)
-    if whole(n, name, "n", 1) > given.point.size:
+    whole(name, "steps", steps, 1)
+    whole(name, "iterations", iterations, 1)
+    if whole(name, "n", n, 1) > given.point.size:
         raise ValueError(
             f"{name}: n is at most the {given.point.size} numbers that move in x, got {n}"
         )

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .jacobians import Jacobians, Map, vector_map, whole
+from .checks import whole
+from .jacobians import Jacobians, Map, vector_map
 from .singular import Factors, carried, grown, orthonormal, right_singular_vectors
 
 SMALL = 32  # up to this size all directions are carried along: it costs less than to converge
@@ -73,9 +74,9 @@ def lyapunov_exponents(
     name = "lyapunov_exponents"
     given = vector_map(f, x, name)
     n = given.point.size
-    whole(steps, name, "steps", 1)
-    whole(sweeps, name, "sweeps", 2)
-    if k is not None and (whole(k, name, "k", 1) > n):
+    whole(name, "steps", steps, 1)
+    whole(name, "sweeps", sweeps, 2)
+    if k is not None and (whole(name, "k", k, 1) > n):
         raise ValueError(f"{name}: k is at most the {n} numbers that move in x, got {k}")
     if method not in ("qr", "product"):
         raise ValueError(f"{name}: method is 'qr' or 'product', got {method!r:.60}")
@@ -108,9 +109,9 @@ def with_directions(
         @jax.checkpoint
         def step(carry: Any, alive: jax.Array) -> Any:
             x, block, logarithms = carry
-            columns = here.push(x, block)
+            x, columns = here.push(x, block)
             block, triangle, scale, _ = orthonormal(columns, alive=alive)
-            return (here.step(x), block, logarithms + grown(triangle, scale, alive)), None
+            return (x, block, logarithms + grown(triangle, scale, alive)), None
 
         start = (point, block, jnp.zeros(k, point.dtype))
         return lax.scan(step, start, alive)[0][2] / steps
@@ -137,7 +138,7 @@ def _directions(
     wide = 2 * k + 2
     if n <= max(SMALL, wide):
         start = jnp.eye(n, dtype=point.dtype)
-        data = one.along(point, steps, one.dense)
+        data = one.dense_along(point, steps)
 
         def forward(jacobian: Any, block: jax.Array) -> Any:
             noise = (n + 2) * eps * jnp.max(jnp.abs(jacobian) @ jnp.abs(block), axis=0)
@@ -154,8 +155,8 @@ def _directions(
             return columns, jnp.broadcast_to(10 * eps * largest * jnp.max(size), wide)
 
         factors = Factors(
-            one.along(point, steps, lambda x: x),
-            lambda x, block: noisy(one.push(x, block)),
+            one.along(point, steps),
+            lambda x, block: noisy(one.push(x, block)[1]),
             lambda x, block: noisy(one.pull(x, block)),
         )
     vectors, logarithms, residuals = right_singular_vectors(factors, start, k, sweeps)
@@ -174,13 +175,13 @@ def _of_product(one: Jacobians, point: jax.Array, steps: int) -> jax.Array:
 
     def step(carry: Any, _: Any) -> Any:
         x, product, logarithm, bound = carry
-        jacobian = one.dense(x)
+        x, jacobian = one.dense(x)
         product = jacobian @ product
         scale = lax.stop_gradient(jnp.max(jnp.abs(product)))
         scale = jnp.where(scale == 0, 1, scale)
         # Rounding so far, relative to the scaled product.
         bound = (bound + n * eps) * lax.stop_gradient(jnp.linalg.norm(jacobian, 2)) / scale
-        return (one.step(x), product / scale, logarithm + jnp.log(scale), bound), None
+        return (x, product / scale, logarithm + jnp.log(scale), bound), None
 
     zero = jnp.zeros((), point.dtype)
     start = (point, jnp.eye(n, dtype=point.dtype), zero, zero)

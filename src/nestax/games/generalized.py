@@ -12,8 +12,9 @@ import optax
 from jax import lax
 
 from .branching import Ascent, check, not_finite, split
+from .checks import whole
 from .field import as_losses, names
-from .jacobians import Jacobians, Map, VectorMap, vector_map, whole
+from .jacobians import Jacobians, Map, VectorMap, vector_map
 from .tree import Branch, Tree, resumed, root
 
 
@@ -80,7 +81,7 @@ def generalized_ridge_rider(
     check(given, name, steps, objective, n, iterations)
     width = 2 * n if side_by_side is None else side_by_side
     for word, value in (("run", run), ("depth", depth), ("side_by_side", width)):
-        whole(value, name, word, 1)
+        whole(name, word, value, 1)
     if not 0 < size < np.inf:
         raise ValueError(f"{name}: size is a finite number above 0, got {size}")
     ascent = Ascent(

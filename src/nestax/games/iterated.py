@@ -9,6 +9,8 @@ state. Both players' strategies list the same states, so tit-for-tat is (1, 1, 0
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from .game import Values
 
@@ -29,32 +31,23 @@ def years(chances: Values, player: str, discount: Any) -> jax.Array:
     Returns:
         The mean loss of a round, weighted by the discount.
     """
-
-    def together(p: Any, q: Any) -> list[Any]:
-        return [p * q, p * (1 - q), (1 - p) * q, (1 - p) * (1 - q)]
-
-    x, y = chances["x"], chances["y"]
-    first, *then = [together(x[n], y[n]) for n in range(5)]
-    system = [[(i == j) - discount * then[i][j] for i in range(4)] for j in range(4)]
-    visits = eliminate(system, first)
-    return (1 - discount) * sum(d * r for d, r in zip(visits, YEARS[player], strict=True))
+    p, q = (jnp.stack([jnp.asarray(c) for c in chances[name]]) for name in ("x", "y"))
+    together = jnp.stack([p * q, p * (1 - q), (1 - p) * q, (1 - p) * (1 - q)])  # (to, from)
+    visits = eliminate(
+        jnp.eye(4, dtype=together.dtype) - discount * together[:, 1:], together[:, 0]
+    )
+    return (1 - discount) * visits @ jnp.asarray(YEARS[player], visits.dtype)
 
 
-def eliminate(matrix: list[list[Any]], right: list[Any]) -> list[Any]:
-    """Solves a small linear system, written out in scalars: many side by side take little time.
+def eliminate(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    """Solves a small linear system by elimination, which many side by side do in little time.
 
     No pivots are needed where, as here, the diagonal of each column outweighs the rest of it.
     """
-    rows = [[*row, r] for row, r in zip(matrix, right, strict=True)]
-    n = len(rows)
+    n = len(matrix)
+    rows = jnp.concatenate([matrix, right[:, None]], axis=1)
+    unit = np.eye(n, dtype=rows.dtype)
     for k in range(n):
-        for below in range(k + 1, n):
-            ratio = rows[below][k] / rows[k][k]
-            for j in range(k + 1, n + 1):
-                rows[below][j] = rows[below][j] - ratio * rows[k][j]
-    found = [row[n] for row in rows]
-    for k in reversed(range(n)):
-        for j in range(k + 1, n):
-            found[k] = found[k] - rows[k][j] * found[j]
-        found[k] = found[k] / rows[k][k]
-    return found
+        pivot = rows[k] / rows[k, k]
+        rows = rows - jnp.outer(rows[:, k] - unit[k], pivot)
+    return rows[:, n]

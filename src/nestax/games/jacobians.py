@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from ..flows.internal import has_reverse_only_rule, hoist
+from .checks import is_finite
 from .field import differentiating
 from .flat import flat
 
@@ -49,7 +48,7 @@ def vector_map(f: Map, x: Any, name: str) -> VectorMap:
         raise ValueError(f"{name}: x has no floating-point array that moves, got {x!r:.60}")
     if point.dtype.itemsize < 4:
         raise ValueError(f"{name}: x is {point.dtype}; give float32 or float64")
-    if not isinstance(point, Tracer) and not np.all(np.isfinite(point)):
+    if not is_finite(point):
         raise ValueError(f"{name}: x has an infinite or NaN number; give a finite point")
     return VectorMap(found.function, point, lambda v: join(found.unravel(v)))
 
@@ -83,36 +82,31 @@ class Jacobians:
         """The point after x."""
         return self.pure(self.constants, x)
 
-    def push(self, x: jax.Array, block: jax.Array) -> jax.Array:
-        """J at x times a block of shape (n, p)."""
-        if not self.reverse_only:
-            return jax.vmap(lambda v: jax.jvp(self.step, (x,), (v,))[1], 1, 1)(block)
+    def push(self, x: jax.Array, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The point after x, and J at x times a block of shape (n, p)."""
+        if not self.reverse_only:  # at once: what is compiled is half as large
+            return jax.vmap(lambda v: jax.jvp(self.step, (x,), (v,)), 1, (None, 1))(block)
         # u -> J' u is linear: pulling back once more gives J.
         _, pull = jax.vjp(lambda u: jax.vjp(self.step, x)[1](u)[0], jnp.zeros_like(x))
-        return jax.vmap(lambda v: pull(v)[0], 1, 1)(block)
+        return self.step(x), jax.vmap(lambda v: pull(v)[0], 1, 1)(block)
 
     def pull(self, x: jax.Array, block: jax.Array) -> jax.Array:
         """The transpose of J at x times a block of shape (n, p)."""
         _, pull = jax.vjp(self.step, x)
         return jax.vmap(lambda u: pull(u)[0], 1, 1)(block)
 
-    def dense(self, x: jax.Array) -> jax.Array:
-        """J at x."""
+    def dense(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The point after x, and J at x."""
         eye = jnp.eye(x.size, dtype=x.dtype)
-        return self.pull(x, eye).T if self.reverse_only else self.push(x, eye)
+        return (self.step(x), self.pull(x, eye).T) if self.reverse_only else self.push(x, eye)
 
-    def along(self, x: jax.Array, steps: int, look: Callable) -> Any:
-        """What `look` finds at each of the points from which a step is made, stacked."""
-        return lax.scan(lambda x, _: (self.step(x), look(x)), x, length=steps)[1]
+    def along(self, x: jax.Array, steps: int) -> jax.Array:
+        """The points from which steps are made, stacked."""
+        return lax.scan(lambda x, _: (self.step(x), x), x, length=steps)[1]
 
-
-def whole(value: Any, function: str, name: str, least: int) -> int:
-    """A whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(
-            f"{function}: {name} is a whole number of at least {least}, got {value!r:.60}"
-        )
-    return int(value)
+    def dense_along(self, x: jax.Array, steps: int) -> jax.Array:
+        """J at each of the points from which a step is made, stacked."""
+        return lax.scan(lambda x, _: self.dense(x), x, length=steps)[1]
 
 
 def _real_parts(tree: Any) -> tuple[Any, Callable[[Any], Any]]:

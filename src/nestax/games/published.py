@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .jacobians import Jacobians, Map, vector_map, whole
+from .checks import whole
+from .jacobians import Jacobians, Map, vector_map
 
 
 def published_exponent(
@@ -53,8 +54,8 @@ def published_exponent(
     """
     name = "published_exponent"
     given = vector_map(f, x, name)
-    whole(steps, name, "steps", 1)
-    whole(iterations, name, "iterations", 1)
+    whole(name, "steps", steps, 1)
+    whole(name, "iterations", iterations, 1)
     if direction not in ("first", "each"):
         raise ValueError(f"{name}: direction is 'first' or 'each', got {direction!r:.60}")
     if matrix not in ("J^T J", "J J^T"):
@@ -64,16 +65,20 @@ def published_exponent(
     def program(constants: Any, point: jax.Array) -> jax.Array:
         one = jacobians.at(constants)
 
+        def applied(x: jax.Array, d: jax.Array, forth: bool) -> jax.Array:
+            """J d, or its transpose's product."""
+            block = one.push(x, d[:, None])[1] if forth else one.pull(x, d[:, None])
+            return block[:, 0]
+
+        forth = matrix == "J^T J"
+
         def half(x: jax.Array, d: jax.Array) -> jax.Array:
             """A vector whose squared norm is d^T M d."""
-            apply = one.push if matrix == "J^T J" else one.pull
-            return apply(x, d[:, None])[:, 0]
+            return applied(x, d, forth)
 
         def improve(x: jax.Array, d: jax.Array) -> jax.Array:
-            back = one.pull if matrix == "J^T J" else one.push
-
             def again(d: jax.Array, _: Any) -> Any:
-                return _unit(back(x, _unit(half(x, d))[:, None])[:, 0]), None
+                return _unit(applied(x, _unit(half(x, d)), not forth)), None
 
             return lax.scan(again, d, length=iterations)[0]
 

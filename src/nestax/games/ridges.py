@@ -11,10 +11,10 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from .checks import whole
 from .curvature import Curvature, Dense, Pairs, Products
 from .field import differentiating, floating
 from .flat import floating_shapes
-from .jacobians import whole
 from .tree import Branch, Tree, resumed, root
 
 STATUS = ("leaf", "split", "endless", "unsettled", "lost")
@@ -89,7 +89,7 @@ def ridge_rider(
         ("pairs", pairs, 1), ("steps", steps, 1), ("groups", 1 if groups is None else groups, 1),
         ("segments", segments, 0), ("side_by_side", side_by_side, 1),
     ):  # fmt: skip
-        whole(value, name, word, least)
+        whole(name, word, value, least)
     for word, number in (("step", step), ("equal", equal), ("flat", flat)):
         if not 0 < number < np.inf:
             raise ValueError(f"{name}: {word} is a finite number above 0, got {number}")
