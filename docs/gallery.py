@@ -162,6 +162,14 @@ CARDS = {
         "Better than a Transformer and as good as Titans at 0.1 million parameters. "
         "No part of it helps alone.",
     ),
+    "games": Card(
+        "Games: sixteen ways",
+        ("optimizer, Dirac-GAN",),
+        ("steps",),
+        "steps to converge (less is better)",
+        "Descent and real momentum leave bilinear games and the Dirac-GAN, complex momentum "
+        "converges, and the spectrum tells how fast: within 2 % for all pairs.",
+    ),
     "gan": Card(
         "Adversarial training: eight modes",
         ("beta",),

@@ -428,6 +428,72 @@ def test_the_spectrum_of_a_game(x64):
     assert round(expected, 3) == 0.995
 
 
+def test_a_gan_with_complex_momentum_on_one_side(x64):
+    program = run("A GAN with complex momentum on one side")
+    rng = np.random.default_rng(0)
+
+    def player(out):
+        shapes = {"in": (2, 8), "bias": (1, 8), "out": (8, out)}
+        return {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+
+    state = program.nest.init(
+        {"generator": player(2), "discriminator": player(1)}, jax.random.key(0)
+    )
+    g, d = state.values["generator"], state.values["discriminator"]
+    real, noise = _draws.batch(program.batch, state.key, None, 0, 0)
+    np.testing.assert_allclose(np.linalg.norm(real, axis=1), 2, atol=0.6)
+
+    def score(d, x):
+        return jnp.tanh(x @ d["in"] + d["bias"]) @ d["out"]
+
+    def losses(g, d):
+        fake, true = score(d, score(g, noise)), score(d, real)
+        return -jnp.mean(jnp.log(jax.nn.sigmoid(fake))), -jnp.mean(
+            jnp.log(jax.nn.sigmoid(true)) + jnp.log(jax.nn.sigmoid(-fake))
+        )
+
+    found = program.nest.gradient(state, ["generator", "discriminator"])
+    close(found["generator"], jax.grad(lambda g: losses(g, d)[0])(g))
+    close(found["discriminator"], jax.grad(lambda d: losses(g, d)[1])(d))
+
+
+def test_lola_cooperates_where_descent_defects(capsys):
+    program = run("LOLA: players who shape what others learn")
+    naive, shaped = map(json.loads, capsys.readouterr().out.splitlines())
+    assert min(naive) > 1.9 and max(shaped) < 1.1
+    levels = nx.games.adjusted(program.levels, nx.games.lola(20.0))
+    nest = nx.Nest([levels])
+    found = nest.gradient(nest.init(program.begin, jax.random.key(0)), "x")
+    x, y = program.begin["x"], program.begin["y"]
+    own, other = program.game.losses["x"], program.game.losses["y"]
+    answer = lambda x: y - 20.0 * jax.grad(lambda y: other({"x": x, "y": y}))(y)  # noqa: E731
+    np.testing.assert_allclose(
+        found, jax.grad(lambda x: own({"x": x, "y": answer(x)}))(x), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_the_exponents_of_your_own_training(x64, capsys):
+    program = run("The exponents of your own training")
+    flat, unravel = jax.flatten_util.ravel_pytree(program.point)
+    step = jax.jit(lambda z: jax.flatten_util.ravel_pytree(program.f(unravel(z)))[0])
+    jacobian, product = jax.jit(jax.jacobian(step)), np.eye(flat.size)
+    for _ in range(20):
+        product, flat = jacobian(flat) @ product, step(flat)
+    expected = np.log(np.linalg.svd(product, compute_uv=False)[:3]) / 20
+    printed = [float(word) for word in capsys.readouterr().out.strip("[]\n").split()]
+    np.testing.assert_allclose(printed, expected, rtol=1e-6)
+    assert min(printed) > 0
+
+
+def test_a_tree_of_solutions(capsys):
+    program = run("A tree of solutions")
+    assert len(program.minima) == 4
+    for point in program.minima:
+        slope = jax.grad(program.loss)(jnp.array(point))
+        assert np.abs(slope).max() < 0.1  # they are rounded
+    assert "4 leaf" in capsys.readouterr().out
+
+
 def test_reinforce_in_an_environment_that_goes_on(x64):
     program = run("REINFORCE in an environment that goes on")
     seen = {name: np.asarray(one) for name, one in program.info["policy"].user.items()}
