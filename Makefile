@@ -18,7 +18,7 @@ SNIPPETS ?= $(shell grep -l '^```python' README.md docs/*.md docs/guides/*.md do
 
 # The lowest versions have no wheels for later interpreters. SHARE=1: all tests.
 OLDEST ?= python3.11
-SHARE ?= 24
+SHARE ?= 32
 TURN ?= $(shell git rev-parse HEAD)
 
 .PHONY: environments demo test test-lowest test-torch check lint format types contract snippets figures docs package clean
