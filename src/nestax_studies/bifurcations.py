@@ -72,7 +72,7 @@ class Settings(lab.Options):
 
     Attributes:
         games: Iterated prisoner's dilemmas.
-        optimizers: Of the players, in all games; others than descent with the objective "max" only.
+        optimizers: Of the players; LOLA on the small game only, with the objective "max".
         objectives: Of the exponents, on the small game; on the others "max" and "published" at
             most.
         starts: Seeds of the small and of the full game.
@@ -214,7 +214,7 @@ def modes(ends: Any, known: Any = None) -> np.ndarray:
     return found
 
 
-def both(shares: Any, runs: float) -> float:
+def both(shares: Any, runs: int | float) -> float:
     """The probability that so many runs from random starts end in two modes or more.
 
     Args:
@@ -270,10 +270,8 @@ def branched(
     starts = begin(case, own)
     desk.say("ascent")
     slow = jax.default_backend() == "cpu" and (case.shape or optimizer != "descent")
-    up = jax.jit(
-        jax.vmap(partial(climb, settings, case, optimizer, objective)),
-        compiler_options=UNFUSED if slow else None,
-    )
+    compiled = partial(jax.jit, compiler_options=UNFUSED if slow else None)
+    up = compiled(jax.vmap(partial(climb, settings, case, optimizer, objective)))
     (points, values), seconds = timed(up, own, starts)
     values = np.asarray(values, float)
     kept = [i for i in KEPT if i < settings.iterations] + [settings.iterations]
@@ -293,7 +291,7 @@ def branched(
         return jax.vmap(jax.vmap(partial(fate, settings, case, optimizer, key)))(sides)
 
     desk.say("branches")
-    fates = np.asarray(jax.jit(jax.vmap(jax.vmap(ends, (None, 0))))(own, best))
+    fates = np.asarray(compiled(jax.vmap(jax.vmap(ends, (None, 0))))(own, best))
     known = desk.done[f"{game} {optimizer} random"]["centres"]
     rows = [modes(one, None if known is None else known[seed]) for seed, one in enumerate(fates)]
     mode = np.stack(rows)  # (seeds, kept, sizes, 2)
@@ -330,13 +328,20 @@ def stages(settings: Settings) -> dict[str, lab.Stage]:
     done: dict[str, lab.Stage] = {}
     if "small" in settings.games:
         done["landscape"] = partial(landscape, settings)
-    for game in settings.games:
-        for optimizer in settings.optimizers:
-            arm = f"{game} {optimizer}"
-            done[f"{arm} random"] = partial(at_random, settings, game, optimizer)
-            for objective in objectives(settings, game, optimizer):
-                done[f"{arm} {objective}"] = partial(branched, settings, game, optimizer, objective)
+    for game, optimizer in players(settings):
+        arm = f"{game} {optimizer}"
+        done[f"{arm} random"] = partial(at_random, settings, game, optimizer)
+        for objective in objectives(settings, game, optimizer):
+            done[f"{arm} {objective}"] = partial(branched, settings, game, optimizer, objective)
     return done
+
+
+def players(settings: Settings) -> list[tuple[str, str]]:
+    """The games and how players move in them."""
+    every = [(game, optimizer) for game in settings.games for optimizer in settings.optimizers]
+    return [
+        (game, optimizer) for game, optimizer in every if "descent" == optimizer or game == "small"
+    ]
 
 
 def objectives(settings: Settings, game: str, optimizer: str) -> list[str]:
@@ -358,7 +363,7 @@ def found(record: Mapping[str, Any], random: Mapping[str, Any], by: str = "mode"
     return differ if random["centres"] is None else differ[several(random)]
 
 
-def by_chance(random: Mapping[str, Any], runs: float) -> float:
+def by_chance(random: Mapping[str, Any], runs: int | float) -> float:
     """The share of seeds in which so many random starts find two modes."""
     if random["centres"] is None:
         return both(random["shares"][0], runs)
@@ -385,18 +390,17 @@ EQUAL = {
 
 def find(settings: Settings, records: lab.Records) -> lab.Findings:
     verdicts, cases = [], {}
-    for game in settings.games:
-        for optimizer in settings.optimizers:
-            random = records.get(f"{game} {optimizer} random")
-            label = f"{CASES[game].label}, {FIELDS[optimizer][0]}"
-            for objective in objectives(settings, game, optimizer):
-                record = records.get(f"{game} {optimizer} {objective}")
-                row = None
-                if random is not None and record is not None:
-                    row = compared(settings, game, objective, random, record)
-                    cases[label, OBJECTIVES[objective][0]] = row
-                if objective == "max":
-                    verdicts += [better(label, equal, row) for equal in EQUAL]
+    for game, optimizer in players(settings):
+        random = records.get(f"{game} {optimizer} random")
+        label = f"{CASES[game].label}, {FIELDS[optimizer][0]}"
+        for objective in objectives(settings, game, optimizer):
+            record = records.get(f"{game} {optimizer} {objective}")
+            row = None
+            if random is not None and record is not None:
+                row = compared(settings, game, objective, random, record)
+                cases[label, OBJECTIVES[objective][0]] = row
+            if objective == "max":
+                verdicts += [better(label, equal, row) for equal in EQUAL]
     random = records.get("full descent random")
     shares = None if random is None else [random["shares"][0][1]]
     verdicts.append(lab.judge(
@@ -506,17 +510,17 @@ def at_edge(basins: np.ndarray) -> np.ndarray:
 
 
 def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
-    sheets = [paid(settings, records, optimizer) for optimizer in settings.optimizers]
+    sheets = [paid(settings, records)]
     if "landscape" in records:
         best = records.get("small descent max", {}).get("best")
         sheets.insert(0, heat(records["landscape"], best))
     return sheets
 
 
-def paid(settings: Settings, records: lab.Records, optimizer: str) -> Sheet:
+def paid(settings: Settings, records: lab.Records) -> Sheet:
     """The share of seeds with two modes, by what was paid for it."""
     gradients, seconds = [], []
-    for game in settings.games:
+    for game, optimizer in players(settings):
         random = records.get(f"{game} {optimizer} random")
         if random is None:
             continue
@@ -533,18 +537,17 @@ def paid(settings: Settings, records: lab.Records, optimizer: str) -> Sheet:
             equal = [budgets(settings, game, objective, random, record, i) for i in record["kept"]]
             for own, cost, each in zip(lines, costs, zip(*equal, strict=True), strict=True):
                 own.append(Line(np.multiply(each, cost), share, OBJECTIVES[objective][0]))
-        label = CASES[game].label
+        label = f"{CASES[game].label}, {FIELDS[optimizer][0]}"
         said = "both modes found"
         gradients.append(Panel(label, "thousand evaluations of the field", said, lines[0], log="x"))
         seconds.append(Panel(f"{label}, time", "milliseconds a seed", said, lines[1], log="x"))
-    words = FIELDS[optimizer][0]
     caption = (
-        f"Players move by {words}. Share of seeds in which two modes are found: by random starts, "
+        "Share of seeds in which two modes are found: by random starts, "
         "1 to 120; and by two branches after 0, 1, 2, 5, ... iterations of ascent, whose cost "
         "counts."
     )
     panels = gradients + seconds
-    return curves(f"paid-{optimizer}", panels, f"What finding both modes costs, {words}", caption)
+    return curves("paid", panels, "What it costs to find both modes", caption)
 
 
 def heat(record: Mapping[str, Any], best: Any) -> Sheet:

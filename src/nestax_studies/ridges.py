@@ -296,12 +296,18 @@ def surface_rows(n: int, record: Mapping[str, Any]) -> dict[tuple[str, str], dic
 
 def on_surface(n: int, record: Any) -> list[lab.Verdict]:
     label, every = f"{n} numbers", 2**n
-    some = {} if record is None else {k: np.asarray(record[k]) for k in ("tree", "segments", "most")}
+    some = (
+        {} if record is None else {k: np.asarray(record[k]) for k in ("tree", "segments", "most")}
+    )
     equal: dict[str, Any] = {}
     if record is not None:
         equal["runs"] = after(record["random"], some["segments"])
         equal["gradients"] = after(record["random"], np.asarray(record["gradients"]) // DESCENT)
-    look: dict[str, Any] = {"shown": partial(lab.spread, digits=0, scale=1), "unit": "", "of": label}
+    look: dict[str, Any] = {
+        "shown": partial(lab.spread, digits=0, scale=1),
+        "unit": "",
+        "of": label,
+    }
     return [
         lab.judge(
             "Ridge rider finds all minima from one saddle (after Parker-Holder et al. 2020)",
