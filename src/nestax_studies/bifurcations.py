@@ -308,7 +308,7 @@ def branched(
 def landscape(settings: Settings, desk: lab.Desk) -> lab.Record:
     """The small game: exponents and fates over the probabilities of both players."""
     case, key = CASES["small"], jax.random.key(0)
-    step = descends(settings, case.make(key), "descent")
+    step, k = descends(settings, case.make(key), "descent"), settings.steps
     record: dict[str, Any] = {}
     for name, count in (("coarse", 11), ("fine", 101)):
         logits = jax.scipy.special.logit((jnp.arange(count) + 0.5) / count)
@@ -318,7 +318,6 @@ def landscape(settings: Settings, desk: lab.Desk) -> lab.Record:
         record[f"{name} modes"] = modes(np.asarray(run(grid)))
         if name == "coarse":
             over = lambda f, grid=grid: jax.jit(jax.vmap(jax.vmap(f)))(grid)  # noqa: E731
-            k = settings.steps
             record["true"] = over(lambda x: nx.games.lyapunov_exponents(step, x, k, 1)[0])
             record["published"] = over(lambda x: nx.games.published_exponent(step, x, k))
     return lab.listed(record)
@@ -340,7 +339,7 @@ def players(settings: Settings) -> list[tuple[str, str]]:
     """The games and how players move in them."""
     every = [(game, optimizer) for game in settings.games for optimizer in settings.optimizers]
     return [
-        (game, optimizer) for game, optimizer in every if "descent" == optimizer or game == "small"
+        (game, optimizer) for game, optimizer in every if optimizer == "descent" or game == "small"
     ]
 
 
@@ -433,12 +432,12 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
     caption = (
         f"Share of seeds in which two branches find two modes, after {settings.iterations} "
         f"iterations of ascent from a random start, with steps of {settings.size:g} and of "
-        f"{settings.far:g} off the branching point; and the probability that random starts do: two "
-        "of them, as many as the same evaluations of the joint field pay for, and as the same time "
-        "does. Exponents: median (least to most) over seeds. Field evaluations of an iteration of "
-        "the ascent, counted, and its time in those of a run's steps. Fewest evaluations: of random "
-        "starts, run one after another, until they find two modes as often as the branches do. "
-        "Subspaces with one mode are left out."
+        f"{settings.far:g} off the branching point; and the probability that random starts do: "
+        "two of them, as many as the same evaluations of the joint field pay for, and as many as "
+        "the same time does. Exponents: median (least to most) over seeds. Field evaluations of an "
+        "iteration of the ascent, counted, and its time in those of a run's steps. Fewest "
+        "evaluations: of random starts, run one after another, until they find two modes as often "
+        "as the branches do. Subspaces with one mode are left out."
     )
     more = {game: int(several(r).sum()) for game in ("subspaces",)
             if (r := records.get(f"{game} descent random"))}  # fmt: skip
@@ -497,7 +496,8 @@ def beside(record: Any) -> lab.Verdict:
         "The exponent is largest next to the separatrix (Lorraine et al. 2022)",
         "small IPD, 11 x 11 starts: of the tenth with the largest exponents at least three in four "
         "have a neighbour in the other basin, and twice the share of all starts",
-        values, lambda top, every: top[0] >= 0.75 and top[0] >= 2 * every[0], of=CASES["small"].label,
+        values, lambda top, every: top[0] >= 0.75 and top[0] >= 2 * every[0],
+        of=CASES["small"].label,
     )  # fmt: skip
 
 
@@ -574,9 +574,9 @@ def heat(record: Mapping[str, Any], best: Any) -> Sheet:
         return drawn
 
     caption = (
-        "Growth per step over the first steps of descent, from each start; the published one counts "
-        "squares. White: the separatrix, from 101 x 101 runs; to its upper right both cooperate. "
-        "Red: where ascents on the true exponent end."
+        "Growth per step over the first steps of descent, from each start; the published one "
+        "counts squares. White: the separatrix, from 101 x 101 runs; to its upper right both "
+        "cooperate. Red: where ascents on the true exponent end."
     )
     return free("exponents", "The exponent over the small IPD", caption, on, (8.2, 3.6))
 

@@ -4,7 +4,6 @@ Source: Parker-Holder et al., "Ridge Rider: Finding Diverse Solutions by Followi
 the Hessian" (2020).
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
