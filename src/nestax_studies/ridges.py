@@ -17,13 +17,14 @@ import nestax as nx
 from nestax.games import Tree
 
 from . import images, lab, models
-from .lab import option
+from .lab import names, option
 from .lab.figures import Column, Dot, Line, Panel, Sheet, curves, dots, free
 
 DESCENT = 100  # gradients of a run on a surface, with the rate 0.1
 NEAR = 0.01  # standard deviation of the starts next to the saddle
 HIDDEN = 4  # units; an eigenvalue at the saddle comes as often
 DECAY = 1e-3  # of weights, without which minima are at infinity
+NUMBERS = {str(n): n for n in (2, 4, 6)}
 STARTS = {"random": "descent, random starts", "near": "descent, starts next to the saddle"}
 
 
@@ -42,7 +43,7 @@ class Settings(lab.Options):
         restarts: Most random starts of the network.
     """
 
-    numbers: tuple[int, ...] = option((2, 4, 6), least=2, most=8)
+    numbers: tuple[str, ...] = names(NUMBERS)
     seeds: int = option(5, least=1)
     runs: int = option(500, least=2)
     images: int = option(300, least=20)
@@ -245,7 +246,7 @@ def off_diagonal(distances: Any) -> np.ndarray:
 
 def stages(settings: Settings) -> dict[str, lab.Stage]:
     done: dict[str, lab.Stage] = {
-        f"{n} numbers": partial(landscape, settings, n) for n in settings.numbers
+        f"{name} numbers": partial(landscape, settings, NUMBERS[name]) for name in settings.numbers
     }
     return done | {"digits": partial(network, settings)}
 
@@ -258,7 +259,7 @@ def after(curve: Any, runs: Any) -> np.ndarray:
 
 def find(settings: Settings, records: lab.Records) -> lab.Findings:
     verdicts, cases = [], {}
-    for n in settings.numbers:
+    for n in map(int, settings.numbers):
         record = records.get(f"{n} numbers")
         if record is not None:
             cases |= surface_rows(n, record)
@@ -393,7 +394,7 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
 def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
     sheets = []
     panels = []
-    for n in settings.numbers:
+    for n in map(int, settings.numbers):
         record = records.get(f"{n} numbers")
         if record is None:
             continue

@@ -10,7 +10,7 @@ from nestax.runs import SettingsError
 from nestax_studies import images
 from nestax_studies import ridges as study
 
-TINY = study.Settings(numbers=(2,), seeds=1, runs=12)
+TINY = study.Settings(numbers=("2",), seeds=1, runs=12)
 
 
 def test_evaluations_are_counted_with_their_products():
