@@ -20,7 +20,7 @@ from . import images, lab, models
 from .lab import names, option
 from .lab.figures import Column, Dot, Line, Panel, Sheet, curves, dots, free
 
-DESCENT = 100  # gradients of a run on a surface, with the rate 0.1
+DESCENT = {"random": 100, "near": 300}  # gradients of a run on a surface, with the rate 0.1
 NEAR = 0.01  # standard deviation of the starts next to the saddle
 HIDDEN = 4  # units; an eigenvalue at the saddle comes as often
 DECAY = 1e-3  # of weights, without which minima are at infinity
@@ -137,7 +137,7 @@ def landscape(settings: Settings, n: int, desk: lab.Desk) -> lab.Record:
             record["most"].append(int((0, *different(leaves(loss, turn, most)))[-1]))
             draws = np.random.default_rng([seed, 1]).normal(size=(2, settings.runs, n))
             for name, starts in zip(STARTS, (draws[0], NEAR * draws[1]), strict=True):
-                ends = descended(loss, jnp.asarray(starts), 0.1, DESCENT)
+                ends = descended(loss, jnp.asarray(starts), 0.1, DESCENT[name])
                 record[name].append(different(minima(loss, turn, ends)))
             if n == 2 and seed == 0:
                 record["paths"] = [[b.start, b.vector, b.depth] for b in tree.branches[1:]]
@@ -273,8 +273,9 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
     ]
     caption = (
         "Median (least to most) over rotations. Minima found; segments of the tree, or runs of "
-        f"{DESCENT} gradients; gradients, each product with the Hessian counted as one. Trees stop "
-        "after 2^(d+1) + 10 segments."
+        f"{DESCENT['random']} gradients from random starts, of {DESCENT['near']} next to the "
+        "saddle; gradients, each product with the Hessian counted as one. Trees stop after "
+        "2^(d+1) + 10 segments."
     )
     return lab.Findings(lab.numbers(("surface", "arm"), cases, measures, caption), verdicts,
                         {"digits": {} if digits is None else summary(digits)})  # fmt: skip
@@ -285,11 +286,12 @@ def surface_rows(n: int, record: Mapping[str, Any]) -> dict[tuple[str, str], dic
     segments, gradients = (np.asarray(record[name]) for name in ("segments", "gradients"))
     rows = {(label, "ridge rider"): {"found": record["tree"], "runs": segments,
                                      "gradients": gradients}}  # fmt: skip
-    budgets = {"equal runs": segments, "equal gradients": gradients // DESCENT}
     for name, words in STARTS.items():
-        for equal, runs in budgets.items():
+        paid = gradients // DESCENT[name]
+        for equal, runs in {"equal runs": segments, "equal gradients": paid}.items():
             rows[label, f"{words}, {equal}"] = {
-                "found": after(record[name], runs), "runs": runs, "gradients": runs * DESCENT,
+                "found": after(record[name], runs), "runs": runs,
+                "gradients": runs * DESCENT[name],
             }  # fmt: skip
     return rows
 
@@ -302,7 +304,9 @@ def on_surface(n: int, record: Any) -> list[lab.Verdict]:
     equal: dict[str, Any] = {}
     if record is not None:
         equal["runs"] = after(record["random"], some["segments"])
-        equal["gradients"] = after(record["random"], np.asarray(record["gradients"]) // DESCENT)
+        equal["gradients"] = after(
+            record["random"], np.asarray(record["gradients"]) // DESCENT["random"]
+        )
     look: dict[str, Any] = {
         "shown": partial(lab.spread, digits=0, scale=1),
         "unit": "",
@@ -400,7 +404,7 @@ def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
             continue
         runs = np.unique(np.geomspace(1, settings.runs, 40).astype(int))
         lines = [
-            Line(DESCENT * runs, np.asarray(record[name], float)[:, runs - 1].T, words)
+            Line(DESCENT[name] * runs, np.asarray(record[name], float)[:, runs - 1].T, words)
             for name, words in STARTS.items()
         ]
         tree = np.asarray(record["tree"], float)
