@@ -59,10 +59,10 @@ STUDIES = {
     "bifurcations": Entry(
         "bifurcations",
         "Does branching at the largest exponent find more modes of a game than random starts?",
-        5,
+        6,
     ),
     "ridges": Entry(
         "ridges",
         "Does ridge rider find more minima than gradient descent from random starts?",
-        3,
+        2,
         ("digits",),
