@@ -512,15 +512,15 @@ def at_edge(basins: np.ndarray) -> np.ndarray:
 
 
 def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
-    sheets = [paid(settings, records)]
+    sheets = paid(settings, records)
     if "landscape" in records:
         best = records.get("small descent max", {}).get("best")
         sheets.insert(0, heat(records["landscape"], best))
     return sheets
 
 
-def paid(settings: Settings, records: lab.Records) -> Sheet:
-    """The share of seeds with two modes, by what was paid for it."""
+def paid(settings: Settings, records: lab.Records) -> list[Sheet]:
+    """The share of seeds with two modes, by evaluations and by time."""
     gradients, seconds = [], []
     for game, optimizer in players(settings):
         random = records.get(f"{game} {optimizer} random")
@@ -542,14 +542,17 @@ def paid(settings: Settings, records: lab.Records) -> Sheet:
         label = f"{CASES[game].label}, {FIELDS[optimizer][0]}"
         said = "both modes found"
         gradients.append(Panel(label, "thousand evaluations of the field", said, lines[0], log="x"))
-        seconds.append(Panel(f"{label}, time", "milliseconds a seed", said, lines[1], log="x"))
+        seconds.append(Panel(label, "milliseconds a seed", said, lines[1], log="x"))
     caption = (
         "Share of seeds in which two modes are found: by random starts, "
         "1 to 120; and by two branches after 0, 1, 2, 5, ... iterations of ascent, whose cost "
         "counts."
     )
-    panels = gradients + seconds
-    return curves("paid", panels, "What it costs to find both modes", caption)
+    title = "What it costs to find both modes"
+    return [
+        curves("paid", gradients, f"{title}: evaluations", caption),
+        curves("paid-time", seconds, f"{title}: time", caption),
+    ]
 
 
 def heat(record: Mapping[str, Any], best: Any) -> Sheet:

@@ -137,7 +137,7 @@ def test_figures_show_what_was_paid():
     grid["fine modes"][0] = 2
     branching = record([1, 2], [1, 1]) | {"best": [[0.0, 1.0], [0.0, -1.0]]}
     records = {"landscape": grid, "small descent random": RANDOM, "small descent max": branching}
-    heat, paid = study.draw(settings, records)
+    heat, paid, time = study.draw(settings, records)
     np.testing.assert_array_equal(heat.drawn["true"], np.eye(2))
     np.testing.assert_allclose(heat.drawn["best"][:, 0], 0.5)
     lines = paid.drawn["small IPD, descent"]
@@ -145,3 +145,4 @@ def test_figures_show_what_was_paid():
     np.testing.assert_allclose(lines["random starts"][1][1], 0.48)
     np.testing.assert_allclose(lines["largest exponent"][1], [0, 0.5])
     np.testing.assert_allclose(lines["largest exponent"][0], [0.13, 0.31])
+    np.testing.assert_allclose(time.drawn["small IPD, descent"]["random starts"][0][1], 0.02)
