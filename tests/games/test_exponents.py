@@ -237,6 +237,21 @@ def test_points_of_many_kinds(x64):
     assert np.isnan(exponents(lambda x: x**2, np.array([1e200, 2.0]), 2)).all()
 
 
+def test_a_leaf_that_is_held_must_not_count(x64):
+    """Every step would read the first value of a counter or key, without a word; functions among
+    the leaves, and leaves that come back through `jit` as they were, are nothing to refuse."""
+    x = {"y": 1.0, "n": jnp.array(2), "f": jnp.sin}
+    step = lambda x: {"y": x["y"] * x["n"], "n": x["n"], "f": x["f"]}  # noqa: E731
+    inner = jax.jit(lambda y, n: (n * y, n))
+    through_jit = lambda x: {**x, **dict(zip("yn", inner(x["y"], x["n"]), strict=True))}  # noqa: E731
+    for f in (step, through_jit):
+        np.testing.assert_allclose(exponents(f, x, 3), np.log([2.0]), rtol=1e-12)
+    counts = lambda x: {**step(x), "n": x["n"] + 1}  # noqa: E731
+    for f in (counts, jax.jit(lambda x: {"y": x["y"] * x["n"], "n": x["n"] + 1})):
+        with pytest.raises(ValueError, match=r"exponents: f changes x\['n'\], which is no float"):
+            exponents(f, x if f is counts else {"y": 1.0, "n": 2}, 3)
+
+
 def test_long_runs_in_float32():
     """The product would overflow after a few of these steps."""
     found = exponents(lambda x: jnp.array([1e20, 1e-3]) * x * 1e-20, jnp.ones(2), 50)

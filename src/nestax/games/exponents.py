@@ -52,7 +52,7 @@ def lyapunov_exponents(
         f: a pure function from a pytree to one of the same structure and shapes, such as that of
             `Nest.map` or of `descent`.
         x: where the run begins. Floating-point and complex leaves move; a complex number counts as
-            two real ones. Other leaves are constants.
+            two real ones. Other leaves are constants, also where f changes them.
         steps: number of steps, at least 1.
         k: how many exponents; None: all n, as many as x has numbers. For n above 32 and k below n/2
             no n x n matrix is formed. Otherwise memory is steps x n x n numbers.
@@ -64,8 +64,9 @@ def lyapunov_exponents(
         Shape (k,), largest first, per step.
 
     Raises:
-        ValueError: f changes structure, shape or dtype; x is not finite, or has nothing that moves;
-            steps, k, method or sweeps out of range.
+        ValueError: f changes structure, shape or dtype, or a constant leaf that the next point
+            depends on, such as a counter; x is not finite, or has nothing that moves; steps, k,
+            method or sweeps out of range.
         TypeError: a second derivative of the method "qr".
 
     Source: Lorraine et al., "Lyapunov Exponents for Diversity in Differentiable Games" (2022),
