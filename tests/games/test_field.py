@@ -1,6 +1,6 @@
 """The joint field of losses and of nests."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,42 @@ def test_forms_of_losses_have_one_field(x64):
 def test_no_games(losses, values, message):
     with pytest.raises(ValueError, match=message):
         nx.games.joint_field(losses)(values)
+
+
+class Pair(NamedTuple):
+    x: Any
+    y: Any
+
+
+@pytest.mark.parametrize("kind", [list, lambda parts: Pair(*parts)])
+def test_values_of_many_kinds_come_back_as_they_were(kind):
+    """A list or a named tuple too, and in the values' precision whatever that of the rate."""
+    losses = (lambda x, y: x * y, lambda x, y: -x * y)
+    values = kind([jnp.float32(1.0), jnp.bfloat16(3.0)])
+    for make in (nx.games.extragradient, nx.games.consensus, nx.games.symplectic):
+        field = make(jnp.float32(0.5))(losses)
+        step = jax.jit(lambda v, r, field=field: nx.games.descent(field, r)(v))(values, 0.5)
+        assert type(step) is type(values) and [a.dtype for a in step] == [a.dtype for a in values]
+        np.testing.assert_allclose(np.array(step, float), [-0.75, 2.75])
+
+
+def test_what_a_nest_does_not_train_is_left_out():
+    """Held levels and leaves; the field is 2 a h b and a² h, with a and b of level x and y."""
+    x = nx.Level(
+        "x", lambda v, _: v["x"]["a"] ** 2 * v["h"] * v["y"], optax.sgd(0.1),
+        trained={"a": True, "c": False},
+    )  # fmt: skip
+    y = nx.Level("y", lambda v, _: v["x"]["a"] ** 2 * v["h"] * v["y"], optax.sgd(0.1))
+    nest = nx.Nest([(x, y), nx.Held("h")])
+    state = nest.init({"x": {"a": 1.0, "c": 5.0}, "y": 3.0, "h": 2.0}, jax.random.key(0))
+    field = nx.games.joint_field(nest, state)
+    values = {"x": {"a": jnp.array(1.0), "c": None}, "y": jnp.array(3.0)}
+    np.testing.assert_allclose(nx.games.jacobian(field, values), [[12, 4], [4, 0]])
+    step = nx.games.descent(field, 0.5)(values)
+    np.testing.assert_allclose([step["x"]["a"], step["y"]], [-5, 2])
+    for call in (nx.games.jacobian, lambda field, v: nx.games.descent(field, 0.5)(v)):
+        with pytest.raises(ValueError, match="of a nest leave out held levels, and give None"):
+            call(field, state.values)
 
 
 def test_a_nest_comes_with_its_state():

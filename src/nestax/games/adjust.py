@@ -20,6 +20,7 @@ from .checks import number, whole
 from .field import (
     Field,
     Losses,
+    added,
     as_losses,
     check_players,
     floating,
@@ -102,7 +103,7 @@ def consensus(strength: Any) -> Adjustment:
 
         def adjusted_field(values: Any) -> Any:
             xi, pull = _linear(field, values)
-            return _sum(xi, strength, pull(xi))
+            return added(xi, strength, pull(xi))
 
         return adjusted_field
 
@@ -154,7 +155,7 @@ def symplectic(strength: Any = 1.0, align: bool = False) -> Adjustment:
                 size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(xi))
                 agreement = _dot(xi, downhill) * _dot(turned, downhill) / size
                 sign = jnp.where(agreement + 0.1 < 0, -1.0, 1.0)
-            return _sum(xi, strength * sign, turned)
+            return added(xi, strength * sign, turned)
 
         return adjusted_field
 
@@ -196,7 +197,7 @@ def lookahead(rate: Any) -> Adjustment:
 
         def adjusted_field(values: Any) -> Any:
             xi = field(values)
-            return _sum(xi, -rate, _product(ready, values, xi, others=True))
+            return added(xi, -rate, _product(ready, values, xi, others=True))
 
         return adjusted_field
 
@@ -261,7 +262,7 @@ def lola(rate: Any, steps: int = 1, order: int = 1, first_order: bool = False) -
         def adjusted_field(values: Any) -> Any:
             check_players(ready, values)
             found = {name: own_gradient(shaped, name, values) for name in names(ready)}
-            return like_players(ready, found)
+            return like_players(values, found)
 
         return adjusted_field
 
@@ -310,7 +311,7 @@ def competitive(rate: Any, solver: Any = None) -> Adjustment:
 
         def adjusted_field(values: Any) -> Any:
             xi = field(values)
-            push = lambda u: _sum(u, rate, _product(ready, values, u, others=True))  # noqa: E731
+            push = lambda u: added(u, rate, _product(ready, values, u, others=True))  # noqa: E731
             if not getattr(solver, "symmetric", False):
                 return solve_linear(solver, lambda _, u: push(u), None, xi)[0]
             pull = lambda u: jax.vjp(push, xi)[1](u)[0]  # noqa: E731
@@ -494,7 +495,7 @@ def _product(losses: Losses, values: Any, vector: Any, others: bool) -> Any:
             return sum(parts, start=jnp.zeros(()))
 
         found[name] = jax.grad(along)(floating(values[name])[0])
-    return like_players(losses, found)
+    return like_players(values, found)
 
 
 def _linear(field: Field, values: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -506,11 +507,7 @@ def _linear(field: Field, values: Any) -> tuple[Any, Callable[[Any], Any]]:
 
 def _moved(values: Any, along: Any, factor: Any) -> Any:
     moving, back = floating(values)
-    return back(_sum(moving, factor, along))
-
-
-def _sum(a: Any, factor: Any, b: Any) -> Any:
-    return jax.tree.map(lambda one, other: one + factor * other, a, b)
+    return back(added(moving, factor, along))
 
 
 def _dot(a: Any, b: Any) -> Any:

@@ -53,7 +53,9 @@ def joint_field(players: Any, state: Any = None) -> Field:
             its tick.
 
     Returns:
-        `field(values) -> pytree like values`. For a nest `values` is a dict like `state.values`.
+        `field(values) -> pytree like values`. For a nest `values` is a dict like `state.values`;
+        levels that are left out, and leaves that are None, are those of the state and do not move.
+        Leave out held levels, and give None for leaves that a level does not train.
 
     Raises:
         ValueError: not a game, or a state without a nest. From the field: values that do not have
@@ -71,7 +73,7 @@ def joint_field(players: Any, state: Any = None) -> Field:
     def field(values: Any) -> Any:
         check_players(losses, values)
         found = {name: own_gradient(losses, name, values) for name in names(losses)}
-        return like_players(losses, found)
+        return like_players(values, found)
 
     return field
 
@@ -102,7 +104,8 @@ def descent(field: Field, rate: Any) -> Field:
             values = dict(values)
         moving, back = floating(values)
         along = floating(field(values))[0]
-        return back(jax.tree.map(lambda v, g: v - rate * g, moving, along))
+        check_structure("descent: the field", along, moving)
+        return back(added(moving, -rate, along))
 
     return step
 
@@ -222,12 +225,40 @@ def with_value(values: Any, name: Any, value: Any) -> Any:
     """The values with another value of one player."""
     if isinstance(values, Mapping):
         return {**values, name: value}
-    return type(values)([value if n == name else v for n, v in enumerate(values)])
+    return like_players(values, {n: value if n == name else v for n, v in enumerate(values)})
 
 
-def like_players(losses: Losses, found: dict[Any, Any]) -> Any:
-    """What was found for each player, as a dict or a tuple like the losses."""
-    return found if isinstance(losses, Mapping) else tuple(found[name] for name in names(losses))
+def like_players(values: Any, found: dict[Any, Any]) -> Any:
+    """What was found for each player, as a dict, tuple, list or named tuple like the values."""
+    if isinstance(values, Mapping):
+        return found
+    parts = [found[name] for name in names(values)]
+    make = getattr(type(values), "_make", type(values))  # a named tuple takes its parts one by one
+    return make(parts)
+
+
+def check_structure(what: str, found: Any, moving: Any) -> None:
+    """Refuses what a field or a map has returned, if it has other parts than those that move.
+
+    Args:
+        what: public function and argument, for messages.
+        found: the floating-point leaves that were returned.
+        moving: those that were given.
+
+    Raises:
+        ValueError: another structure.
+    """
+    if jax.tree.structure(found) != jax.tree.structure(moving):
+        raise ValueError(
+            f"{what} returns another structure than it was given: {jax.tree.structure(found)} for "
+            f"{jax.tree.structure(moving)}. What does not move must not be in the values: of a "
+            "nest leave out held levels, and give None for leaves that a level does not train"
+        )
+
+
+def added(a: Any, factor: Any, b: Any) -> Any:
+    """`a + factor b` for pytrees, in the dtypes of `a`, whatever the dtype of the factor."""
+    return jax.tree.map(lambda one, other: _like_dtype(one + factor * other, one), a, b)
 
 
 def _taking_values(loss: Loss, players: int) -> Loss:
@@ -253,9 +284,23 @@ def _nest_field(nest: Nest, state: Any) -> Field:
     def field(values: Any) -> Any:
         if _differentiating.get():
             _check_flows(nest)
-        return nest.gradient(state.replace(values=values), players)
+        if not isinstance(values, Mapping):
+            return nest.gradient(state.replace(values=values), players)
+        given = {name: _filled(value, state.values.get(name)) for name, value in values.items()}
+        here = state.replace(values={**state.values, **given})
+        return nest.gradient(here, [name for name in players if name in values])
 
     return field
+
+
+def _filled(given: Any, own: Any) -> Any:
+    """A level's value, with the state's leaves in place of None."""
+    leaves, structure = jax.tree.flatten(own)
+    try:
+        parts = structure.flatten_up_to(given)
+    except ValueError:
+        return given  # `State.replace` says what is wrong with it
+    return structure.unflatten([a if b is None else b for a, b in zip(leaves, parts, strict=True)])
 
 
 def _check_flows(nest: Nest) -> None:
@@ -273,6 +318,11 @@ def _is_floating(leaf: Any) -> bool:
     if isinstance(leaf, float):
         return True
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _like_dtype(found: Any, like: Any) -> Any:
+    """In the dtype of `like`. A weak one stays weak."""
+    return found if found.dtype == like.dtype else found.astype(like.dtype)
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from .field import floating
+from .field import check_structure, floating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,7 @@ def flat(function: Callable[[Any], Any], values: Any, what: str) -> Flat:
         values = dict(values)
     moving, combine = floating(values)
     found = jax.eval_shape(lambda m: floating_shapes(function(combine(m))), moving)
-    if jax.tree.structure(found) != jax.tree.structure(moving):
-        raise ValueError(
-            f"{what} returns another structure than it was given: "
-            f"{jax.tree.structure(found)} for {jax.tree.structure(moving)}"
-        )
+    check_structure(what, found, moving)
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(moving), jax.tree.leaves(found), strict=True
     ):
