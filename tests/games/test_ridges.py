@@ -102,6 +102,44 @@ def test_equal_eigenvalues_are_one_group(x64):
     np.testing.assert_allclose(field.leaves[0].losses, 0, atol=1e-8)
 
 
+def test_a_leaf_has_no_negative_curvature_that_few_pairs_miss(x64):
+    """With one pair, the block that followed the steepest ridge is orthogonal to the other one for
+    ever; its end, a saddle, was once a leaf."""
+    loss = lambda x: jnp.sum(x**4 / 4 - jnp.array([0.5, 1.0]) * x**2 / 2)  # noqa: E731
+    tree = ridge_rider(loss, np.zeros(2), method="hvp", pairs=1, side_by_side=4)
+    ends = sorted(tuple(np.sign(leaf.vector)) for leaf in tree.leaves)
+    assert ends == [(-1, -1), (-1, 1), (1, -1), (1, 1)]
+
+
+@pytest.mark.parametrize("method", ["dense", "hvp"])
+def test_fields_in_reverse_mode_only(method, x64):
+    """Such as those through implicit levels; here a rule without a forward mode."""
+
+    @jax.custom_vjp
+    def gradient(x):
+        return x**3 - jnp.array([0.5, 1.0]) * x
+
+    gradient.defvjp(
+        lambda x: (gradient(x), x), lambda x, u: ((3 * x**2 - jnp.array([0.5, 1.0])) * u,)
+    )
+    tree = ridge_rider(gradient, np.zeros(2), method=method, pairs=1, groups=1, segments=2)
+    found = abs(np.stack([branch.vector for branch in tree.branches[1:3]]))
+    ridden = [[0.5**0.5, 0]] if method == "dense" else [[0, 1]]  # the least negative one known
+    np.testing.assert_allclose(found, np.repeat(ridden, 2, axis=0), atol=1e-7)
+
+
+def test_folders_of_other_runs_are_refused(tmp_path):
+    """By name: another loss, and a file that is no tree."""
+    loss = lambda x: jnp.sum(x**4 - x**2)  # noqa: E731
+    ridge_rider(loss, np.zeros(1, np.float32), segments=0, folder=tmp_path)
+    with pytest.raises(ValueError, match="was made with another loss: 0.0 in place of 1.0"):
+        ridge_rider(lambda x: loss(x) + 1, np.zeros(1, np.float32), folder=tmp_path)
+    for damage in (b"", b"PK not a tree"):
+        (tmp_path / "tree.npz").write_bytes(damage)
+        with pytest.raises(ValueError, match="tree.npz is damaged, or is no tree"):
+            Tree.load(tmp_path, np.asarray)
+
+
 def test_ridges_without_an_end_and_lost_ones():
     endless = ridge_rider(lambda x: -jnp.sum(x**2), jnp.zeros(1), steps=5)
     assert [branch.status for branch in endless.branches] == ["split", "endless", "endless"]
@@ -119,6 +157,9 @@ def test_ridges_without_an_end_and_lost_ones():
         ((jnp.sum, np.array([np.nan])), {}, "x has an infinite or NaN number"),
         ((jnp.sum, np.ones(1, int)), {}, "x has no floating-point array that moves"),
         ((jnp.sum, np.ones(1)), {"step": 0.0}, "step is a finite number above 0, got 0.0"),
+        ((jnp.sum, np.ones(1)), {"step": np.nan}, "step is one finite number, got nan"),
+        ((jnp.sum, jnp.ones(1, jnp.bfloat16)), {}, "x is bfloat16; give float32 or float64"),
+        ((lambda x: jnp.sum(x**0.5), np.zeros(1)), {}, "the second derivatives at x are not"),
         ((jnp.sum, np.ones(1)), {"steps": 0}, "steps is a whole number of at least 1, got 0"),
         ((jnp.sum, np.ones(1)), {"groups": 0}, "groups is a whole number of at least 1, got 0"),
         ((jnp.sum, np.ones(1)), {"method": "qr"}, "method is 'dense' or 'hvp', got 'qr'"),

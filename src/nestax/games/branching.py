@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
-from .checks import whole
+from .checks import number, whole
 from .exponents import with_directions
 from .jacobians import Jacobians, Map, VectorMap, vector_map
 
@@ -84,7 +84,7 @@ def branch_point(
     """
     name = "branch_point"
     given = vector_map(f, x, name)
-    check(given, name, steps, objective, n, iterations)
+    steps, n, iterations = check(given, name, steps, objective, n, iterations)
     ascent = Ascent(
         Jacobians.of(given), steps, objective, n, optimizer or optax.adam(0.1), iterations
     )
@@ -109,14 +109,16 @@ def branches(f: Map, x: Any, steps: int, *, n: int = 1, size: Any = 1.0) -> Any:
 
     Returns:
         A pytree like x with a leading axis of 2n: x + size d_1, x - size d_1, x + size d_2, ...
-        Leaves that do not move are repeated. `jax.vmap` runs all side by side.
+        Leaves that do not move are repeated. `jax.vmap` runs all side by side. A direction whose
+        exponent is -inf is not known: both of its points are x.
 
     Raises:
-        ValueError: as `lyapunov_exponents`.
+        ValueError: as `lyapunov_exponents`; a size that is not one finite number.
     """
     name = "branches"
     given = vector_map(f, x, name)
-    check(given, name, steps, "max", n, 1)
+    steps, n, _ = check(given, name, steps, "max", n, 1)
+    size = number(name, "size", size)
     one = Jacobians.of(given)
     program = jax.jit(lambda constants, point: split(one.at(constants), point, steps, n, size)[0])
     starts = program(one.constants, given.point)
@@ -173,10 +175,13 @@ def split(one: Jacobians, point: jax.Array, steps: int, n: int, size: Any) -> An
     return point[None] + size * directions, directions, jnp.repeat(exponents, 2)
 
 
-def check(given: VectorMap, name: str, steps: int, objective: str, n: int, iterations: int) -> None:
-    whole(name, "steps", steps, 1)
-    whole(name, "iterations", iterations, 1)
-    if whole(name, "n", n, 1) > given.point.size:
+def check(
+    given: VectorMap, name: str, steps: int, objective: str, n: int, iterations: int
+) -> tuple[int, int, int]:
+    """The numbers `steps`, `n` and `iterations` as Python's."""
+    steps, iterations = whole(name, "steps", steps), whole(name, "iterations", iterations)
+    n = whole(name, "n", n)
+    if n > given.point.size:
         raise ValueError(
             f"{name}: n is at most the {given.point.size} numbers that move in x, got {n}"
         )
@@ -184,6 +189,7 @@ def check(given: VectorMap, name: str, steps: int, objective: str, n: int, itera
         raise ValueError(
             f"{name}: objective is {' or '.join(map(repr, OBJECTIVES))}, got {objective!r:.60}"
         )
+    return steps, n, iterations
 
 
 def not_finite(name: str, objective: str, value: Any) -> str:

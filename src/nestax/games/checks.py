@@ -60,6 +60,20 @@ def number(
     return known
 
 
+def positive(function: str, argument: str, value: Any) -> float:
+    """A finite number above 0 that is known, as a float.
+
+    Raises:
+        ValueError: something else, or a traced number.
+    """
+    if isinstance(value, Tracer):
+        raise ValueError(f"{function}: {argument} is a known number, got a traced one")
+    found = number(function, argument, value)
+    if found <= 0:
+        raise ValueError(f"{function}: {argument} is a finite number above 0, got {found}")
+    return found
+
+
 def whole(function: str, argument: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """A whole number from `least` to `most`, as a Python int.
 

@@ -26,8 +26,15 @@ class Pairs(NamedTuple):
     bound: Any
 
 
+@dataclasses.dataclass(frozen=True)
 class Curvature(abc.ABC):
-    """How eigenpairs are found."""
+    """How eigenpairs are found.
+
+    Attributes:
+        reverse_only: whether derivatives of the gradient pass in reverse mode only.
+    """
+
+    reverse_only: bool
 
     @abc.abstractmethod
     def first(self, gradient: Vector, x: jax.Array) -> Pairs:
@@ -43,7 +50,7 @@ class Dense(Curvature):
     """All eigenpairs of the n x n matrix."""
 
     def first(self, gradient: Vector, x: jax.Array) -> Pairs:
-        matrix = jax.jacfwd(gradient)(x)
+        matrix = (jax.jacrev if self.reverse_only else jax.jacfwd)(gradient)(x)
         values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
         return Pairs(values, vectors, jnp.max(jnp.abs(values)))
 
@@ -86,7 +93,7 @@ class Products(Curvature):
 
         def again(carry: Any, _: Any) -> Any:
             vector = carry[0] / jnp.linalg.norm(carry[0])
-            product = _product(gradient, x, vector[:, None])[:, 0]
+            product = self._product(gradient, x, vector[:, None])[:, 0]
             size = jnp.linalg.norm(product)
             return (jnp.where(size > 0, product, vector), size), None
 
@@ -97,7 +104,7 @@ class Products(Curvature):
         self, gradient: Vector, x: jax.Array, block: jax.Array, bound: jax.Array, sweeps: int
     ) -> Pairs:
         def ritz(block: jax.Array) -> Any:
-            small = block.T @ _product(gradient, x, block)
+            small = block.T @ self._product(gradient, x, block)
             values, turn = jnp.linalg.eigh((small + small.T) / 2)
             return values, block @ turn
 
@@ -108,10 +115,10 @@ class Products(Curvature):
 
             def rise(pair: Any, _: Any) -> Any:
                 before, last = pair
-                new = 2 * (_product(gradient, x, last) - middle * last) / half - before
+                new = 2 * (self._product(gradient, x, last) - middle * last) / half - before
                 return (last, new), None
 
-            first = (_product(gradient, x, block) - middle * block) / half
+            first = (self._product(gradient, x, block) - middle * block) / half
             (_, filtered), _ = lax.scan(rise, (block, first), length=self.degree - 1)
             return ritz(jnp.linalg.qr(filtered)[0]), None
 
@@ -120,9 +127,12 @@ class Products(Curvature):
             found, _ = lax.scan(sweep, found, length=sweeps)
         return Pairs(found[0], found[1], bound)
 
-
-def _product(gradient: Vector, x: jax.Array, block: jax.Array) -> jax.Array:
-    """The symmetric part of the gradient's Jacobian times a block."""
-    forward = jax.vmap(lambda v: jax.jvp(gradient, (x,), (v,))[1], 1, 1)(block)
-    _, pull = jax.vjp(gradient, x)
-    return (forward + jax.vmap(lambda v: pull(v)[0], 1, 1)(block)) / 2
+    def _product(self, gradient: Vector, x: jax.Array, block: jax.Array) -> jax.Array:
+        """The symmetric part of the gradient's Jacobian times a block."""
+        _, pull = jax.vjp(gradient, x)
+        if self.reverse_only:  # u -> J' u is linear: pulling back once more gives J
+            _, push = jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(x))
+            forward = jax.vmap(lambda v: push(v)[0], 1, 1)(block)
+        else:
+            forward = jax.vmap(lambda v: jax.jvp(gradient, (x,), (v,))[1], 1, 1)(block)
+        return (forward + jax.vmap(lambda v: pull(v)[0], 1, 1)(block)) / 2

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from .branching import Ascent, check, not_finite, split
-from .checks import whole
+from .checks import positive, whole
 from .field import as_losses, names
 from .jacobians import Jacobians, Map, VectorMap, vector_map
 from .tree import Branch, Tree, resumed, root
@@ -78,12 +78,13 @@ def generalized_ridge_rider(
     """
     name = "generalized_ridge_rider"
     given = vector_map(f, x, name)
-    check(given, name, steps, objective, n, iterations)
-    width = 2 * n if side_by_side is None else side_by_side
-    for word, value in (("run", run), ("depth", depth), ("side_by_side", width)):
-        whole(name, word, value, 1)
-    if not 0 < size < np.inf:
-        raise ValueError(f"{name}: size is a finite number above 0, got {size}")
+    steps, n, iterations = check(given, name, steps, objective, n, iterations)
+    width = 2 * n if side_by_side is None else whole(name, "side_by_side", side_by_side)
+    run, depth, size = (
+        whole(name, "run", run),
+        whole(name, "depth", depth),
+        positive(name, "size", size),
+    )
     ascent = Ascent(
         Jacobians.of(given), steps, objective, n, optimizer or optax.adam(0.1), iterations
     )

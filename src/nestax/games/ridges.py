@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from .checks import whole
+from ..flows.internal import has_reverse_only_rule
+from .checks import positive, whole
 from .curvature import Curvature, Dense, Pairs, Products
 from .field import differentiating, floating
 from .flat import floating_shapes
@@ -57,7 +58,8 @@ def ridge_rider(
 
     Args:
         loss: of a pytree, a scalar. Or a field, such as the gradient: a function to a pytree like
-            x; the symmetric part of its Jacobian is used, and its norm in place of the loss.
+            x; the symmetric part of its Jacobian is used, and its norm in place of the loss. Where
+            x is a single number without axes, a function to a number is its loss.
         x: the saddle, a pytree; its floating-point leaves move.
         method: "dense", all eigenvectors of the matrix; or "hvp", without a matrix.
         pairs: for "hvp", how many of the lowest eigenpairs are known. Negative ones beyond these
@@ -66,13 +68,14 @@ def ridge_rider(
         steps: the largest number of steps along a ridge, and while settling.
         order: "least" or "most": which negative direction of a point is ridden first.
         groups: how many groups of equal eigenvalues are ridden from each point; None for all.
-        equal: eigenvalues are equal if they differ by less, relative to the largest modulus.
-        flat: an eigenvalue is negative if it is below minus this, relative to the largest modulus.
+        equal: eigenvalues are equal if they differ by less, relative to the largest modulus; for
+            "hvp" to a bound of it, about 1.5 times as large.
+        flat: an eigenvalue is negative if it is below minus this, relative as for `equal`.
         segments: after how many segments to stop; it is looked at between batches.
         side_by_side: number of segments in a batch, which run in one program.
         folder: where the tree is written after each batch. If it has the tree of an earlier call
-            this goes on from there, as if it had not been interrupted. The loss cannot be compared
-            with the earlier one.
+            this goes on from there, as if it had not been interrupted. Of the loss only its value
+            at x can be compared with the earlier one.
 
     Returns:
         The tree. `tree.distinct()` has one leaf for each minimum.
@@ -85,14 +88,12 @@ def ridge_rider(
         of the Hessian" (2020), Algorithms 1 and 2.
     """
     name = "ridge_rider"
-    for word, value, least in (
-        ("pairs", pairs, 1), ("steps", steps, 1), ("groups", 1 if groups is None else groups, 1),
-        ("segments", segments, 0), ("side_by_side", side_by_side, 1),
-    ):  # fmt: skip
-        whole(name, word, value, least)
-    for word, number in (("step", step), ("equal", equal), ("flat", flat)):
-        if not 0 < number < np.inf:
-            raise ValueError(f"{name}: {word} is a finite number above 0, got {number}")
+    pairs, steps = whole(name, "pairs", pairs), whole(name, "steps", steps)
+    groups = None if groups is None else whole(name, "groups", groups)
+    segments = whole(name, "segments", segments, 0)
+    side_by_side = whole(name, "side_by_side", side_by_side)
+    step, equal = positive(name, "step", step), positive(name, "equal", equal)
+    flat = positive(name, "flat", flat)
     for word, value, allowed in (
         ("method", method, ("dense", "hvp")), ("order", order, ("least", "most")),
     ):  # fmt: skip
@@ -100,7 +101,9 @@ def ridge_rider(
             raise ValueError(f"{name}: {word} is {' or '.join(map(repr, allowed))}, got {value!r}")
     surface = _surface(loss, x, name)
     n = surface.point.size
-    curvature = Dense() if method == "dense" else Products(min(pairs, n))
+    with differentiating():
+        reverse = has_reverse_only_rule(jax.make_jaxpr(surface.gradient)(surface.point).jaxpr)
+    curvature = Dense(reverse) if method == "dense" else Products(reverse, min(pairs, n))
     rider = _Rider(surface, curvature, step, steps, equal, flat)
     settings = {
         "kind": name, "method": method, "pairs": pairs, "step": step, "steps": steps,
@@ -115,6 +118,11 @@ def ridge_rider(
         )
         vector = np.asarray(surface.point)
         below = take.waiting(0, root(vector, np.asarray(value), "split"), first)
+        if not np.all(np.isfinite(first.values)):
+            raise ValueError(
+                f"{name}: the second derivatives at x are not finite; look for divisions by zero, "
+                "roots and logarithms of zero"
+            )
         if not below:
             raise ValueError(
                 f"{name}: x has no direction of negative curvature to ride, its lowest eigenvalue "
@@ -148,6 +156,8 @@ def _surface(loss: Callable, x: Any, name: str) -> _Surface:
         raise ValueError(f"{name}: x has no floating-point array that moves, got {x!r:.60}")
     if not np.all(np.isfinite(point)):
         raise ValueError(f"{name}: x has an infinite or NaN number; give a finite saddle")
+    if point.dtype.itemsize < 4:
+        raise ValueError(f"{name}: x is {point.dtype}; give float32 or float64")
     with differentiating():
         found = jax.eval_shape(lambda v: loss(combine(back(v))), point)
     unravel = lambda v: combine(back(jnp.asarray(v)))  # noqa: E731
@@ -217,7 +227,9 @@ class _Rider:
             lambda carry: (carry[0] < self.steps) & unsettled(carry[3]), settle, start
         )
         loss = self.surface.loss(x)
-        negative = pairs.values[0] < -self.flat * jnp.max(jnp.abs(pairs.values))
+        # A block that was followed may never see a direction that is orthogonal to all of it.
+        pairs = self.curvature.first(gradient, x)
+        negative = pairs.values[0] < -self.flat * pairs.bound
         status = jnp.where(negative, 1, 0)
         status = jnp.where(unsettled(size), 3, status)
         status = jnp.where(endless, 2, status)
@@ -246,7 +258,7 @@ class _Choice:
     def waiting(self, parent: int, branch: Branch, pairs: Pairs) -> list[Branch]:
         """The branches of a point, of both signs for each direction."""
         values, vectors = np.asarray(pairs.values), np.asarray(pairs.vectors)
-        largest = np.max(np.abs(values))
+        largest = float(pairs.bound)
         negative = [i for i, value in enumerate(values) if value < -self.flat * largest]
         firsts = [i for i in negative if i == 0 or values[i] - values[i - 1] > self.equal * largest]
         numbered = list(enumerate(firsts))

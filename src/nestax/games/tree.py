@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -161,14 +162,20 @@ class Tree:
             The tree.
 
         Raises:
-            ValueError: there is no tree, or it was made with other settings.
+            ValueError: there is no tree, its file is damaged, or it was made with other settings.
         """
         path = Path(folder) / FILE
         if not path.is_file():
             raise ValueError(f"there is no tree in {folder}: it has no file {FILE}")
-        with np.load(path) as file:
-            arrays = dict(file)
-        told = json.loads(arrays.pop("json").tobytes())
+        try:
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in (*ARRAYS, "rate", "json")}
+            told = json.loads(arrays.pop("json").tobytes())
+        except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+            raise ValueError(
+                f"{path} is damaged, or is no tree that was saved here; remove it, or name another "
+                "folder"
+            ) from error
         for name, value in (settings or {}).items():
             saved = told["settings"].get(name)
             if saved != value:
@@ -195,7 +202,8 @@ def resumed(
     """The tree of a folder, if it has one that began at the same root, or else a new one, saved.
 
     Raises:
-        ValueError: the folder's tree was made with other settings or from another point.
+        ValueError: the folder's tree was made with other settings, from another point, or with
+            losses that have other values there.
     """
     tree = new()
     if folder is None:
@@ -209,6 +217,16 @@ def resumed(
         raise ValueError(
             f"{function}: the tree in {folder} began at another point x; go on from the same, or "
             "name another folder"
+        )
+    old, now = found.branches[0], tree.branches[0].losses
+    moved = not np.array_equal(old.vector, old.start)  # then its losses are those of another point
+    close = np.finfo(root.dtype).eps ** 0.5
+    if old.losses.shape != now.shape or not (
+        moved or np.allclose(old.losses, now, close, close, equal_nan=True)
+    ):
+        raise ValueError(
+            f"{function}: the tree in {folder} was made with another loss: {old.losses} in place "
+            f"of {now} at x; name another folder"
         )
     return found
 
