@@ -112,6 +112,13 @@ def test_fields_are_those_of_the_papers(x64, name):
         np.testing.assert_allclose(jacobian, expected @ J, rtol=1e-9, atol=1e-11)
 
 
+def test_a_step_that_is_not_solved_for_is_told():
+    """One product for two numbers: the best multiple of xi is wrong by the sine of 45 degrees."""
+    field = nx.games.competitive(1.0, nx.GMRES(1))((lambda x, y: x * y, lambda x, y: -x * y))
+    with pytest.warns(UserWarning, match=r"leaves a relative residual of 7\.1e-01, so this is not"):
+        field((1.0, 2.0))
+
+
 def test_alignment_turns_towards_stable_points(x64):
     """On the game of one player with the loss of a saddle s x y the sign follows the formula."""
     signs = []

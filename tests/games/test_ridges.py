@@ -132,11 +132,11 @@ def test_folders_of_other_runs_are_refused(tmp_path):
     """By name: another loss, and a file that is no tree."""
     loss = lambda x: jnp.sum(x**4 - x**2)  # noqa: E731
     ridge_rider(loss, np.zeros(1, np.float32), segments=0, folder=tmp_path)
-    with pytest.raises(ValueError, match="was made with another loss: 0.0 in place of 1.0"):
+    with pytest.raises(ValueError, match=r"was made with another loss: 0\.0 in place of 1\.0"):
         ridge_rider(lambda x: loss(x) + 1, np.zeros(1, np.float32), folder=tmp_path)
     for damage in (b"", b"PK not a tree"):
         (tmp_path / "tree.npz").write_bytes(damage)
-        with pytest.raises(ValueError, match="tree.npz is damaged, or is no tree"):
+        with pytest.raises(ValueError, match=r"tree\.npz is damaged, or is no tree"):
             Tree.load(tmp_path, np.asarray)
 
 

@@ -6,6 +6,7 @@ follow such a field, with their own batches, clocks and optimizers.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..flows import GMRES, solve_linear
 from ..flows.internal import trained_leaves
 from ..levels import Field as LevelField
 from ..levels import Level, Peers
-from .checks import number, whole
+from .checks import is_known, number, whole
 from .field import (
     Field,
     Losses,
@@ -289,11 +290,13 @@ def competitive(rate: Any, solver: Any = None) -> Adjustment:
     Args:
         rate: learning rate of the step that follows; a number, may be traced.
         solver: a solver of `nestax.flows`. Solvers for symmetric systems, such as `nx.CG(20)`, are
-            given the normal equations. None: `nx.GMRES(20)`.
+            given the normal equations. None: `nx.GMRES(20)`. A system of n numbers may take n
+            products; with fewer the field is an approximation.
 
     Returns:
         `losses -> field`, with losses and field as in `joint_field`. Its derivatives are those of
-        the exact solution, in reverse mode only.
+        the exact solution, in reverse mode only. Outside of `jax.jit` the field warns if the solver
+        leaves a relative residual above 0.01.
 
     Raises:
         ValueError: a rate that is not one finite number.
@@ -312,14 +315,27 @@ def competitive(rate: Any, solver: Any = None) -> Adjustment:
         def adjusted_field(values: Any) -> Any:
             xi = field(values)
             push = lambda u: added(u, rate, _product(ready, values, u, others=True))  # noqa: E731
-            if not getattr(solver, "symmetric", False):
-                return solve_linear(solver, lambda _, u: push(u), None, xi)[0]
-            pull = lambda u: jax.vjp(push, xi)[1](u)[0]  # noqa: E731
-            return solve_linear(solver, lambda _, u: pull(push(u)), None, pull(xi))[0]
+            if getattr(solver, "symmetric", False):
+                pull = lambda u: jax.vjp(push, xi)[1](u)[0]  # noqa: E731
+                found = solve_linear(solver, lambda _, u: pull(push(u)), None, pull(xi))
+            else:
+                found = solve_linear(solver, lambda _, u: push(u), None, xi)
+            _tell_residual(solver, *found)
+            return found[0]
 
         return adjusted_field
 
     return adjust
+
+
+def _tell_residual(solver: Any, _: Any, info: Any) -> None:
+    """Warns of a solution that is not one; of a traced one nothing is known."""
+    if is_known(info.residual) and not info.residual <= 0.01:
+        warnings.warn(
+            f"competitive: {solver!r} leaves a relative residual of {float(info.residual):.1e}, so "
+            "this is not the competitive step; allow more steps of the solver, or a smaller rate",
+            stacklevel=3,
+        )
 
 
 def adjusted(levels: Any, adjustment: Any) -> Any:
