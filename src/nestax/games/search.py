@@ -40,10 +40,10 @@ def best(
 ) -> Best:
     """The hyperparameters with the smallest spectral radius: the fastest local convergence.
 
-    A deterministic search: all points of a grid, then of grids half as wide around the best point
-    so far, each in one program. Grids are geometric for bounds that are positive and a factor
-    of ten or more apart, else even. The radius is not convex: a valley narrower than a cell of the
-    first grid may be missed; more `points`, or closer bounds, help.
+    A deterministic search: all points of a grid, then samples around the best point so far, whose
+    spread follows the best of the previous round. Axes are geometric for bounds that are positive
+    and a factor of ten or more apart, else even. The radius is not convex: a valley narrower than a
+    cell of the grid may be missed; more `points`, or closer bounds, help.
 
     Example:
         ```python
