@@ -240,6 +240,9 @@ def test_settings_may_be_traced():
     expected = [np.abs(reference.momentum_roots(1j, r, m * np.exp(1j))).max() for r, m in
                 ((0.1, 0.5), (0.5, 0.9))]  # fmt: skip
     np.testing.assert_allclose(radius, expected, rtol=1e-4)
+    many = jax.jit(lambda r: nx.games.momentum_polynomial(1j, r, (0.5, 1.0)))(jnp.array([0.1, 0.5]))
+    one = nx.games.momentum_polynomial(1j, 0.5, (0.5, 1.0))
+    np.testing.assert_allclose(many[1], one, rtol=1e-6)
 
 
 GD = nx.games.GradientDescent(0.1)

@@ -239,13 +239,22 @@ def test_flows_with_a_derivative_of_their_own_are_refused():
             call(lambda v: {**v, **field(v)}, dict(state.values))
 
 
+def test_half_precision_has_eigenvalues():
+    """LAPACK has none for 16 bits."""
+    a = jnp.array([[1, 2], [-2, 1]], jnp.bfloat16)
+    found = nx.games.spectrum(lambda v: a @ v, jnp.ones(2, jnp.bfloat16))
+    np.testing.assert_allclose(found, [1 + 2j, 1 - 2j], rtol=1e-6)
+    radius = nx.games.spectral_radius(a, nx.games.GradientDescent(0.5))
+    np.testing.assert_allclose(radius, 1.25**0.5, rtol=1e-6)
+
+
 def test_kinds_of_eigenvalues(x64):
-    given = jnp.array([2.0, 1j, -1j, 1 + 1j, 1e-12, -1 + 1e-9j, jnp.nan])
+    given = jnp.array([2.0, 1j, -1j, 1 + 1j, 1e-12, -1 + 1e-9j, jnp.nan, jnp.inf])
     found = nx.games.kinds(given)
-    assert found.cooperative.tolist() == [True, False, False, False, False, True, False]
-    assert found.adversarial.tolist() == [False, True, True, False, False, False, False]
-    assert found.mixed.tolist() == [False, False, False, True, False, False, False]
-    assert found.zero.tolist() == [False, False, False, False, True, False, False]
+    assert found.cooperative.tolist() == [True, False, False, False, False, True, False, False]
+    assert found.adversarial.tolist() == [False, True, True, False, False, False, False, False]
+    assert found.mixed.tolist() == [False, False, False, True, False, False, False, False]
+    assert found.zero.tolist() == [False, False, False, False, True, False, False, False]
     assert not nx.games.kinds(given, 0.0).cooperative[5]
 
 

@@ -40,7 +40,8 @@ def kinds(eigenvalues: Any, tolerance: Any = None) -> Kinds:
         ```
 
     Args:
-        eigenvalues: complex or real, shape (n,), from `spectrum`. NaN is of no kind.
+        eigenvalues: complex or real, shape (n,), from `spectrum`. NaN and infinity are
+            of no kind.
         tolerance: lambda is real where |Im lambda| is at most this times |lambda|, imaginary where
             |Re lambda| is, and zero where |lambda| is at most this times the largest |lambda|.
             None: the root of the rounding error, 3e-4 in single and 1.5e-8 in double precision.
@@ -64,10 +65,10 @@ def kinds(eigenvalues: Any, tolerance: Any = None) -> Kinds:
     elif not isinstance(tolerance, Tracer) and not 0 <= tolerance <= 0.5:
         raise ValueError(f"kinds: tolerance is a number from 0 to 1/2, got {tolerance}")
     size = jnp.abs(eigenvalues)
-    known = ~jnp.isnan(size)
-    zero = size <= tolerance * jnp.max(jnp.where(known, size, 0), initial=0)
-    real = ~zero & (jnp.abs(jnp.imag(eigenvalues)) <= tolerance * size)
-    imaginary = ~zero & ~real & (jnp.abs(jnp.real(eigenvalues)) <= tolerance * size)
+    known = jnp.isfinite(size)
+    zero = known & (size <= tolerance * jnp.max(jnp.where(known, size, 0), initial=0))
+    real = known & ~zero & (jnp.abs(jnp.imag(eigenvalues)) <= tolerance * size)
+    imaginary = known & ~zero & ~real & (jnp.abs(jnp.real(eigenvalues)) <= tolerance * size)
     return Kinds(real, imaginary, known & ~zero & ~real & ~imaginary, zero)
 
 
@@ -140,6 +141,7 @@ def square(name: str, matrix: Any) -> jax.Array:
         raise ValueError(f"{name}: a Jacobian has the shape (n, n), got {list(found.shape)}")
     if not jnp.issubdtype(found.dtype, jnp.inexact):
         found = found.astype(float)
+    found = found.astype(jnp.promote_types(found.dtype, jnp.float32))  # eigenvalues need 32 bits
     if not is_finite(found):
         raise ValueError(f"{name}: the Jacobian has entries that are not finite")
     return found

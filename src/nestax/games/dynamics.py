@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from .checks import is_finite
+from .checks import is_finite, number
 from .decompose import check_players, square
 from .methods import Extragradient, Method, Momentum
 from .roots import cubic_roots, quadratic_roots
@@ -154,15 +155,17 @@ def momentum_polynomial(eigenvalue: Any, rate: Any, beta: Any, phase: Any = 0.0)
         phase: as in `Momentum`.
 
     Returns:
-        Complex coefficients, the highest power first, on a last axis of four.
+        Coefficients, the highest power first, on a last axis of four; complex if lambda is.
 
     Raises:
         ValueError: as `Momentum`; known eigenvalues that are not finite.
 
     Source: Lorraine et al., "Complex Momentum for Optimization in Games" (2022), Section 3.
     """
-    re, im = Momentum(rate, beta, phase).decay()
-    found = _finite("momentum_polynomial", jnp.asarray(eigenvalue))
+    name = "momentum_polynomial"
+    rate = rate if isinstance(rate, Tracer) else number(name, "rate", rate, 0)
+    re, im = Momentum(1.0, beta, phase).decay()
+    found = _finite(name, jnp.asarray(eigenvalue))
     return jnp.stack(_momentum_coefficients(found, rate, re, im, phase), axis=-1)
 
 
@@ -251,8 +254,8 @@ def _moved(matrix: jax.Array, methods: dict, players: Mapping, moving: list) -> 
         of_memory.append(jnp.eye(slots, dtype=dtype) if still else blank.at[grid].set(m))
         of_gradient.append(none if still else none.at[own].set(b))
     owner = np.zeros(size, int)
-    for number, player in enumerate(players):
-        owner[players[player]] = number
+    for place, player in enumerate(players):
+        owner[players[player]] = place
     m, b = jnp.stack(of_memory)[owner], jnp.stack(of_gradient)[owner]  # for each component
     eye = jnp.eye(size, dtype=dtype)
     found = m.transpose(1, 0, 2)[..., None] * eye[None, :, None]

@@ -72,7 +72,8 @@ def spectrum(
         key: as `leading_eigenvalues`.
 
     Returns:
-        Complex, shape (n,) or (leading,). Under `jit` too; then without a warning.
+        Complex, of 64 bits at least, shape (n,) or (leading,). Under `jit` too; then without a
+        warning.
 
     Raises:
         ValueError: as `jacobian` and `leading_eigenvalues`; an unknown `which`.
@@ -81,7 +82,8 @@ def spectrum(
     """
     _check_which(which, "spectrum")
     if leading is None:
-        values = jnp.linalg.eigvals(jacobian(field, values))
+        matrix = jacobian(field, values)
+        values = jnp.linalg.eigvals(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
         return values[sorted_eigenvalues(values, which)]
     found = leading_eigenvalues(
         field, values, leading, which=which, products=products, tolerance=tolerance, key=key
