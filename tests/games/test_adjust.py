@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +120,39 @@ def test_a_step_that_is_not_solved_for_is_told():
         field((1.0, 2.0))
 
 
+def test_players_may_be_modules(x64):
+    """With functions, texts and numbers that are no weights beside the weights."""
+    nets = {n: eqx.nn.MLP(2, 2, 3, 1, key=jax.random.key(i)) for i, n in enumerate("xy")}
+
+    class Players:
+        def draw(self, task, key):
+            return task + 0 * jax.random.normal(key, (2,))
+
+    players = Players()
+    levels = [
+        nx.Level(n, lambda v, b, s=s: s * v["x"](b) @ v["y"](b), optax.sgd(0.1), players.draw)
+        for n, s in (("x", 1.0), ("y", -1.0))
+    ]
+    values = {"x": nets["x"], "y": nets["y"]}
+    batch = jnp.array([0.3, -0.7])
+    nest = nx.Nest([GAMES.adjusted(tuple(levels), GAMES.extragradient(0.3))], batch)
+    found = nest.gradient(nest.init(values, jax.random.key(0)), "x")
+    arrays, static = eqx.partition(values, eqx.is_inexact_array)
+
+    def field(a):
+        def loss(a):
+            both = eqx.combine(a, static)
+            return both["x"](batch) @ both["y"](batch)
+
+        slope = jax.grad(loss)(a)
+        return {"x": slope["x"], "y": jax.tree.map(jnp.negative, slope["y"])}
+
+    there = jax.tree.map(lambda a, g: a - 0.3 * g, arrays, field(arrays))
+    expected = field(there)["x"]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
 def test_alignment_turns_towards_stable_points(x64):
     """On the game of one player with the loss of a saddle s x y the sign follows the formula."""
     signs = []
@@ -184,6 +218,7 @@ def test_levels_follow_an_adjusted_field(x64):
         (lambda: GAMES.lola({0: 0.1})(LOSSES), r"players \[0\], and the game has \[0, 1, 2\]"),
         (lambda: GAMES.adjusted((), GAMES.lola(0.1)), "adjusted takes levels"),
         (lambda: GAMES.adjusted((1,), GAMES.lola(0.1)), "takes levels, got 1 among them"),
+        (lambda: GAMES.adjusted(players(), GAMES.lola), r"call it .*nx.games.lola\(0.3\)"),
         (lambda: GAMES.adjusted(players(), 0.3), "an adjustment is a function losses -> field"),
         (lambda: GAMES.adjusted(players(), {"z": GAMES.lola(0.1)}), "there is no player 'z'"),
         (

@@ -332,3 +332,12 @@ def test_no_exploitability_without_best_responses(game, message):
         game.exploitability(game.start)
     with pytest.raises(ValueError, match="the values of this game are a dict"):
         game.exploitability({"z": 1.0})
+
+
+def test_regrets_are_those_of_all_players():
+    losses = {"x": lambda v: v["x"] * v["y"], "y": lambda v: -v["x"] * v["y"]}
+    for regrets in ({"x": 0.0}, 0.0):
+        given: Any = lambda v, r=regrets: r  # noqa: E731
+        game = nx.games.Game(losses, {"x": 1.0, "y": 1.0}, regrets=given)
+        with pytest.raises(ValueError, match="a number for each of the players"):
+            game.exploitability(game.start)

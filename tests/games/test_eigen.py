@@ -300,3 +300,13 @@ def test_kinds_of_eigenvalues(x64):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_eigenvalues_that_rounding_moves_are_not_called_converged():
+    """In 32 bits that of this matrix, 1, is found as 1.1 + 0.5i, with a residual of 0."""
+    upper = np.diag(np.linspace(0.5, 1, 8))
+    upper[0, 7] = 100
+    matrix = np.block([[upper, 100 * np.eye(8)], [np.zeros((8, 8)), 0.9 * np.eye(8)]])
+    field = lambda v: jnp.asarray(matrix, jnp.float32) @ v  # noqa: E731
+    with pytest.warns(UserWarning, match="far from normal"):
+        assert np.isnan(nx.games.spectrum(field, jnp.ones(16, jnp.float32), leading=1)).all()

@@ -50,9 +50,11 @@ def test_forms_of_losses_have_one_field(x64):
         ((lambda v: v[0], lambda v: v[0]), (1.0, 2.0), r"player 1: the loss does not depend on"),
         ((lambda v: v[0],), {"x": 1.0}, "are a tuple of 1, one for each loss; got dict"),
         ((lambda x, y: x * y,) * 2, (1.0,), "are a tuple of 2, .*; got tuple of 1"),
-        ({"x": lambda v: v["x"]}, (1.0,), r"are a dict of \[\"'x'\"\], got \(1.0,\)"),
+        ({"x": lambda v: v["x"]}, (1.0,), r"are a dict of 'x'; got \(1.0,\)"),
         ({"x": lambda v: v["x"]}, {"x": 1}, "player 'x': the value has no real floating-point"),
         ((lambda v: v[0],), (jnp.ones(2),), r"returns one floating-point number, got float32\[2\]"),
+        ({"x": lambda v, b: v["x"]}, None, r"'x': a loss takes all values as one .*takes \(v, b\)"),
+        ({"x": lambda v: v["z"]}, {"x": 1.0}, "the loss asks for 'z', and the values are .* 'x'"),
         ((lambda v: None,), (1.0,), "player 0: a loss returns one number, got None"),
     ],
 )

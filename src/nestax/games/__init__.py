@@ -30,9 +30,6 @@ from .decompose import Kinds as Kinds
 from .decompose import kinds as kinds
 from .decompose import player_blocks as player_blocks
 from .decompose import potential_and_hamiltonian as potential_and_hamiltonian
-from .branching import branch_point as branch_point
-from .branching import branches as branches
-from .branching import BranchPoint as BranchPoint
 from .dilemmas import iterated_prisoners_dilemma as iterated_prisoners_dilemma
 from .dilemmas import pennies_dilemma as pennies_dilemma
 from .dilemmas import small_ipd as small_ipd
@@ -69,7 +66,6 @@ from .quadratics import quadratic as quadratic
 from .ridges import ridge_rider as ridge_rider
 from .search import Best as Best
 from .search import best as best
-from .slow_weights import lookahead_minmax as lookahead_minmax
 from .slow_weights import LookaheadState as LookaheadState
 from .slow_weights import lookahead_minmax as lookahead_minmax
 from .stackelberg import duopoly as duopoly

@@ -6,6 +6,8 @@ follow such a field, with their own batches, clocks and optimizers.
 """
 
 import dataclasses
+import functools
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -379,6 +381,11 @@ def adjusted(levels: Any, adjustment: Any) -> Any:
     else:
         adjustments = dict.fromkeys(by_name, adjustment)
     for one in adjustments.values():
+        if one in (extragradient, consensus, symplectic, lookahead, lola, competitive):
+            raise ValueError(
+                f"adjusted: nx.games.{one.__name__} makes an adjustment; call it with its strength "
+                f"or rate: nx.games.{one.__name__}(0.3)"
+            )
         if not callable(one):
             raise ValueError(
                 "adjusted: an adjustment is a function losses -> field, such as "
@@ -411,7 +418,7 @@ def _players(levels: Any) -> list[Level]:
                 f"{owner} has the flow {level.flow!r}; an adjustment takes partial derivatives of "
                 "the players' losses, so leave the flow out"
             )
-        if level.context is not first.context or level.every != first.every:
+        if not _same_context(level.context, first.context) or level.every != first.every:
             raise ValueError(
                 f"{owner} and level {first.name!r} have different contexts or periods; every "
                 "player's gradient enters the field of the others, so give them one context "
@@ -423,6 +430,14 @@ def _players(levels: Any) -> list[Level]:
                 "accumulate out and use optax.MultiSteps"
             )
     return players
+
+
+def _same_context(one: Any, other: Any) -> bool:
+    """As a nest sees it: equal methods, and partial functions of equal parts, are one context."""
+    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
+        parts = [(p.func, p.args, tuple(sorted(p.keywords.items()))) for p in (one, other)]
+        return parts[0] == parts[1]
+    return one is other or (inspect.ismethod(one) and one == other)
 
 
 def _following(

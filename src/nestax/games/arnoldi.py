@@ -110,7 +110,13 @@ def arnoldi_iteration(
         residuals = jnp.abs(projected[last + 1, last] * vectors[last, order]) / size
         residuals = jnp.where(last + 1 >= leading, residuals, jnp.inf)
         found = (scale * values[order]).astype(complex_dtype)
-        converged = residuals <= tolerance
+        # Far from normal, rounding alone may move an eigenvalue by its condition number times the
+        # size of the matrix, though its residual is small.
+        lengths = jnp.linalg.norm(vectors, axis=0) * jnp.linalg.norm(
+            jnp.linalg.inv(vectors), axis=1
+        )
+        moved = lengths[order] * tiny * jnp.linalg.norm(projected) / size
+        converged = (residuals <= tolerance) & (moved <= 10 * jnp.sqrt(tiny))
         return Found(found, residuals, last + 1, converged)
 
     def extend(loop: _Loop) -> _Loop:

@@ -117,8 +117,8 @@ def player_blocks(jacobian: Any, players: Any) -> dict[Any, dict[Any, jax.Array]
 
     Returns:
         `blocks[p][q]`, the derivative of p's component of the field with respect to q's value:
-        `blocks[p][p]` is the Hessian of p's loss in p's own value, and `spectrum` of it says what
-        p's training does while the others hold still.
+        `blocks[p][p]` is the Hessian of p's loss in p's own value, and `jnp.linalg.eigvalsh` of it
+        says what p's training does while the others hold still.
 
     Raises:
         ValueError: not a square matrix, or slices that are not those of all n components.

@@ -94,7 +94,8 @@ def spectrum(
             f"spectrum: {int((~found.converged).sum())} of {leading} leading eigenvalues have not "
             f"converged in {int(found.products)} products and are NaN (relative residuals: "
             f"{', '.join(worst)}); allow more products=, or a larger tolerance=. "
-            "leading_eigenvalues returns the approximations",
+            "Small residuals: the matrix is far from normal, and rounding moves its eigenvalues; "
+            "use float64, or compute all. leading_eigenvalues returns the approximations",
             stacklevel=2,
         )
     return jnp.where(found.converged, found.eigenvalues, jnp.nan)

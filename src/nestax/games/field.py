@@ -136,9 +136,8 @@ def as_losses(given: Any, function: str) -> Losses:
     for name in names(given):
         if not callable(given[name]):
             raise ValueError(f"{expected}; player {name!r} has {_shown(given[name])}")
-    if isinstance(given, Mapping):
-        return dict(given)
-    return tuple(_taking_values(loss, len(given)) for loss in given)
+    ready = [_taking_values(given[n], n, given, function) for n in names(given)]
+    return dict(zip(given, ready, strict=True)) if isinstance(given, Mapping) else tuple(ready)
 
 
 def own_gradient(losses: Losses, name: Any, values: Any) -> Any:
@@ -150,7 +149,13 @@ def own_gradient(losses: Losses, name: Any, values: Any) -> Any:
     own, combine = floating(values[name])
 
     def loss(own: Any) -> Any:
-        found = losses[name](with_value(values, name, combine(own)))
+        try:
+            found = losses[name](with_value(values, name, combine(own)))
+        except KeyError as error:
+            raise ValueError(
+                f"player {name!r}: the loss asks for {error}, and the values are those of the "
+                f"players {', '.join(map(repr, names(losses)))}"
+            ) from error
         if not hasattr(found, "shape") and not isinstance(found, (float, int)):
             raise ValueError(f"player {name!r}: a loss returns one number, got {_shown(found)}")
         if jnp.shape(found) != () or not jnp.issubdtype(jnp.result_type(found), jnp.floating):
@@ -178,10 +183,9 @@ def check_players(losses: Losses, values: Any) -> None:
     if isinstance(losses, Mapping):
         found = set(values) if isinstance(values, Mapping) else None
         if found != set(losses):
-            got = _shown(values) if found is None else f"{sorted(map(repr, found))}"
-            raise ValueError(
-                f"the values of this game are a dict of {sorted(map(repr, losses))}, got {got}"
-            )
+            got = _shown(values) if found is None else ", ".join(sorted(map(repr, found)))
+            players = ", ".join(sorted(map(repr, losses)))
+            raise ValueError(f"the values of this game are a dict of {players}; got {got}")
     elif not isinstance(values, (tuple, list)) or len(values) != len(losses):
         size = f" of {len(values)}" if isinstance(values, (tuple, list)) else ""
         raise ValueError(
@@ -192,7 +196,7 @@ def check_players(losses: Losses, values: Any) -> None:
         if not jax.tree.leaves(floating(values[name])[0]):
             raise ValueError(
                 f"player {name!r}: the value has no real floating-point array to move, got "
-                f"{_shown(values[name])}"
+                f"{_shown(values[name])}; convert whole numbers to float"
             )
 
 
@@ -210,7 +214,8 @@ def floating(
         others back.
     """
     leaves, structure = jax.tree.flatten(tree)
-    chosen = [_is_floating(leaf) for leaf in leaves] if flags is None else [bool(f) for f in flags]
+    allowed = [True] * len(leaves) if flags is None else flags
+    chosen = [bool(f) and _is_floating(leaf) for f, leaf in zip(allowed, leaves, strict=True)]
 
     def combine(moving: Any) -> Any:
         given = iter(jax.tree.leaves(moving))
@@ -261,17 +266,30 @@ def added(a: Any, factor: Any, b: Any) -> Any:
     return jax.tree.map(lambda one, other: _like_dtype(one + factor * other, one), a, b)
 
 
-def _taking_values(loss: Loss, players: int) -> Loss:
-    """A loss of all values. One with a parameter for each player gets them one by one."""
-    if players == 1:
-        return loss
+def _taking_values(loss: Loss, name: Any, losses: Losses, function: str) -> Loss:
+    """A loss of all values. In a tuple, one with a parameter for each player gets them one by one.
+
+    Raises:
+        ValueError: a loss that takes another number of arguments.
+    """
     try:
         parameters = inspect.signature(loss).parameters.values()
     except (TypeError, ValueError):
         return loss
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [p for p in parameters if p.kind in places and p.default is inspect.Parameter.empty]
-    return (lambda values: loss(*values)) if len(needed) == players else loss
+    allowed = [p for p in parameters if p.kind in places]
+    needed = [p.name for p in allowed if p.default is inspect.Parameter.empty]
+    one_by_one = not isinstance(losses, Mapping) and len(losses) > 1
+    if one_by_one and len(needed) == len(losses):
+        return lambda values: loss(*values)
+    many = any(p.kind == inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    if len(needed) > 1 or not (allowed or many):
+        raise ValueError(
+            f"{function}: player {name!r}: a loss takes all values as one argument, loss(values); "
+            f"this one takes ({', '.join(p.name for p in parameters)}); wrap it, such as "
+            f"lambda values: loss(values[{names(losses)[0]!r}], ...)"
+        )
+    return loss
 
 
 def _nest_field(nest: Nest, state: Any) -> Field:

@@ -171,7 +171,13 @@ class Game:
                 "Game(regrets=), values -> each player's loss minus the lowest one"
             )
         check_players(self.losses, values)
-        return jnp.asarray(sum(self.regrets(dict(values)).values()))
+        regrets = self.regrets(dict(values))
+        if not isinstance(regrets, Mapping) or set(regrets) != set(self.losses):
+            raise ValueError(
+                "Game.exploitability: regrets returns a number for each of the players "
+                f"{list(self.players)}; got {regrets!r:.60}"
+            )
+        return jnp.asarray(sum(regrets.values()))
 
     def policies(self, values: Values) -> Values:
         """The probabilities that logits stand for.

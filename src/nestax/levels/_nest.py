@@ -293,7 +293,8 @@ class Nest:
             leaves, and those that `keep` changes) and with those parts of "optimizers", "flows" and
             "contexts" that are inexact arrays; other leaves are None. f(x) is the point after one
             step. It always uses the batches, starts and tasks of the state's tick, whatever x is
-            and however often f is applied.
+            and however often f is applied. Counts stay as they are too: schedules and the bias
+            correction of Adam are those of the state's step.
 
         Raises:
             ValueError: a state of another nest; streams without a feed; a level whose update treats
