@@ -194,6 +194,7 @@ def test_levels_follow_an_adjusted_field(x64):
     for change, wanted in (
         (GAMES.consensus(0.3), expected),
         ({"x": GAMES.consensus(0.3)}, [*expected[:2], *xi[2:]]),
+        (GAMES.joint_field, xi),  # x's part does not depend on x: a field may do that
     ):
         nest = nx.Nest([nx.Peers(*GAMES.adjusted(levels, change), order="simultaneous")])
         state = nest.init(begin, jax.random.key(0))

@@ -52,6 +52,8 @@ def _reached(machine: Machine, level: Level, begun: State, feed: Any) -> None:
     carry, view = machine.carry(begun, feed), View(machine.copies)
     if not _known.follows(machine.problem, level, carry, view, False):
         return  # held, or moved by a search: nobody follows its gradient
+    if isinstance(level.objective, Field) and flow_of(level).partial:
+        return  # it gives the direction itself, which need not depend on the value
     if flow_of(level).partial:
         directly, through = _seen(machine, level, level.name, carry), False
     else:
