@@ -278,6 +278,11 @@ def test_slow_weights(x64):
 
     start = np.random.default_rng(1).normal(size=2)
     np.testing.assert_allclose(run(0.25, start), w, rtol=1e-12)
+    w = jnp.ones(2)
+    give_away = jax.jit(lambda w, state: (w + 1, state), donate_argnums=(0, 1))
+    np.testing.assert_array_equal(
+        give_away(w, GAMES.lookahead_minmax(inner).init(w))[1].slow, np.ones(2)
+    )  # buffers of its own
     with pytest.raises(ValueError, match="give the parameters"):
         optimizer = GAMES.lookahead_minmax(inner)
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))

@@ -71,7 +71,7 @@ def lookahead_minmax(
     fast = optax.with_extra_args_support(optimizer)
 
     def init(params: PyTree) -> LookaheadState:
-        slow = jax.tree.map(jnp.asarray, params)
+        slow = jax.tree.map(jnp.array, params)  # a copy: both may be donated
         return LookaheadState(jnp.zeros((), jnp.int32), slow, fast.init(params))
 
     def update(
