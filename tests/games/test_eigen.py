@@ -239,6 +239,16 @@ def test_flows_with_a_derivative_of_their_own_are_refused():
             call(lambda v: {**v, **field(v)}, dict(state.values))
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_scales_that_lapack_does_not_undo(scale):
+    """In 32 bits; eigenvalues are 1 and 3 times the scale."""
+    a = jnp.array([[2.0, 1.0], [1.0, 2.0]]) * scale
+    found = nx.games.spectrum(lambda v: a @ v, jnp.ones(2))
+    np.testing.assert_allclose(found, [3 * scale, scale], rtol=1e-5)
+    radius = nx.games.spectral_radius(a, nx.games.GradientDescent(1.0))
+    np.testing.assert_allclose(radius, max(1, 3 * scale), rtol=1e-5)
+
+
 def test_half_precision_has_eigenvalues():
     """LAPACK has none for 16 bits."""
     a = jnp.array([[1, 2], [-2, 1]], jnp.bfloat16)

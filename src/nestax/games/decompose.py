@@ -141,10 +141,21 @@ def square(name: str, matrix: Any) -> jax.Array:
         raise ValueError(f"{name}: a Jacobian has the shape (n, n), got {list(found.shape)}")
     if not jnp.issubdtype(found.dtype, jnp.inexact):
         found = found.astype(float)
-    found = found.astype(jnp.promote_types(found.dtype, jnp.float32))  # eigenvalues need 32 bits
     if not is_finite(found):
         raise ValueError(f"{name}: the Jacobian has entries that are not finite")
     return found
+
+
+def eigenvalues(matrix: jax.Array) -> jax.Array:
+    """All eigenvalues of a square matrix of any precision and scale, in no order.
+
+    LAPACK has none for 16 bits. Where the largest entry is beyond about 1e12 or 1e-12 in 32 bits,
+    or 1e138 in 64, it scales the matrix, and what it returns is not scaled back.
+    """
+    matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(matrix))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.linalg.eigvals(matrix / scale)
 
 
 def check_players(name: str, players: Any, size: int) -> None:

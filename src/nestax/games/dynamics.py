@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .checks import is_finite, number
-from .decompose import check_players, square
+from .decompose import check_players, eigenvalues, square
 from .methods import Extragradient, Method, Momentum
 from .roots import cubic_roots, quadratic_roots
 
@@ -121,16 +121,16 @@ def spectral_radius(
     """
     if jnp.ndim(jacobian) == 2:
         matrix = augmented(jacobian, method, players, order=order)
-        return jnp.max(jnp.abs(jnp.linalg.eigvals(matrix)))
+        return jnp.max(jnp.abs(eigenvalues(matrix)))
     name = "spectral_radius"
-    eigenvalues = complex_eigenvalues(name, jacobian)
+    given = complex_eigenvalues(name, jacobian)
     if isinstance(method, Mapping) or order != "simultaneous":
         raise ValueError(
             f"{name}: methods by player and alternating moves need the Jacobian and "
             "players=player_slices(values); its eigenvalues alone do not determine the dynamics"
         )
     by_player(name, method, {None: slice(None)}, order)
-    return jnp.max(radii(eigenvalues, method))
+    return jnp.max(radii(given, method))
 
 
 def momentum_polynomial(eigenvalue: Any, rate: Any, beta: Any, phase: Any = 0.0) -> jax.Array:

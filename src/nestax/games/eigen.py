@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from .arnoldi import ORDERS, arnoldi_iteration, draw, sorted_eigenvalues
 from .checks import holds, is_finite, whole
+from .decompose import eigenvalues
 from .field import floating
 from .products import check_point, jacobian, jacobian_products, like_values, plain
 
@@ -82,9 +83,8 @@ def spectrum(
     """
     _check_which(which, "spectrum")
     if leading is None:
-        matrix = jacobian(field, values)
-        values = jnp.linalg.eigvals(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
-        return values[sorted_eigenvalues(values, which)]
+        found = eigenvalues(jacobian(field, values))
+        return found[sorted_eigenvalues(found, which)]
     found = leading_eigenvalues(
         field, values, leading, which=which, products=products, tolerance=tolerance, key=key
     )
