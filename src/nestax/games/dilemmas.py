@@ -249,8 +249,6 @@ def _cautious(function: str, weight: Any, discount: Any) -> Game:
         function,
         losses={n: lambda values, n=n: loss(n, chances(values)) for n in YEARS},
         start={name: jnp.zeros(()) for name in YEARS},
-        regrets=jax.jit(
-            regrets
-        ),  # compiled once for a game; operation by operation it takes seconds
+        regrets=jax.jit(regrets),  # once for a game: one by one its operations take seconds
         probabilities=policies,
     )
