@@ -57,8 +57,10 @@ def draw_tree(
             x, y = [across[branch.parent], across[i]], [heights[branch.parent], heights[i]]
             axes.plot(x, y, color="#BBBBBB", linewidth=0.9, zorder=1)
             if leaves <= 32:
+                way = 0.45 if branch.path[-1].endswith("+") else 0.62  # neighbours side by side
+                place = [a + way * (b - a) for a, b in (x, y)]
                 axes.annotate(
-                    literal(branch.path[-1]), (np.mean(x), np.mean(y)), ha="center", va="center",
+                    literal(branch.path[-1]), place, ha="center", va="center",
                     fontsize=6.5, color=GREY, bbox={"fc": "white", "ec": "none", "pad": 0.4},
                 )  # fmt: skip
         for status, marker in (("leaf", "o"), ("split", "s"), ("waiting", "^"), ("", "X")):
@@ -88,7 +90,9 @@ def draw_tree(
             axes.set_yticks(range(-deepest, 1), [str(-d) for d in range(-deepest, 1)])
         axes.set_ylabel(literal(label) if height is not None else "depth")
         axes.margins(x=0.03, y=0.1)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), labelcolor=GREY)
+        legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), labelcolor=GREY)
+        for mark in legend.legend_handles:
+            mark.set_color(GREY)  # colours are of ends
         axes.set_title(literal(title), loc="left", weight="bold")
         figure.tight_layout()
         save(figure, path)
