@@ -168,7 +168,8 @@ class Tree:
         if not path.is_file():
             raise ValueError(f"there is no tree in {folder}: it has no file {FILE}")
         try:
-            with np.load(path) as file:
+            # Arrays only, no pickled objects.
+            with path.open("rb") as opened, np.lib.npyio.NpzFile(opened) as file:
                 arrays = {name: file[name] for name in (*ARRAYS, "rate", "json")}
             told = json.loads(arrays.pop("json").tobytes())
         except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
