@@ -14,7 +14,6 @@
 * branching: `branch_point`, `ridge_rider`, `generalized_ridge_rider`, ...
 """
 
-from .adjust import adjusted as adjusted
 from .adjust import competitive as competitive
 from .adjust import consensus as consensus
 from .adjust import extragradient as extragradient
@@ -44,6 +43,7 @@ from .eigen import spectrum as spectrum
 from .exponents import lyapunov_exponents as lyapunov_exponents
 from .field import descent as descent
 from .field import joint_field as joint_field
+from .following import adjusted as adjusted
 from .game import Game as Game
 from .generalized import generalized_ridge_rider as generalized_ridge_rider
 from .matrix_games import matching_pennies as matching_pennies
