@@ -8,19 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from references.trees import same
 
 import nestax as nx
 from nestax.games import branch_point, branches, branching, generalized_ridge_rider
-
-
-def same(a, b):
-    """Whether two trees are equal bit for bit."""
-    for one, other in zip(a.branches, b.branches, strict=True):
-        assert (one.parent, one.path, one.status) == (other.parent, other.path, other.status)
-        for name in ("vector", "losses", "rate", "start", "direction"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
-    return True
-
 
 double_well = nx.games.descent(lambda x: x**3 - x, 0.1)  # to -1 or to 1
 
@@ -28,23 +19,6 @@ double_well = nx.games.descent(lambda x: x**3 - x, 0.1)  # to -1 or to 1
 def wells(x):
     """A double well in each of two directions, the first one with more growth."""
     return x - jnp.array([0.2, 0.1]) * (x**3 - x)
-
-
-def small_ipd():
-    """The losses of the iterated prisoner's dilemma in which both players cooperate with a fixed
-    probability after the opponent has defected; values are logits of cooperation otherwise."""
-
-    def losses(x, y):
-        p, q, f = jax.nn.sigmoid(x), jax.nn.sigmoid(y), jax.nn.sigmoid(-3.0)
-        a, b = jnp.stack([p, f, p, f]), jnp.stack([q, q, f, f])
-        power = 0.9 * jnp.stack([a * b, a * (1 - b), (1 - a) * b, (1 - a) * (1 - b)], axis=1)
-        visits = jnp.stack([p * q, p * (1 - q), (1 - p) * q, (1 - p) * (1 - q)])
-        double = lambda both, _: ((both[0] + both[0] @ both[1], both[1] @ both[1]), None)  # noqa: E731
-        # visits (1 + power + power² + ...), 256 terms
-        (visits, _), _ = jax.lax.scan(double, (visits, power), length=8)
-        return 0.1 * visits @ jnp.array([[1.0, 1.0], [3.0, 0.0], [0.0, 3.0], [2.0, 2.0]])
-
-    return (lambda x, y: losses(x, y)[0], lambda x, y: losses(x, y)[1])
 
 
 def test_the_ascent_ends_where_runs_part(x64):
@@ -85,8 +59,8 @@ def test_branches_stand_on_both_sides(x64):
 
 def test_both_leaves_of_the_small_dilemma_in_two_runs():
     """From most starts, where two random starts find both in about half of the cases."""
-    f = nx.games.descent(nx.games.joint_field(small_ipd()), 2.0)
-    cooperates = lambda x: jax.lax.fori_loop(0, 400, lambda _, x: f(x), x)[0] > 0  # noqa: E731
+    f = nx.games.descent(nx.games.small_ipd().field, 2.0)
+    cooperates = lambda x: jax.lax.fori_loop(0, 400, lambda _, x: f(x), x)["x"] > 0  # noqa: E731
 
     def both(x, other):
         point = branch_point(f, x, 10, iterations=15).point
@@ -94,7 +68,8 @@ def test_both_leaves_of_the_small_dilemma_in_two_runs():
         return found[0] != found[1], cooperates(x) != cooperates(other)
 
     starts = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
-    branched, random = jax.jit(jax.vmap(both))((starts[0], starts[1]), (starts[2], starts[3]))
+    first, second = ({"x": x, "y": y} for x, y in (starts[:2], starts[2:]))
+    branched, random = jax.jit(jax.vmap(both))(first, second)
     assert branched.mean() >= 0.85 and random.mean() <= 0.6
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from references.games_exponents import coupled_quartic
+from references.trees import same
 
 import nestax as nx
 from nestax.games import Tree, ridge_rider
@@ -20,15 +21,6 @@ def quartic(d):
         return jnp.sum(y**4 / 4 - c * y**2 / 2) + 0.05 * jnp.sum(y[:-1] * y[1:])
 
     return loss, minima
-
-
-def same(a, b):
-    """Whether two trees are equal bit for bit."""
-    for one, other in zip(a.branches, b.branches, strict=True):
-        assert (one.parent, one.path, one.status) == (other.parent, other.path, other.status)
-        for name in ("vector", "losses", "rate", "start", "direction"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
-    return True
 
 
 @pytest.mark.parametrize(("d", "method"), [(2, "dense"), (4, "dense"), (6, "dense"), (3, "hvp")])
