@@ -26,10 +26,6 @@ APART = 0.1  # losses of two modes of a random subspace differ by more
 OFTEN = 0.05  # share of random starts that end in such a mode, at least
 STILL = 0.01  # change of the losses over the last tenth of a run, at most, that has settled
 KEPT = (0, 1, 2, 5, 10, 20, 50, 100)  # iterations of the ascent after which it is branched
-# XLA repeats the elimination in these games' losses in all that depends on it: with ten numbers,
-# through the players' own steps, or through a power iteration, an ascent compiles in a minute
-# unfused; fused it takes minutes to compile or a hundred times as long to run.
-UNFUSED: Any = {"xla_disable_hlo_passes": "fusion"}
 RUNS = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 120)  # numbers of random starts that are drawn
 
 
@@ -270,10 +266,7 @@ def branched(
     case, own = CASES[game], keys(settings, game, judged=True)
     starts = begin(case, own)
     desk.say("ascent")
-    large = case.shape or optimizer != "descent" or objective == "published"
-    slow = large and jax.default_backend() == "cpu"
-    compiled = partial(jax.jit, compiler_options=UNFUSED if slow else None)
-    up = compiled(jax.vmap(partial(climb, settings, case, optimizer, objective)))
+    up = jax.jit(jax.vmap(partial(climb, settings, case, optimizer, objective)))
     (points, values), seconds = timed(up, own, starts)
     values = np.asarray(values, float)
     kept = [i for i in KEPT if i < settings.iterations] + [settings.iterations]
@@ -293,7 +286,7 @@ def branched(
         return jax.vmap(jax.vmap(partial(fate, settings, case, optimizer, key)))(sides)
 
     desk.say("branches")
-    fates = np.asarray(compiled(jax.vmap(jax.vmap(ends, (None, 0))))(own, best))
+    fates = np.asarray(jax.jit(jax.vmap(jax.vmap(ends, (None, 0))))(own, best))
     known = desk.done[f"{game} {optimizer} random"]["centres"]
     rows = [modes(one, None if known is None else known[seed]) for seed, one in enumerate(fates)]
     mode = np.stack(rows)  # (seeds, kept, sizes, 2)
