@@ -64,7 +64,7 @@ STUDIES = {
     "bifurcations": Entry(
         "bifurcations",
         "Does branching at the largest exponent find more modes of a game than random starts?",
-        10,
+        8,
     ),
     "ridges": Entry(
         "ridges",
