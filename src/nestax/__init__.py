@@ -53,6 +53,7 @@ from .levels import soba as soba
 
 if _TYPE_CHECKING:
     from . import games as games
+    from . import learned as learned
     from . import memory as memory
     from . import plots as plots
     from . import runs as runs
@@ -65,6 +66,6 @@ def __getattr__(name: str) -> _Any:
     # equinox, which the layers of `memory` need, would more than double the time that importing
     # nestax takes; `runs` and `plots` are for those who watch or draw something, `torch` for users
     # of PyTorch.
-    if name in ("games", "memory", "plots", "runs", "torch"):
+    if name in ("games", "learned", "memory", "plots", "runs", "torch"):
         return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
