@@ -2,10 +2,16 @@
 
 * rules: `Rule`, `PerTensor`
 * task families: `Family`, `rescaled`
+* meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
 """
 
+from .curves import curves as curves
 from .family import Family as Family
 from .family import rescaled as rescaled
+from .meta_training import MetaTraining as MetaTraining
+from .meta_training import cosine as cosine
+from .meta_training import meta_nest as meta_nest
+from .meta_training import meta_train as meta_train
 from .rule import Moment as Moment
 from .rule import PerTensor as PerTensor
 from .rule import Rule as Rule
