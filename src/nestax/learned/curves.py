@@ -12,11 +12,11 @@ from .family import Family
 
 def curves(
     optimizer: Any,
-    family: Family,
+    family: Any,
     key: Array,
     *,
-    steps: int,
-    tasks: int = 16,
+    steps: Any,
+    tasks: Any = 16,
     settings: Any = None,
 ) -> Array:
     """Losses at every step of an optimizer on tasks of a family, in one compiled program.

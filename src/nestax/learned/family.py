@@ -1,7 +1,6 @@
 """A family of tasks that update rules are trained and judged on."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,11 +30,11 @@ class Family:
     """
 
     name: str
-    sample: Callable[..., PyTree]
-    init: Callable[..., PyTree]
-    batch: Callable[..., PyTree]
-    loss: Callable[..., Array]
-    scale: Callable[..., Any] | None = None
+    sample: Any
+    init: Any
+    batch: Any
+    loss: Any
+    scale: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():

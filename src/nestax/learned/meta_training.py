@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,17 +73,17 @@ def cosine(rate: float | int, end: float | int = 0.0) -> Rate:
 
 
 def meta_nest(
-    rule: Rule,
-    families: Family | Sequence[Family],
+    rule: Any,
+    families: Any,
     *,
-    tasks: int = 16,
-    horizon: int | tuple[int, int] = 100,
-    truncation: int = 20,
+    tasks: Any = 16,
+    horizon: Any = 100,
+    truncation: Any = 20,
     flow: Any = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: Any = None,
     learning_rate: Any = 1.0,
-    meta_loss: str = "mean",
-    ceiling: float | int | None = 3.0,
+    meta_loss: Any = "mean",
+    ceiling: Any = 3.0,
     stagger: bool = True,
     mesh: Any = None,
 ) -> Nest:
@@ -91,7 +91,8 @@ def meta_nest(
 
     The inner level, "params", begins an episode with a new task of each family, and trains on them
     by `rule(theta)`. After each truncation the outer level, "rule", moves theta against the
-    gradient of the mean meta-loss over the truncation, as the flow computes it.
+    gradient of the mean meta-loss over the truncation, as the flow computes it. The meta-loss is
+    that after each update, on a batch that the update has not seen.
 
     A task whose loss is not finite counts as the ceiling, and its episode ends with the truncation.
     Without a ceiling, evolution strategies count its pair as nothing. A gradient that is not finite
@@ -156,6 +157,9 @@ def meta_nest(
             for f, k in zip(several, keys, strict=True)
         }
 
+    def unseen(task: Any, key: Array) -> dict[str, Any]:  # another function, hence other batches
+        return context(task, key)
+
     def counted(family: Family, params: PyTree, data: Any) -> tuple[Array, dict[str, Array]]:
         loss = family.loss(params, data["batch"])
         relative = loss / data["scale"]
@@ -182,8 +186,9 @@ def meta_nest(
             return {f.name: made(longest).init(params[f.name]) for f in several}
 
         def update(
-            gradients: Any, state: Any, params: Any = None, *, batch: Any
+            gradients: Any, state: Any, params: Any = None, *, batch: Any, **extra: Any
         ) -> tuple[Any, Any]:
+            del extra
             updates, states = {}, {}
             for f in several:
                 own, data = params[f.name], batch[f.name]
@@ -212,7 +217,7 @@ def meta_nest(
     )
     # A step that one lost task has spoilt is left out.
     careful = optax.apply_if_finite(optimizer, 2**30)
-    rules = Level(RULE, outer, careful, context, every=period, flow=flow, accumulate="mean")
+    rules = Level(RULE, outer, careful, unseen, every=period, flow=flow, accumulate="mean")
     copies = 2 * count if getattr(flow, "perturbs", False) else count
     return Nest(
         [inner, rules], task=draw, copies=copies, stagger=stagger, mesh=mesh, norms=False
@@ -220,8 +225,8 @@ def meta_nest(
 
 
 def meta_train(
-    rule: Rule,
-    families: Family | Sequence[Family],
+    rule: Any,
+    families: Any,
     steps: int,
     key: Array,
     *,
