@@ -1,6 +1,7 @@
 """Learned optimizers: update rules that are themselves trained.
 
 * rules: `Rule`, `PerTensor`
+* perceptrons per parameter: `small_fc`, `normalized`
 * task families: `Family`, `rescaled`
 * meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
 """
@@ -12,7 +13,9 @@ from .meta_training import MetaTraining as MetaTraining
 from .meta_training import cosine as cosine
 from .meta_training import meta_nest as meta_nest
 from .meta_training import meta_train as meta_train
+from .normalized import normalized as normalized
 from .rule import Moment as Moment
 from .rule import PerTensor as PerTensor
 from .rule import Rule as Rule
 from .rule import RuleState as RuleState
+from .small_fc import small_fc as small_fc

@@ -1,0 +1,232 @@
+"""What learned rules see of one tensor: accumulators of its gradients, and features made of them.
+
+Accumulators have a leading axis over their decays. The factored ones are those of Adafactor: means
+of squared gradients over one of the two largest axes. Tensors with less than two axes have a full
+second moment in their place.
+
+Source: Metz et al., "Practical tradeoffs between memory, compute, and performance in learned
+optimizers" (2022), and the formulas of its published implementation; Shazeer and Stern, "Adafactor"
+(2018).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+TIMESCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+LARGEST = 1e10  # of a gradient: beyond it the square of its square leaves float32
+UNIT = 2.0**-20  # a scale on which that square and that of 1e-10 are both in float32's range
+
+
+class Statistics(NamedTuple):
+    """Accumulators of one tensor, each with a leading axis over its decays.
+
+    Attributes:
+        momentum: averages of the gradient.
+        second: averages of the squared gradient.
+        row: averages of its mean over the largest axis; without elements for vectors.
+        column: averages of its mean over the second largest axis; without elements for vectors.
+        full: averages of the squared gradient where there are no two axes, else without elements.
+    """
+
+    momentum: Array
+    second: Array
+    row: Array
+    column: Array
+    full: Array
+
+
+class Decays(NamedTuple):
+    """One decay for each accumulator of a kind, in [0, 1]; `momentum` may lie outside.
+
+    Attributes:
+        momentum: of averages of the gradient.
+        second: of averages of its square.
+        factored: of the factored second moments.
+    """
+
+    momentum: Array
+    second: Array
+    factored: Array
+
+
+def bounded(gradient: Array) -> Array:
+    """The gradient within ±1e10, so that no feature of it overflows in float32."""
+    return jnp.clip(gradient, -LARGEST, LARGEST)
+
+
+def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
+    """(second largest axis, largest axis); of axes of one size the later counts as larger.
+
+    Args:
+        shape: of the tensor.
+
+    Returns:
+        The two axes, or None for scalars and vectors.
+    """
+    if len(shape) < 2:
+        return None
+    *_, second, first = sorted(range(len(shape)), key=lambda axis: (shape[axis], axis))
+    return second, first
+
+
+def decayed(initial: Sequence[float], offset: Any) -> Array:
+    """Decays as they are meta-learned: `1 - exp(10 (log(1 - initial) / 10 + offset))`."""
+    return 1 - (1 - jnp.asarray(initial, offset.dtype)) * jnp.exp(10 * offset)
+
+
+def begin(param: Array, momenta: int, seconds: int, factored: int) -> Statistics:
+    """Accumulators of zeros.
+
+    Args:
+        param: the tensor.
+        momenta: number of averages of the gradient.
+        seconds: number of averages of its square.
+        factored: number of factored second moments.
+    """
+
+    def zeros(count: int, shape: Sequence[int]) -> Array:
+        return jnp.zeros((count, *shape), param.dtype)
+
+    axes, shape = factored_axes(param.shape), param.shape
+    none = zeros(factored, (0,))
+    if axes is None:
+        row, column, full = none, none, zeros(factored, shape)
+    else:
+        d1, d0 = axes
+        row = zeros(factored, _without(shape, d0))
+        column, full = zeros(factored, _without(shape, d1)), none
+    return Statistics(zeros(momenta, shape), zeros(seconds, shape), row, column, full)
+
+
+def accumulated(state: Statistics, gradient: Array, decays: Decays) -> Statistics:
+    """Accumulators after one more gradient.
+
+    Args:
+        state: accumulators so far.
+        gradient: of the tensor.
+        decays: of the accumulators; those of second moments are clipped to [0, 1].
+    """
+
+    def average(old: Array, new: Array, decay: Array) -> Array:
+        decay = decay.reshape(-1, *[1] * new.ndim)
+        return decay * old + (1 - decay) * new[None]
+
+    square = jnp.square(gradient)
+    second, factored = (jnp.clip(d, 0, 1) for d in (decays.second, decays.factored))
+    axes, positive = factored_axes(gradient.shape), square + 1e-30
+    row, column, full = state.row, state.column, state.full
+    if axes is None:
+        full = average(full, positive, factored)
+    else:
+        d1, d0 = axes
+        row = average(row, jnp.mean(positive, axis=d0), factored)
+        column = average(column, jnp.mean(positive, axis=d1), factored)
+    return Statistics(
+        average(state.momentum, gradient, decays.momentum),
+        average(state.second, square, second),
+        row,
+        column,
+        full,
+    )
+
+
+class Scales(NamedTuple):
+    """Second moments per parameter that gradients and momenta are divided by the roots of.
+
+    Attributes:
+        row: of the factored second moments, one per parameter.
+        column: of the factored second moments, one per parameter.
+        gradient: factor of the gradient in its Adafactor feature.
+        momentum: factor of the momenta in theirs.
+    """
+
+    row: Array
+    column: Array
+    gradient: Array
+    momentum: Array
+
+
+def scales(state: Statistics, shape: Sequence[int]) -> Scales:
+    """What the factored accumulators say of each parameter; axes of size 1 where it is the same.
+
+    Args:
+        state: accumulators.
+        shape: of the tensor.
+    """
+    axes = factored_axes(shape)
+    if axes is None:
+        full = state.full
+        return Scales(full, full, _rsqrt(full + 1e-9), jax.lax.rsqrt(full + 1e-6))
+    d1, d0 = axes
+    row, column = jnp.expand_dims(state.row, 1 + d0), jnp.expand_dims(state.column, 1 + d1)
+    mean = jnp.mean(row, axis=1 + d1, keepdims=True)
+    factor = _rsqrt(row / (mean + 1e-9)) * _rsqrt(column)
+    return Scales(row, column, factor, factor)
+
+
+def tensor_features(
+    state: Statistics, gradient: Array, param: Array, *, clipped: bool = False
+) -> list[Array]:
+    """Features of each parameter, before they are normalized, each with a leading axis.
+
+    Args:
+        state: accumulators after this gradient.
+        gradient: of the tensor.
+        param: the tensor.
+        clipped: whether `clip(g, -0.1, 0.1)` and `g / sqrt(v + 1e-6)` follow.
+
+    Returns:
+        g; p; momenta m; second moments v; m / sqrt(v + 1e-6); 1 / sqrt(v + 1e-6); g by Adafactor;
+        row; column; 1 / sqrt(row + 1e-8); 1 / sqrt(column + 1e-8); m by Adafactor: with three
+        momenta, one second moment and three factored ones 28 in all. Those of rows and columns
+        have axes of size 1.
+    """
+    root = jax.lax.rsqrt(state.second + 1e-6)
+    seen = scales(state, gradient.shape)
+    g, m = gradient[None], state.momentum
+    found = [
+        g,
+        param[None],
+        m,
+        state.second,
+        m * root,
+        root,
+        g * seen.gradient,
+        seen.row,
+        seen.column,
+        jax.lax.rsqrt(seen.row + 1e-8),
+        jax.lax.rsqrt(seen.column + 1e-8),
+        m * seen.momentum,
+    ]
+    return [*found, jnp.clip(g, -0.1, 0.1), g * root] if clipped else found
+
+
+def over_tensor(feature: Array, eps: float = 1e-5) -> Array:
+    """`1 / sqrt(eps + mean(x^2))` of each feature, with the mean over the tensor.
+
+    Args:
+        feature: with a leading axis that the mean does not include.
+        eps: added to the mean square; at least 1e-24.
+    """
+    axes = tuple(range(1, feature.ndim))
+    mean = jnp.mean(jnp.square(UNIT * feature), axis=axes, keepdims=True)
+    # A quotient, not rsqrt, whose derivative overflows where the mean is 0 and eps is small.
+    return UNIT / jnp.sqrt(UNIT**2 * eps + mean)
+
+
+def clock(count: Array, dtype: Any = jnp.float32) -> Array:
+    """The 11 features of the number of updates so far, `tanh(count / tau - 1)`."""
+    scaled = count.astype(dtype)[None] / jnp.asarray(TIMESCALES, dtype)
+    return jnp.tanh(scaled - 1)
+
+
+def _rsqrt(x: Array) -> Array:
+    return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
+
+
+def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], *shape[axis + 1 :])

@@ -1,0 +1,85 @@
+"""A perceptron per parameter without a clock whose steps have the size of the learning rate."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..optim.internal import number
+from . import features
+from .features import Decays, Statistics
+from .perceptron import applied, drawn, sizes
+from .rule import Moment, PerTensor
+from .small_fc import FACTORED, MOMENTUM, SECOND
+
+
+@dataclasses.dataclass(frozen=True)
+class _Normalized(PerTensor):
+    name: ClassVar[str] = "normalized"
+    hidden: tuple[int, ...]
+    eps: Any
+
+    def init(self, key: Array) -> PyTree:
+        return {"layers": drawn(key, (30, *self.hidden, 1))}
+
+    def begin_tensor(self, theta: PyTree, param: Array) -> Statistics:
+        return features.begin(param, len(MOMENTUM), len(SECOND), len(FACTORED))
+
+    def update_tensor(
+        self, theta: PyTree, gradient: Array, state: Statistics, param: Array, moment: Moment
+    ) -> tuple[Array, Statistics]:
+        kinds = (MOMENTUM, SECOND, FACTORED)
+        decays = Decays(*(jnp.asarray(kind, param.dtype) for kind in kinds))
+        gradient = features.bounded(gradient)
+        state = features.accumulated(state, gradient, decays)
+        seen = [
+            jnp.broadcast_to(x * features.over_tensor(x, self.eps), (len(x), *param.shape))
+            for x in features.tensor_features(state, gradient, param, clipped=True)
+        ]
+        found = applied(theta["layers"], jnp.concatenate(seen).reshape(30, -1))
+        found = -found * features.over_tensor(found, 1e-9)
+        return found.reshape(param.shape), state
+
+
+def normalized(hidden: Any = (8, 8), eps: Any = 1e-20) -> PerTensor:
+    """A small perceptron per parameter without a clock; its steps have the learning rate's size.
+
+    Each parameter has 30 features: the 28 of `small_fc` that are no clock, `clip(g, -0.1, 0.1)` and
+    `g / sqrt(v + 1e-6)`, each divided by its root mean square over the tensor. With d the answer of
+    the perceptron, what is added to the parameter is
+
+        -d / sqrt(mean(d^2) + 1e-9)
+
+    with the mean over the tensor, so that the root mean square of a tensor's step is the learning
+    rate, which may be a schedule. Decays are those of `small_fc` and fixed; theta holds 329 numbers
+    at the default size.
+
+    A tensor without gradient moves, too, unless the perceptron answers 0. Gradients beyond ±1e10
+    are clipped.
+
+    Args:
+        hidden: sizes of the hidden layers, rectified.
+        eps: added to the mean square that features are divided by the root of.
+
+    Returns:
+        The rule; theta has the key layers.
+
+    Raises:
+        ValueError: sizes that are not ints of at least 1; an eps below 1e-24.
+
+    Source: Moudgil et al., "Celo2" (2602.19142): features without a clock and the normalized
+    update, here without its orthogonalization.
+
+    Example:
+        ```python
+        rule = nx.learned.normalized()
+        theta = rule.init(jax.random.key(0))
+        optimizer = rule(theta, optax.cosine_decay_schedule(0.01, 1000))
+        weights = {"w": jnp.ones((3, 2))}
+        state = optimizer.init(weights)
+        updates, state = optimizer.update({"w": jnp.ones((3, 2))}, state, weights)
+        print(jnp.sqrt(jnp.mean(updates["w"] ** 2)))  # 0.01
+        ```
+    """
+    return _Normalized(sizes("normalized", hidden), number("normalized", "eps", eps, 1e-24))
