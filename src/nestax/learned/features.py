@@ -27,16 +27,16 @@ class Statistics(NamedTuple):
     Attributes:
         momentum: averages of the gradient.
         second: averages of the squared gradient.
-        row: averages of its mean over the largest axis; without elements for vectors.
-        column: averages of its mean over the second largest axis; without elements for vectors.
-        full: averages of the squared gradient where there are no two axes, else without elements.
+        row: averages of its mean over the largest axis; None for vectors.
+        column: averages of its mean over the second largest axis; None for vectors.
+        full: averages of the squared gradient of scalars and vectors, else None.
     """
 
     momentum: Array
     second: Array
-    row: Array
-    column: Array
-    full: Array
+    row: Any
+    column: Any
+    full: Any
 
 
 class Decays(NamedTuple):
@@ -92,13 +92,12 @@ def begin(param: Array, momenta: int, seconds: int, factored: int) -> Statistics
         return jnp.zeros((count, *shape), param.dtype)
 
     axes, shape = factored_axes(param.shape), param.shape
-    none = zeros(factored, (0,))
+    row = column = full = None
     if axes is None:
-        row, column, full = none, none, zeros(factored, shape)
+        full = zeros(factored, shape)
     else:
         d1, d0 = axes
-        row = zeros(factored, _without(shape, d0))
-        column, full = zeros(factored, _without(shape, d1)), none
+        row, column = (zeros(factored, _without(shape, axis)) for axis in (d0, d1))
     return Statistics(zeros(momenta, shape), zeros(seconds, shape), row, column, full)
 
 

@@ -22,7 +22,7 @@ def sizes(name: str, hidden: Any) -> tuple[int, ...]:
 
 
 def drawn(key: Array, widths: Sequence[int]) -> list[dict[str, Array]]:
-    """Layers before training: weights of variance 1 / inputs, truncated at two deviations; biases 0.
+    """Layers before training: truncated normal weights times 1 / sqrt(inputs), biases 0.
 
     Args:
         key: of `jax.random.key`.
