@@ -2,6 +2,7 @@
 
 * rules: `Rule`, `PerTensor`
 * perceptrons per parameter: `small_fc`, `normalized`
+* rules: `Rule`, `PerTensor`, `lstm`
 * task families: `Family`, `rescaled`
 * meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
 """
@@ -14,6 +15,7 @@ from .meta_training import cosine as cosine
 from .meta_training import meta_nest as meta_nest
 from .meta_training import meta_train as meta_train
 from .normalized import normalized as normalized
+from .lstm import lstm as lstm
 from .rule import Moment as Moment
 from .rule import PerTensor as PerTensor
 from .rule import Rule as Rule
