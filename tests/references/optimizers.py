@@ -4,6 +4,7 @@ import cmath
 
 import jax.numpy as jnp
 import optax
+from references.learned_memories_table import MEMORIES
 
 from nestax import optim
 from nestax_studies.information_plane.arms import ARMS
@@ -65,6 +66,7 @@ OPTIMIZERS = {
     "published": lambda r: ARMS["published"].make(r, 0),
     "optax.adamw": optax.adamw,
     "optax.contrib.muon": optax.contrib.muon,
+    **MEMORIES,
 }
 CONTROLS = ("published", "optax.adamw", "optax.contrib.muon")
 
@@ -76,5 +78,6 @@ KEEP = {
     "published",
     "deep_momentum, update",
     "complex_adam",
+    *MEMORIES,
 }  # fmt: skip
 NONE = {"associative_momentum, features", "generalized, hypentropy", "m3, literal"}

@@ -3,11 +3,14 @@
 * rules: `Rule`, `PerTensor`
 * perceptrons per parameter: `small_fc`, `normalized`
 * rules: `Rule`, `PerTensor`, `lstm`
+* memories that are meta-trained: `delta_momentum`, `deep_momentum`
 * task families: `Family`, `rescaled`
 * meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
 """
 
 from .curves import curves as curves
+from .deep import deep_momentum as deep_momentum
+from .delta import delta_momentum as delta_momentum
 from .family import Family as Family
 from .family import rescaled as rescaled
 from .meta_training import MetaTraining as MetaTraining

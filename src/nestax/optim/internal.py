@@ -14,4 +14,5 @@ from ._checks import static as static
 from ._checks import whole as whole
 from ._descent import over_rms as over_rms
 from ._descent import root_mean_square as root_mean_square
+from ._moments import rooted as rooted
 from ._precision import guarded as guarded

@@ -1,0 +1,99 @@
+"""Delta momentum that is meta-trained: a linear memory that learns by the delta rule."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..optim.internal import whole
+from .memories import Memories, kept, logit
+
+
+def delta_momentum(keys: Any = 8, values: Any = 4, hidden: Any = 8) -> Memories:
+    r"""Delta momentum whose keys, values, initial memory, rates and read-out are learned.
+
+    Each tensor has a matrix M (keys, values) that foresees the value of a coordinate from the key
+    that its past gives it. With n coordinates, k_i and v_i as `nestax.learned.memories` states
+    them, which is a summary of this rule's equations as well, and k_i' the key before this update:
+
+        h_i = [nu(m_j), nu(m_j / r)]_i,  f_i = [nu(g), nu(g / r), nu(p)]_i and h_i
+        k_i = nu(tanh(K' h_i)),          v_i = tanh(V' f_i)
+        M  <- M_0 + a (M - M_0) - eta / (n keys) sum_i k_i' (M' k_i' - v_i)'
+        y_i = M' k_i
+        o_i = d' [f_i, y_i] + q' tanh(A' [f_i, y_i])
+        p  <- p - learning_rate nu(o)
+
+    where nu divides by the root mean square over the tensor, m_j are averages of the gradient g
+    with decays b_j, and r is the root of an average of g^2. What the memory says for a key is
+    erased before the key is written anew, as in `nx.optim.delta_momentum`, whose keys are rows of
+    the gradient; there one memory has the size of the tensor, here it has `keys * values` numbers.
+
+    Theta has K, V, M_0, d, A, q, and the logits of b_j, of the decay of r, of a and of eta, once
+    for matrices and once for vectors and scalars; at the defaults 494 numbers. It does not depend
+    on shapes. As a and eta are between 0 and 1 and the mean of k k' has a trace of `keys`, the
+    memory is stable for every theta. The learning rate, a number or a schedule, is the root mean
+    square of every tensor's step. Beside M the state holds four numbers per parameter.
+
+    Before meta-training the read-out weighs nu(m_2 / r) alone, with decays 0.9 and 0.999: Adam
+    without an eps, normalized. `rule.member("momentum", decay)` is normalized momentum.
+
+    Args:
+        keys: entries of a key.
+        values: entries of a value.
+        hidden: tanh units of the read-out.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ValueError: a number that is not whole and at least 1.
+
+    Source: Behrouz, Razaviyayn, Zhong and Mirrokni, "Nested Learning" (2025), eq. (48-49), for the
+    write. Features and normalization follow Metz et al., "Practical tradeoffs between memory,
+    compute, and performance in learned optimizers" (2022), and "Celo2" (2602.19142).
+
+    Example:
+        ```python
+        rule = nx.learned.delta_momentum()
+        optimizer = rule(rule.member("momentum", 0.5), learning_rate=0.1)
+        weights = {"w": jnp.ones((2, 3))}
+        state = optimizer.init(weights)
+        updates, state = optimizer.update({"w": 2 * jnp.ones((2, 3))}, state, weights)
+        print(updates["w"][0])  # [-0.1 -0.1 -0.1]
+        ```
+    """
+    return DeltaMomentum(
+        whole("delta_momentum", "keys", keys),
+        whole("delta_momentum", "values", values),
+        whole("delta_momentum", "hidden", hidden),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaMomentum(Memories):
+    """See `delta_momentum`."""
+
+    name: ClassVar[str] = "delta_momentum"
+
+    def memory(self, key: Array) -> PyTree:
+        """See `Memories.memory`."""
+        del key
+        return {
+            "initial": jnp.zeros((self.keys, self.values), jnp.float32),
+            "retention": logit(0.99),
+            "rate": logit(0.5),
+        }
+
+    def read(self, memory: PyTree, key: Array) -> Array:
+        """See `Memories.read`."""
+        return key @ memory
+
+    def write(self, weights: PyTree, memory: PyTree, key: Array, value: Array) -> PyTree:
+        """See `Memories.write`."""
+        error = self.read(memory, key) - value
+        coordinates = list(range(key.ndim - 1))
+        gradient = jnp.tensordot(key, error, (coordinates, coordinates)) / key.size
+        retention, rate = jax.nn.sigmoid(weights["retention"]), jax.nn.sigmoid(weights["rate"])
+        return kept(weights["initial"], memory, retention) - rate * gradient
