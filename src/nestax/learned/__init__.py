@@ -6,6 +6,7 @@
 * memories that are meta-trained: `delta_momentum`, `deep_momentum`
 * task families: `Family`, `rescaled`
 * meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
+* families of tasks: `Family`, `rescaled`, `quadratics`, `least_squares`, `mlps`, `mlp_families`
 """
 
 from .curves import curves as curves
@@ -24,3 +25,7 @@ from .rule import PerTensor as PerTensor
 from .rule import Rule as Rule
 from .rule import RuleState as RuleState
 from .small_fc import small_fc as small_fc
+from .tasks import least_squares as least_squares
+from .tasks import mlp_families as mlp_families
+from .tasks import mlps as mlps
+from .tasks import quadratics as quadratics
