@@ -7,6 +7,8 @@
 * task families: `Family`, `rescaled`
 * meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
 * families of tasks: `Family`, `rescaled`, `quadratics`, `least_squares`, `mlps`, `mlp_families`
+* families of tasks: `Family`, `rescaled`, `quadratics`, `least_squares`, `logistic`, `mlps`,
+  `mlp_families`, `convnets`, `characters`, `associative`
 """
 
 from .curves import curves as curves
@@ -25,7 +27,11 @@ from .rule import PerTensor as PerTensor
 from .rule import Rule as Rule
 from .rule import RuleState as RuleState
 from .small_fc import small_fc as small_fc
+from .tasks import associative as associative
+from .tasks import characters as characters
+from .tasks import convnets as convnets
 from .tasks import least_squares as least_squares
+from .tasks import logistic as logistic
 from .tasks import mlp_families as mlp_families
 from .tasks import mlps as mlps
 from .tasks import quadratics as quadratics

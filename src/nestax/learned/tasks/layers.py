@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ...optim.internal import whole
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
@@ -30,6 +32,17 @@ def check_activations(who: str, names: Any) -> tuple[str, ...]:
             f"{who}: activations are names among {', '.join(ACTIVATIONS)}, got {names!r:.80}"
         )
     return names
+
+
+def check_sizes(who: str, argument: str, sizes: Any) -> tuple[int, ...]:
+    """Sizes of layers as a tuple.
+
+    Raises:
+        ValueError: no list, or a size below 1.
+    """
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise ValueError(f"{who}: {argument} must be a list of sizes, such as (32,), got {sizes!r}")
+    return tuple(whole(who, argument, size) for size in sizes)
 
 
 def activate(names: Sequence[str], which: Array, x: Array) -> Array:

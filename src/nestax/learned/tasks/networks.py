@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ...optim.internal import whole
 from ..family import Family
 from .labelled import labelled
-from .layers import activate, check_activations, cross_entropy, mlp, mlp_init
+from .layers import activate, check_activations, check_sizes, cross_entropy, mlp, mlp_init
 
 
 def mlps(
@@ -55,7 +55,7 @@ def mlps(
             a size below 1, an unknown activation.
     """
     sets = labelled("mlps", data, classes)
-    hidden = _sizes("mlps", hidden)
+    hidden = check_sizes("mlps", "hidden", hidden)
     count = whole("mlps", "batch", batch)
     names = check_activations("mlps", activations)
     sizes = (math.prod(sets.shape), *hidden, sets.classes)
@@ -135,12 +135,6 @@ def mlp_families(
         hidden = [int(np.clip(width, narrow, wide)) for width in exact]
         families.append(mlps(data, hidden=hidden, **options))
     return families
-
-
-def _sizes(who: str, hidden: Any) -> tuple[int, ...]:
-    if not isinstance(hidden, Sequence):
-        raise ValueError(f"{who}: hidden must be a list of sizes, such as (32,), got {hidden!r}")
-    return tuple(whole(who, "hidden", size) for size in hidden)
 
 
 def _bounds(argument: str, given: Any, least: int) -> tuple[int, int]:
