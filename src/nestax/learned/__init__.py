@@ -4,6 +4,7 @@
 * perceptrons per parameter: `small_fc`, `normalized`
 * rules: `Rule`, `PerTensor`, `lstm`
 * memories that are meta-trained: `delta_momentum`, `deep_momentum`
+* rules: `Rule`, `PerTensor`, `lstm`, `velo`, `adam_like`, `lion_like`
 * task families: `Family`, `rescaled`
 * meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
 * families of tasks: `Family`, `rescaled`, `quadratics`, `least_squares`, `mlps`, `mlp_families`
@@ -21,6 +22,8 @@ from .meta_training import cosine as cosine
 from .meta_training import meta_nest as meta_nest
 from .meta_training import meta_train as meta_train
 from .normalized import normalized as normalized
+from .fixed import adam_like as adam_like
+from .fixed import lion_like as lion_like
 from .lstm import lstm as lstm
 from .rule import Moment as Moment
 from .rule import PerTensor as PerTensor
@@ -35,3 +38,4 @@ from .tasks import logistic as logistic
 from .tasks import mlp_families as mlp_families
 from .tasks import mlps as mlps
 from .tasks import quadratics as quadratics
+from .velo import velo as velo
