@@ -1,13 +1,9 @@
 """Learned optimizers: update rules that are themselves trained.
 
-* rules: `Rule`, `PerTensor`
-* perceptrons per parameter: `small_fc`, `normalized`
-* rules: `Rule`, `PerTensor`, `lstm`
-* memories that are meta-trained: `delta_momentum`, `deep_momentum`
-* rules: `Rule`, `PerTensor`, `lstm`, `velo`, `adam_like`, `lion_like`
-* task families: `Family`, `rescaled`
+* rules: `Rule`, `PerTensor`; `small_fc`, `normalized`, `mlp`; `lstm`, `velo`; `delta_momentum`,
+  `deep_momentum`; `adam_like`, `lion_like`
+* trained weights: `load`, `shipped`, `names`
 * meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
-* families of tasks: `Family`, `rescaled`, `quadratics`, `least_squares`, `mlps`, `mlp_families`
 * families of tasks: `Family`, `rescaled`, `quadratics`, `least_squares`, `logistic`, `mlps`,
   `mlp_families`, `convnets`, `characters`, `associative`
 """
@@ -17,14 +13,14 @@ from .deep import deep_momentum as deep_momentum
 from .delta import delta_momentum as delta_momentum
 from .family import Family as Family
 from .family import rescaled as rescaled
+from .fixed import adam_like as adam_like
+from .fixed import lion_like as lion_like
+from .lstm import lstm as lstm
 from .meta_training import MetaTraining as MetaTraining
 from .meta_training import cosine as cosine
 from .meta_training import meta_nest as meta_nest
 from .meta_training import meta_train as meta_train
 from .normalized import normalized as normalized
-from .fixed import adam_like as adam_like
-from .fixed import lion_like as lion_like
-from .lstm import lstm as lstm
 from .rule import Moment as Moment
 from .rule import PerTensor as PerTensor
 from .rule import Rule as Rule
