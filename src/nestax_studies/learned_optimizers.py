@@ -1,0 +1,364 @@
+"""Do optimizers that are themselves trained beat tuned ones, and where does what they learned end?
+
+Sources: Andrychowicz et al., "Learning to learn by gradient descent by gradient descent" (2016);
+Metz et al., "Practical tradeoffs between memory, compute, and performance in learned optimizers"
+(2022); Moudgil et al., "Celo2" (2602.19142); Vicol et al. (2021) for the estimator.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import nestax as nx
+from nestax import learned
+from nestax.learned import Family, Rule
+
+from . import data, lab
+from .lab import names, option
+from .lab.figures import Line, Panel, Sheet, curves
+
+PAIRS, TRUNCATION, SIGMA, BATCH = 8, 20, 0.01, 128
+CEILING = 2.2  # of the loss over that of a guess
+DECADES = 0.25  # between two learning rates
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A rule, and how it is trained.
+
+    Attributes:
+        rule: the rule.
+        rate: its learning rate; the largest one of a cosine where `cosine` is set.
+        cosine: whether rates fall along a cosine, while it is trained and where it is judged.
+        horizon: steps of an episode while it is trained, or the range from which they are drawn.
+    """
+
+    rule: Rule
+    rate: float
+    cosine: bool = True
+    horizon: int | tuple[int, int] = (100, 2000)
+
+
+TRAINED = {
+    "normalized": Arm(learned.normalized(), 0.03),
+    "normalized, 100": Arm(learned.normalized(), 0.03, horizon=100),
+    "small_fc": Arm(learned.small_fc(step=0.01), 1.0, cosine=False, horizon=100),
+    "deep_momentum": Arm(learned.deep_momentum(), 0.03),
+    "delta_momentum": Arm(learned.delta_momentum(), 0.03),
+}
+TUNED: dict[str, tuple[float, Callable[[Any], optax.GradientTransformation]]] = {
+    "sgd": (0.5, optax.sgd),
+    "momentum": (0.1, lambda rate: optax.sgd(rate, 0.9)),
+    "adam": (0.03, optax.adam),
+    "adamw": (0.03, lambda rate: optax.adamw(rate, weight_decay=1e-2)),
+    "muon": (0.03, optax.contrib.muon),
+}
+FAMILY = "trained on"
+LONGER = {"4 times as long": 400, "10 times": 1000, "16 times": 1600}
+WORLDS = (FAMILY, "other data", *LONGER, "wider", "deeper", "convolutions", "characters")
+
+
+@dataclass(frozen=True)
+class Settings(lab.Options):
+    """Do optimizers that are themselves trained beat tuned ones?
+
+    Attributes:
+        arms: Rules that are meta-trained.
+        worlds: What they are judged on.
+        seeds: Meta-seeds.
+        seconds: Of meta-training for each rule and seed, without compilation.
+        tasks: Tasks of each world, for tuning and again for judging.
+        trials: Learning rates that each optimizer is tuned over, rules included.
+        outer: Outer steps of the LSTM on least squares.
+    """
+
+    arms: tuple[str, ...] = names(TRAINED)
+    worlds: tuple[str, ...] = names(WORLDS)
+    seeds: int = option(3, least=1)
+    seconds: int = option(90, least=0)
+    tasks: int = option(8, least=1)
+    trials: int = option(11, least=3)
+    outer: int = option(500, least=1)
+
+
+@functools.cache
+def images(name: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Training and test images of 8 x 8 as rows, and their labels."""
+
+    def small(split: Any) -> tuple[np.ndarray, np.ndarray]:
+        pixels = np.asarray(split.images, np.float32) / split.scale
+        if pixels.shape[1] == 28:
+            pixels = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))
+            pixels = pixels.reshape(-1, 8, 4, 8, 4).mean((2, 4))
+        return pixels.reshape(len(pixels), -1), np.asarray(split.labels)
+
+    found = data.load(name)
+    return small(found.train), small(found.test)
+
+
+def perceptrons(*sets: str, part: int = 0, hidden: tuple[int, ...] = (32,)) -> Family:
+    """Networks on the training (0) or test (1) images of these data sets."""
+    return learned.mlps([images(name)[part] for name in sets], hidden=hidden, batch=BATCH)
+
+
+def training_family() -> Family:
+    """What rules are trained on."""
+    return perceptrons("digits", "fashion-mnist")
+
+
+def world(name: str) -> tuple[Family, int]:
+    """The tasks of a world, none of whose batches a rule was trained on; and their steps."""
+    if name in LONGER:
+        return perceptrons("mnist"), LONGER[name]
+    makers: dict[str, tuple[Callable[[], Family], int]] = {
+        FAMILY: (lambda: perceptrons("digits", "fashion-mnist", part=1), 100),
+        "other data": (lambda: perceptrons("mnist"), 100),
+        "wider": (lambda: perceptrons("fashion-mnist", part=1, hidden=(128,)), 400),
+        "deeper": (lambda: perceptrons("mnist", hidden=(32, 32, 32)), 100),
+        "convolutions": (lambda: learned.convnets(squares("mnist"), batch=64), 100),
+        "characters": (lambda: learned.characters(text()), 400),
+    }
+    make, steps = makers[name]
+    return make(), steps
+
+
+def squares(name: str) -> tuple[np.ndarray, np.ndarray]:
+    pixels, labels = images(name)[0]
+    return pixels.reshape(-1, 8, 8, 1), labels
+
+
+def text() -> np.ndarray:
+    return np.asarray(data.tiny_shakespeare().train)
+
+
+def falling(rate: Any, steps: int) -> Callable[[Any], Any]:
+    """A cosine from the rate, which may be traced, to zero."""
+    return lambda count: learned.cosine(1.0)(count, steps) * rate
+
+
+def train(settings: Settings, name: str, desk: lab.Desk) -> lab.Record:
+    """Meta-trains a rule from several seeds side by side, for a fixed time."""
+    arm, seeds = TRAINED[name], settings.seeds
+    nest = learned.meta_nest(
+        arm.rule, training_family(), tasks=PAIRS, horizon=arm.horizon, truncation=TRUNCATION,
+        flow=nx.PES(SIGMA), learning_rate=learned.cosine(arm.rate) if arm.cosine else arm.rate,
+        ceiling=CEILING,
+    )  # fmt: skip
+    begin = jax.vmap(arm.rule.init)(jax.random.split(jax.random.key(0), seeds))
+    first = jax.tree.map(lambda a: a[0], begin)
+    keys = jax.random.split(jax.random.key(1), seeds)
+    state = nest.init({"rule": first}, keys, each={"rule": begin})
+    chunk, done, losses, bad = 25, 0, [], []
+    began = time.monotonic()
+    nest.run(state, chunk, check=False)  # compiles
+    compiled, began = time.monotonic() - began, time.monotonic()
+    while not done or time.monotonic() - began < settings.seconds * seeds:
+        state, info = nest.run(state, chunk, check=False)
+        done += chunk
+        told = info["params"].user
+        shape = (chunk * TRUNCATION, seeds, -1)
+        losses.append(np.nanmean(np.asarray(told["meta_loss"]).reshape(shape), (0, 2)))
+        bad.append(1 - np.mean(np.asarray(told["finite"]).reshape(shape), (0, 2)))
+        desk.say(f"{done} outer steps, meta-loss {np.mean(losses[-1]):.3f}")
+    return {
+        "theta": [leaf.tolist() for leaf in map(np.asarray, jax.tree.leaves(state.values["rule"]))],
+        "steps": done, "chunk": chunk, "losses": np.array(losses), "bad": np.array(bad),
+        "seconds": (time.monotonic() - began) / seeds, "compilation": compiled,
+    }  # fmt: skip
+
+
+def weights(record: Mapping[str, Any], rule: Rule) -> Any:
+    """theta of all seeds, with a leading axis, as a record holds it."""
+    structure = jax.tree.structure(jax.eval_shape(rule.init, jax.random.key(0)))
+    return structure.unflatten([jnp.asarray(leaf, jnp.float32) for leaf in record["theta"]])
+
+
+def judged(settings: Settings, name: str, desk: lab.Desk) -> lab.Record:
+    """Every optimizer on one world: tuned on tasks of its own, judged on others."""
+    family, steps = world(name)
+    record: dict[str, Any] = {"steps": steps}
+    for arm in TUNED:
+        desk.say(arm)
+        centre, make = TUNED[arm]
+        program = partial(
+            measured, settings, family, steps, lambda s, m=make: m(falling(s["rate"], steps))
+        )
+        record[arm] = tried(settings, program, centre, {})
+    for arm in settings.arms:
+        if f"train {arm}" not in desk.done:
+            continue
+        desk.say(arm)
+        kind = TRAINED[arm]
+        thetas = weights(desk.done[f"train {arm}"], kind.rule)
+
+        def make(setting: Any, kind: Arm = kind) -> optax.GradientTransformation:
+            rate = falling(setting["rate"], steps) if kind.cosine else setting["rate"]
+            return kind.rule(setting["theta"], rate if kind.cosine else lambda _: rate, steps)
+
+        program = partial(measured, settings, family, steps, make)
+        record[arm] = tried(settings, program, kind.rate, thetas)
+    return record
+
+
+def measured(settings: Settings, family: Family, steps: int, make: Any) -> Callable[..., Any]:
+    """A compiled program (settings, key) -> losses (settings, tasks, steps)."""
+    return jax.jit(
+        lambda given, key: learned.curves(
+            make, family, key, steps=steps, tasks=settings.tasks, settings=given
+        )
+    )
+
+
+def tried(
+    settings: Settings, program: Callable[[], Callable[..., Any]], centre: float, thetas: Any
+) -> lab.Record:
+    """Tunes the rate on one seed of a rule, then judges all seeds at it, and at the rate of their
+    training. The same program does both, so that it is compiled once."""
+    run, lanes = program(), max(settings.trials, 2 * settings.seeds)
+    rates = np.array(lab.sweep.rates(centre, DECADES, settings.trials), np.float32)
+    place = np.minimum(np.arange(lanes), settings.trials - 1)
+    leaves = jax.tree.leaves(thetas)
+    seeds = len(leaves[0]) if leaves else 1
+
+    def lanes_of(rate: np.ndarray, seed: np.ndarray) -> dict[str, Any]:
+        found = {"rate": jnp.asarray(rate, jnp.float32)}
+        return found | {"theta": jax.tree.map(lambda a: a[seed], thetas)} if leaves else found
+
+    first = np.asarray(run(lanes_of(rates[place], np.zeros(lanes, int)), jax.random.key(10)))
+    scores = np.mean(first, (1, 2))[: settings.trials]
+    best = int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))
+    seed = np.arange(lanes) % seeds
+    fixed = (np.arange(lanes) // seeds) % 2 == 1  # every second round: the rate of training
+    rate = np.where(fixed, np.float32(centre), rates[best])
+    began = time.monotonic()
+    losses = np.asarray(run(lanes_of(rate, seed), jax.random.key(11)))
+    seconds = time.monotonic() - began
+    curve = np.mean(losses, 1)
+    return {
+        "rate": rates[best], "edge": best in (0, settings.trials - 1), "scores": scores,
+        "loss": np.mean(curve[:seeds], -1), "curve": thinned(curve[:seeds]),
+        "last": np.mean(curve[:seeds, -max(1, curve.shape[1] // 10):], -1),
+        "untuned": np.mean(curve[seeds : 2 * seeds], -1) if leaves else None,
+        "milliseconds": 1e3 * seconds / losses.size,
+    }  # fmt: skip
+
+
+def thinned(curve: np.ndarray, points: int = 50) -> np.ndarray:
+    """Means over at most 50 stretches, (seeds, stretches)."""
+    parts = np.array_split(curve, min(points, curve.shape[-1]), axis=-1)
+    return np.stack([np.mean(part, -1) for part in parts], -1)
+
+
+LSTM = learned.lstm(scale=1.0, preprocess=None)
+BASELINES: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": lambda rate: optax.sgd(rate, 0.9),
+    "rmsprop": optax.rmsprop,
+    "adam": optax.adam,
+}
+
+
+def least_squares(settings: Settings, desk: lab.Desk) -> lab.Record:
+    """The LSTM of Andrychowicz et al. on their quadratics, by gradients through truncations."""
+    family = learned.least_squares(10)
+    record: dict[str, Any] = {}
+    rates = jnp.asarray(10 ** np.arange(-4.0, 0.5, 0.25), jnp.float32)
+    for name, make in BASELINES.items():
+        desk.say(name)
+        tune, judge = (
+            np.asarray(learned.curves(make, family, jax.random.key(seed), steps=100, tasks=128,
+                                      settings=rates))
+            for seed in (20, 21)
+        )  # fmt: skip
+        last = np.mean(tune[..., -1], 1)
+        best = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
+        record[name] = {"rate": rates[best], "curve": np.mean(judge[best], 0)}
+    desk.say("lstm")
+    began = time.monotonic()
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
+    found = learned.meta_train(
+        LSTM, family, settings.outer, jax.random.key(2), tasks=128, horizon=100, truncation=20,
+        flow=nx.Unroll(), optimizer=optimizer, meta_loss="log", ceiling=None,
+        watch=desk.watch("lstm"),
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    curve = learned.curves(LSTM(found.theta), family, jax.random.key(21), steps=100, tasks=128)
+    record["lstm"] = {"curve": np.mean(curve, 0), "seconds": seconds}
+    return record
+
+
+def inside(settings: Settings, desk: lab.Desk) -> lab.Record:
+    """What trained rules do with a stream of gradients, parameters held."""
+    stream = gradients()
+    record: dict[str, Any] = {}
+    for arm in settings.arms:
+        if f"train {arm}" not in desk.done:
+            continue
+        desk.say(arm)
+        kind = TRAINED[arm]
+        thetas = weights(desk.done[f"train {arm}"], kind.rule)
+        found = [
+            responses(kind.rule(jax.tree.map(lambda a, s=s: a[s], thetas)), stream)
+            for s in range(settings.seeds)
+        ]
+        record[arm] = {key: np.stack([one[key] for one in found]) for key in found[0]}
+    for name, tx in {"momentum": optax.sgd(1.0, 0.9), "adam": optax.adam(1.0)}.items():
+        record[name] = {key: value[None] for key, value in responses(tx, stream).items()}
+    return record
+
+
+def gradients(length: int = 40) -> Any:
+    """The gradients along a run of Adam on the training family; (length, ...)."""
+    family, tx = training_family(), optax.adam(0.01)
+    task = family.sample(jax.random.key(30))
+    params = family.init(task, jax.random.key(31))
+
+    def step(carry: Any, key: jax.Array) -> Any:
+        params, state = carry
+        gradient = jax.grad(family.loss)(params, family.batch(task, key))
+        updates, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), (gradient, params)
+
+    keys = jax.random.split(jax.random.key(32), length)
+    (last, _), (found, _) = jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), keys))()
+    return found, last
+
+
+def responses(tx: optax.GradientTransformation, stream: Any) -> dict[str, np.ndarray]:
+    """The share of the last update that older gradients make; its size when all gradients are ten
+    times as large; and the size of updates along the stream."""
+    found, params = stream
+    gains = np.asarray(nx.optim.influence(tx, found, params, "removal"), float)[::-1]
+
+    @jax.jit
+    def sizes(scale: Any) -> jax.Array:
+        def step(state: Any, gradient: Any) -> Any:
+            scaled = jax.tree.map(lambda g: scale * g, gradient)
+            updates, state = tx.update(scaled, state, params)
+            return state, optax.tree.norm(updates)
+
+        return jax.lax.scan(step, tx.init(params), found)[1]
+
+    plain, louder = np.asarray(sizes(1.0), float), np.asarray(sizes(10.0), float)
+    return {
+        "past": gains / max(np.sum(gains), 1e-30), "size": plain / plain[0],
+        "louder": np.asarray(louder[-1] / plain[-1]),
+    }  # fmt: skip
+
+
+def stages(settings: Settings) -> dict[str, lab.Stage]:
+    found: dict[str, lab.Stage] = {
+        f"train {name}": partial(train, settings, name) for name in settings.arms
+    }
+    found |= {name: partial(judged, settings, name) for name in settings.worlds}
+    return found | {
+        "least squares": partial(least_squares, settings), "inside": partial(inside, settings)
+    }  # fmt: skip
