@@ -9,6 +9,7 @@ optimizers" (2022), and the formulas of its published implementation; Shazeer an
 (2018).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -116,14 +117,13 @@ def accumulated(state: Statistics, gradient: Array, decays: Decays) -> Statistic
 
     square = jnp.square(gradient)
     second, factored = (jnp.clip(d, 0, 1) for d in (decays.second, decays.factored))
-    axes, positive = factored_axes(gradient.shape), square + 1e-30
-    row, column, full = state.row, state.column, state.full
+    axes, row, column, full = factored_axes(gradient.shape), state.row, state.column, state.full
     if axes is None:
-        full = average(full, positive, factored)
+        full = average(full, square + 1e-30, factored)
     else:
         d1, d0 = axes
-        row = average(row, jnp.mean(positive, axis=d0), factored)
-        column = average(column, jnp.mean(positive, axis=d1), factored)
+        row = average(row, jnp.mean(square, axis=d0) + 1e-30, factored)
+        column = average(column, jnp.mean(square, axis=d1) + 1e-30, factored)
     return Statistics(
         average(state.momentum, gradient, decays.momentum),
         average(state.second, square, second),
@@ -133,24 +133,24 @@ def accumulated(state: Statistics, gradient: Array, decays: Decays) -> Statistic
     )
 
 
-class Scales(NamedTuple):
-    """Second moments per parameter that gradients and momenta are divided by the roots of.
+class Variances(NamedTuple):
+    """What the factored accumulators say of each parameter; axes of size 1 where it is the same.
 
     Attributes:
-        row: of the factored second moments, one per parameter.
-        column: of the factored second moments, one per parameter.
-        gradient: factor of the gradient in its Adafactor feature.
-        momentum: factor of the momenta in theirs.
+        row: the second moment over rows, with a leading axis over decays.
+        column: the second moment over columns, with a leading axis over decays.
+        gradient: positive factors; the Adafactor feature of the gradient is divided by their roots.
+        momentum: positive factors; those of momenta are divided by their roots.
     """
 
     row: Array
     column: Array
-    gradient: Array
-    momentum: Array
+    gradient: tuple[Array, ...]
+    momentum: tuple[Array, ...]
 
 
-def scales(state: Statistics, shape: Sequence[int]) -> Scales:
-    """What the factored accumulators say of each parameter; axes of size 1 where it is the same.
+def variances(state: Statistics, shape: Sequence[int]) -> Variances:
+    """The factored second moments in axes of the tensor.
 
     Args:
         state: accumulators.
@@ -159,12 +159,17 @@ def scales(state: Statistics, shape: Sequence[int]) -> Scales:
     axes = factored_axes(shape)
     if axes is None:
         full = state.full
-        return Scales(full, full, _rsqrt(full + 1e-9), jax.lax.rsqrt(full + 1e-6))
+        return Variances(full, full, (full + 1e-9,), (full + 1e-6,))
     d1, d0 = axes
     row, column = jnp.expand_dims(state.row, 1 + d0), jnp.expand_dims(state.column, 1 + d1)
     mean = jnp.mean(row, axis=1 + d1, keepdims=True)
-    factor = _rsqrt(row / (mean + 1e-9)) * _rsqrt(column)
-    return Scales(row, column, factor, factor)
+    factors = (jnp.maximum(row / (mean + 1e-9), 1e-9), jnp.maximum(column, 1e-9))
+    return Variances(row, column, factors, factors)
+
+
+def over_roots(factors: Sequence[Array]) -> Array:
+    """One over the root of the product."""
+    return math.prod(map(jax.lax.rsqrt, factors))
 
 
 def tensor_features(
@@ -185,7 +190,7 @@ def tensor_features(
         have axes of size 1.
     """
     root = jax.lax.rsqrt(state.second + 1e-6)
-    seen = scales(state, gradient.shape)
+    seen = variances(state, gradient.shape)
     g, m = gradient[None], state.momentum
     found = [
         g,
@@ -194,12 +199,12 @@ def tensor_features(
         state.second,
         m * root,
         root,
-        g * seen.gradient,
+        g * over_roots(seen.gradient),
         seen.row,
         seen.column,
         jax.lax.rsqrt(seen.row + 1e-8),
         jax.lax.rsqrt(seen.column + 1e-8),
-        m * seen.momentum,
+        m * over_roots(seen.momentum),
     ]
     return [*found, jnp.clip(g, -0.1, 0.1), g * root] if clipped else found
 
@@ -221,10 +226,6 @@ def clock(count: Array, dtype: Any = jnp.float32) -> Array:
     """The 11 features of the number of updates so far, `tanh(count / tau - 1)`."""
     scaled = count.astype(dtype)[None] / jnp.asarray(TIMESCALES, dtype)
     return jnp.tanh(scaled - 1)
-
-
-def _rsqrt(x: Array) -> Array:
-    return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
 
 
 def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:

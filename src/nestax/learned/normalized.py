@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..optim.internal import number
-from . import features
+from . import features, fused
 from .features import Decays, Statistics
 from .perceptron import applied, drawn, sizes
 from .rule import Moment, PerTensor
@@ -33,13 +33,29 @@ class _Normalized(PerTensor):
         decays = Decays(*(jnp.asarray(kind, param.dtype) for kind in kinds))
         gradient = features.bounded(gradient)
         state = features.accumulated(state, gradient, decays)
-        seen = [
-            jnp.broadcast_to(x * features.over_tensor(x, self.eps), (len(x), *param.shape))
-            for x in features.tensor_features(state, gradient, param, clipped=True)
-        ]
-        found = applied(theta["layers"], jnp.concatenate(seen).reshape(30, -1))
-        found = -found * features.over_tensor(found, 1e-9)
-        return found.reshape(param.shape), state
+        found = fused.either(
+            _plain, _fused, param.size >= fused.LARGE,
+            theta["layers"], gradient, state, param, self.eps,
+        )  # fmt: skip
+        return -found * jnp.squeeze(features.over_tensor(found[None], 1e-9), 0), state
+
+
+def _plain(layers: PyTree, gradient: Array, state: Statistics, param: Array, eps: Any) -> Array:
+    """The perceptron's answer."""
+    seen = [
+        jnp.broadcast_to(x * features.over_tensor(x, eps), (len(x), *param.shape))
+        for x in features.tensor_features(state, gradient, param, clipped=True)
+    ]
+    return applied(layers, jnp.concatenate(seen).reshape(30, -1)).reshape(param.shape)
+
+
+def _fused(layers: PyTree, gradient: Array, state: Statistics, param: Array, eps: Any) -> Array:
+    """The same."""
+    seen, factors = fused.features(state, gradient, param, clipped=True)
+    first, *rest = layers
+    first = {"w": first["w"] * factors(eps)[:, None], "b": first["b"]}
+    (found,) = fused.answers([first, *rest], seen)
+    return found
 
 
 def normalized(hidden: Any = (8, 8), eps: Any = 1e-20) -> PerTensor:

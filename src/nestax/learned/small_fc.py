@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..optim.internal import number
-from . import features
+from . import features, fused
 from .features import Decays, Statistics
 from .perceptron import applied, drawn, sizes
 from .rule import Moment, PerTensor
@@ -43,16 +43,37 @@ class _SmallFC(PerTensor):
         )
         gradient = features.bounded(gradient)
         state = features.accumulated(state, gradient, decays)
-        seen = [
-            jnp.broadcast_to(x * features.over_tensor(x), (len(x), *param.shape))
-            for x in features.tensor_features(state, gradient, param)
-        ]
-        x = jnp.concatenate(seen).reshape(28, -1)
         time = features.clock(moment.count, param.dtype)
-        x = jnp.concatenate([x, jnp.broadcast_to(time[:, None], (len(time), param.size))])
-        direction, magnitude = applied(theta["layers"], x)
-        step = -self.step * direction * jnp.exp(self.exponent * magnitude)
-        return step.reshape(param.shape), state
+        direction, magnitude = fused.either(
+            _plain, _fused, param.size >= fused.LARGE, theta["layers"], gradient, state, param, time
+        )
+        return -self.step * direction * jnp.exp(self.exponent * magnitude), state
+
+
+def _plain(
+    layers: PyTree, gradient: Array, state: Statistics, param: Array, time: Array
+) -> tuple[Array, ...]:
+    """Direction and magnitude."""
+    seen = [
+        jnp.broadcast_to(x * features.over_tensor(x), (len(x), *param.shape))
+        for x in features.tensor_features(state, gradient, param)
+    ]
+    x = jnp.concatenate(seen).reshape(28, -1)
+    x = jnp.concatenate([x, jnp.broadcast_to(time[:, None], (len(time), param.size))])
+    return tuple(applied(layers, x).reshape(2, *param.shape))
+
+
+def _fused(
+    layers: PyTree, gradient: Array, state: Statistics, param: Array, time: Array
+) -> tuple[Array, ...]:
+    """The same; what the clock adds is one number per hidden unit."""
+    seen, factors = fused.features(state, gradient, param)
+    (first, *rest), of_clock = layers, len(seen)
+    first = {
+        "w": first["w"][:of_clock] * factors(1e-5)[:, None],
+        "b": first["b"] + time @ first["w"][of_clock:],
+    }
+    return tuple(fused.answers([first, *rest], seen))
 
 
 def small_fc(hidden: Any = (4, 4), step: Any = 0.001, exponent: Any = 0.001) -> PerTensor:

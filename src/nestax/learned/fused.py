@@ -1,0 +1,150 @@
+"""Perceptrons per parameter in few passes over a large tensor, without its features in memory.
+
+The plain form stacks all features of a tensor, 39 times its memory. Here one pass over the tensor
+sums the squares of all features, and one evaluates the perceptron. Factors that are one number per
+tensor go into the first layer's weights, and features that are one number per row or column are
+multiplied by their weights before they are broadcast.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .features import UNIT, Statistics, over_roots, over_tensor, variances
+
+LARGE = 2**14  # elements from which on a tensor is large
+CHUNK = 512  # at most so many squares are added one after the other
+
+
+def either(
+    plain: Callable[..., Any], fast: Callable[..., Any], large: bool, *arguments: Any
+) -> Any:
+    """What `plain` returns, computed by `fast` for large tensors. Derivatives are those of `plain`.
+
+    Args:
+        plain: a function of the arguments.
+        fast: the same function, computed differently.
+        large: whether the tensor is large.
+        *arguments: pytrees; nothing that is differentiated may enter otherwise.
+    """
+    if not large:
+        return plain(*arguments)
+    chosen = jax.custom_jvp(fast)
+    chosen.defjvp(lambda values, tangents: jax.jvp(plain, values, tangents))
+    return chosen(*arguments)
+
+
+def features(
+    state: Statistics, gradient: Array, param: Array, *, clipped: bool = False
+) -> tuple[list[Array], Callable[[Any], Array]]:
+    """The features of `tensor_features`, one by one, and what they are multiplied by.
+
+    Args:
+        state: accumulators after this gradient.
+        gradient: of the tensor.
+        param: the tensor.
+        clipped: as there.
+
+    Returns:
+        (features, factors): arrays with axes of size 1 where they do not change, and a function of
+        eps to one over the root of eps plus each mean square.
+    """
+    seen, second = variances(state, gradient.shape), state.second[0]
+    moments, root, inverse = [*state.momentum], jax.lax.rsqrt(second + 1e-6), 1 / (second + 1e-6)
+    by_gradient, by_momentum = over_roots(seen.gradient), over_roots(seen.momentum)
+    small = [seen.row, seen.column]
+    small = [x for stack in [*small, *(jax.lax.rsqrt(s + 1e-8) for s in small)] for x in stack]
+    found = [
+        *(gradient, param, *moments, second),
+        *(m * root for m in moments),
+        root,
+        *(gradient * scale for scale in by_gradient),
+        *small,
+        *(m * scale for m, scale in zip(moments, by_momentum, strict=True)),
+    ]
+    # Products of squares instead of squares of products: no root is needed, and each square of a
+    # momentum is used three times.
+    over_gradient, over_momentum = (
+        math.prod(1 / factor for factor in factors) for factors in (seen.gradient, seen.momentum)
+    )
+    g, squares = jnp.square(gradient), [jnp.square(m) for m in moments]
+    summed = [
+        *(g, jnp.square(param), *squares, jnp.square(UNIT * second)),
+        *(m * inverse for m in squares),
+        inverse,
+        *(g * scale for scale in over_gradient),
+        *(m * scale for m, scale in zip(squares, over_momentum, strict=True)),
+    ]
+    if clipped:
+        bound = jnp.clip(gradient, -0.1, 0.1)
+        found += [bound, gradient * root]
+        summed += [jnp.square(bound), g * inverse]
+
+    def factors(eps: Any) -> Array:
+        means = sums(summed) / param.size
+        # The second moment's square is summed in another unit, for it may leave float32's range.
+        units = jnp.ones_like(means).at[5].set(UNIT)
+        full = units / jnp.sqrt(units**2 * eps + means)
+        rest = [jnp.ravel(over_tensor(x[None], eps)) for x in small]
+        return jnp.concatenate([full[:13], *rest, full[13:]])
+
+    return found, factors
+
+
+def sums(arrays: Sequence[Array]) -> Array:
+    """The sum of each array, all of one shape, in one pass."""
+    shape = arrays[0].shape
+    if not shape:
+        return jnp.stack(arrays)
+    last = shape[-1]
+    chunk = max(size for size in range(1, CHUNK + 1) if last % size == 0)
+    if chunk >= 16:
+        arrays = [x.reshape(*shape[:-1], last // chunk, chunk) for x in arrays]
+    axes, size = [], 1
+    for axis in reversed(range(arrays[0].ndim)):
+        if size >= 16:
+            break
+        axes, size = [axis, *axes], size * arrays[0].shape[axis]
+
+    def added(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+
+    zero = jnp.zeros((), arrays[0].dtype)
+    partial = jax.lax.reduce(tuple(arrays), (zero,) * len(arrays), added, tuple(axes))
+    return jnp.stack([jnp.sum(x) for x in partial])
+
+
+def answers(layers: Sequence[dict[str, Array]], features: Sequence[Array]) -> list[Array]:
+    """The perceptron's outputs, each of the tensor's shape.
+
+    Args:
+        layers: as for `perceptron.applied`.
+        features: the inputs, with axes of size 1 where they do not change.
+    """
+    shape = jnp.broadcast_shapes(*(x.shape for x in features))
+    first, *rest = layers
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, feature in enumerate(features):
+        groups.setdefault(feature.shape, []).append(index)
+    full = groups.pop(shape)
+    shared = [
+        jnp.tensordot(first["w"][jnp.asarray(group)].T, jnp.stack([features[i] for i in group]), 1)
+        for group in groups.values()
+    ]
+    hidden = []
+    for unit, bias in enumerate(first["b"]):
+        value = sum((x[unit] for x in shared), start=bias.reshape([1] * len(shape)))
+        for index in full:
+            value = value + features[index] * first["w"][index, unit]
+        hidden.append(value)
+    for layer in rest:
+        hidden = [jax.nn.relu(x) for x in hidden]
+        hidden = [
+            sum((x * w for x, w in zip(hidden, column, strict=True)), start=bias)
+            for column, bias in zip(layer["w"].T, layer["b"], strict=True)
+        ]
+    return hidden
