@@ -5,6 +5,7 @@ import cmath
 import jax.numpy as jnp
 import optax
 from references.learned_memories_table import MEMORIES
+from references.learned_recurrent_table import KEEP_RECURRENT, NONE_RECURRENT, RECURRENT
 
 from nestax import optim
 from nestax_studies.information_plane.arms import ARMS
@@ -63,6 +64,7 @@ OPTIMIZERS = {
     "complex_momentum, pair": lambda r: optim.complex_momentum(r, (0.9, 0.4), phase=0.1),
     "complex_adam": lambda r: optim.complex_adam(r, 0.8 * cmath.exp(0.125j * cmath.pi)),
     "multi_timescale": lambda r: optim.multi_timescale(r, {"w": 2, "": 1}),
+    **RECURRENT,
     "published": lambda r: ARMS["published"].make(r, 0),
     "optax.adamw": optax.adamw,
     "optax.contrib.muon": optax.contrib.muon,
@@ -79,5 +81,11 @@ KEEP = {
     "deep_momentum, update",
     "complex_adam",
     *MEMORIES,
+    *KEEP_RECURRENT,
 }  # fmt: skip
-NONE = {"associative_momentum, features", "generalized, hypentropy", "m3, literal"}
+NONE = {
+    "associative_momentum, features",
+    "generalized, hypentropy",
+    "m3, literal",
+    *NONE_RECURRENT,
+}

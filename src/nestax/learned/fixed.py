@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..optim.internal import number
+from ..optim.internal import Scalar, number
 from .rule import Moment, PerTensor
 
 
 def adam_like(
-    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+    b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8, weight_decay: Scalar = 0.0
 ) -> PerTensor:
     """Adam whose hyperparameters are theta; as `init` gives them it is `optax.adamw`.
 
@@ -56,7 +56,7 @@ def adam_like(
     )
 
 
-def lion_like(b1: float = 0.9, b2: float = 0.99, weight_decay: float = 0.001) -> PerTensor:
+def lion_like(b1: Scalar = 0.9, b2: Scalar = 0.99, weight_decay: Scalar = 0.001) -> PerTensor:
     """Lion whose hyperparameters are theta; as `init` gives them it is `optax.lion`.
 
     Theta is as that of `adam_like`. With m the momentum and g the gradient,

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..optim.internal import number, whole
+from ..optim.internal import Scalar, number, whole
 from .rule import Moment, PerTensor
 
 
 def lstm(
-    hidden: int = 20, layers: int = 2, scale: float = 0.01, preprocess: float | None = 10.0
+    hidden: int = 20, layers: int = 2, scale: Scalar = 0.01, preprocess: Scalar | None = 10.0
 ) -> PerTensor:
     """An LSTM that reads the gradient of one coordinate and writes its update.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..optim.internal import number, whole
+from ..optim.internal import Scalar, number, whole
 from . import features
 from .features import Decays, Statistics
 from .lstm import affine, cell, drawn_cell
@@ -20,7 +20,7 @@ AVERAGES, RANKS = 10, 5
 INPUTS = len(FRACTIONS) + AVERAGES - 1 + len(MOMENTUM) + 2 * len(SECOND) + RANKS
 
 
-def velo(lstm_hidden: Any = 64, bank: Any = 16, hidden: Any = (4, 4), step: Any = 0.001) -> Rule:
+def velo(lstm_hidden: int = 64, bank: int = 16, hidden: Any = (4, 4), step: Scalar = 0.001) -> Rule:
     """A rule of VeLO's form: an LSTM per tensor sets the weights of a perceptron per parameter.
 
     For each tensor an LSTM reads nine functions of the fraction of steps done, nine features of the
