@@ -13,7 +13,11 @@ from .rule import Moment, PerTensor
 
 
 def lstm(
-    hidden: int = 20, layers: int = 2, scale: Scalar = 0.01, preprocess: Scalar | None = 10.0
+    hidden: int = 20,
+    layers: int = 2,
+    scale: Scalar = 0.01,
+    preprocess: Scalar | None = 10.0,
+    forget: Scalar = 1.0,
 ) -> PerTensor:
     """An LSTM that reads the gradient of one coordinate and writes its update.
 
@@ -37,6 +41,8 @@ def lstm(
         preprocess: p of `u = (log|g| / p, sign g)` where `|g| >= exp(-p)` and `(-1, exp(p) g)`
             elsewhere, which shows gradients of all sizes to the network. None: `u = g`, for
             problems whose gradients have a size around one.
+        forget: the bias of the forget gates before meta-training. At 1 a cell remembers about four
+            steps, at 3 about twenty.
 
     Returns:
         A rule; its theta is `{"layers": (...), "output": {...}}`.
@@ -69,6 +75,7 @@ def lstm(
         whole("lstm", "layers", layers),
         number("lstm", "scale", scale),
         preprocess,
+        number("lstm", "forget", forget, -math.inf),
     )
 
 
@@ -79,16 +86,18 @@ class _LSTM(PerTensor):
     layers: int
     scale: Any
     preprocess: Any
+    forget: Any
 
     def init(self, key: Array) -> PyTree:
         keys = jax.random.split(key, self.layers + 1)
         sizes = [1 if self.preprocess is None else 2] + [self.hidden] * (self.layers - 1)
-        output = jax.random.normal(keys[-1], (self.hidden, 1)) / math.sqrt(self.hidden)
+        output = jax.random.normal(keys[-1], (self.hidden, 1), jnp.float32) / math.sqrt(self.hidden)
         return {
             "layers": tuple(
-                drawn_cell(k, size, self.hidden) for k, size in zip(keys[:-1], sizes, strict=True)
+                drawn_cell(k, size, self.hidden, self.forget)
+                for k, size in zip(keys[:-1], sizes, strict=True)
             ),
-            "output": {"weights": output, "bias": jnp.zeros(1)},
+            "output": {"weights": output, "bias": jnp.zeros(1, jnp.float32)},
         }
 
     def begin_tensor(self, theta: PyTree, param: Array) -> PyTree:
@@ -119,14 +128,14 @@ def seen(gradient: Array, p: float) -> Array:
     return jnp.stack([jnp.where(large, logarithm, -1), sign], axis=-1)
 
 
-def drawn_cell(key: Array, inputs: int, hidden: int) -> PyTree:
-    """Weights of one LSTM layer, of variance 1 / (number of inputs), with a forget bias of 1."""
+def drawn_cell(key: Array, inputs: int, hidden: int, forget: Any = 1.0) -> PyTree:
+    """Weights of one LSTM layer, of variance 1 / (number of inputs), with a forget bias."""
     one, two = jax.random.split(key)
-    bias = jnp.zeros(4 * hidden).at[hidden : 2 * hidden].set(1.0)
+    bias = jnp.zeros(4 * hidden, jnp.float32).at[hidden : 2 * hidden].set(forget)
     size = math.sqrt(inputs + hidden)
     return {
-        "input": jax.random.normal(one, (inputs, 4 * hidden)) / size,
-        "hidden": jax.random.normal(two, (hidden, 4 * hidden)) / size,
+        "input": jax.random.normal(one, (inputs, 4 * hidden), jnp.float32) / size,
+        "hidden": jax.random.normal(two, (hidden, 4 * hidden), jnp.float32) / size,
         "bias": bias,
     }
 
