@@ -61,7 +61,6 @@ def test_updates_are_those_of_the_equations(x64, name):
         for key, reference in references.items():
             expected = reference.step(gradients[key], params[key])
             np.testing.assert_allclose(found[key], expected, rtol=1e-6, atol=1e-9)
-            np.testing.assert_allclose(np.sqrt(np.mean(np.square(found[key]))), 1, rtol=1e-6)
             params[key] = params[key] + 0.1 * expected
     for key, memory in zip(sorted(SHAPES), state.rule, strict=True):
         layers = jax.tree.leaves(memory["memory"])
@@ -88,7 +87,7 @@ def test_a_member_is_the_optimizer_normalized(name, kind):
 @every_rule
 def test_the_derivative_of_theta_is_that_of_differences(x64, name):
     """Through updates that begin at a gradient of zero; theta is also a batch of a vmap."""
-    shapes = {"vector": (3,), "matrix": (2, 3), "still": (2,)}
+    shapes = {"vector": (3,), "matrix": (2, 3)}
     theta = random_theta(name, 3)
     params = arrays(drawn(1, shapes))
     rng = np.random.default_rng(5)
@@ -109,7 +108,7 @@ def test_the_derivative_of_theta_is_that_of_differences(x64, name):
 
         on = jnp.array([0.0, 1, 1, 1])
         (p, _), _ = jax.lax.scan(step, (params, tx.init(params)), on)
-        return loss(p) + jnp.sum(p["still"])
+        return loss(p)
 
     step = 1e-5
     slope = jax.jit(jax.grad(trained))(0.0)
@@ -151,13 +150,13 @@ def test_the_memory_learns_to_foresee(x64, name):
     theta["matrices"]["memory"]["rate"] += 20
     weights, shape = theta["matrices"]["memory"], (40, 3)
     rng = np.random.default_rng(0)
-    key = jnp.asarray(over_rms(rng.normal(size=(*shape, 5))))
-    value = jnp.tanh(key @ jnp.asarray(rng.normal(size=(5, 3))) / 3)
+    key = jnp.asarray(over_rms(rng.normal(size=(5, *shape))))
+    value = jnp.tanh(jnp.tensordot(jnp.asarray(rng.normal(size=(3, 5))), key, 1) / 3)
     memory, errors = weights["initial"], []
     write = jax.jit(rule.write)
     for _ in range(60):
-        errors.append(float(jnp.mean((rule.read(memory, key) - value) ** 2)))
-        memory = write(weights, memory, key, value)
+        memory, error = write(weights, memory, key, value)
+        errors.append(float(jnp.mean(error**2)))
     assert errors[-1] < 0.2 * errors[0]
     assert all(b <= a for a, b in itertools.pairwise(errors))
 

@@ -17,6 +17,12 @@ def quotient(a, b):
     return np.array([x / y if y != 0 else 0.0 for x, y in zip(a, b, strict=True)])
 
 
+def compared(a, b):
+    """(|a| - |b|) / (|a| + |b|), with the root mean square as norm."""
+    a, b = (np.sqrt(np.mean(np.square(x))) for x in (a, b))
+    return (a - b) / (a + b) if a + b > 0 else 0.0
+
+
 class Memory:
     """The optimizer of one tensor; with "first" in the initial memory it is an MLP."""
 
@@ -66,12 +72,14 @@ class Memory:
         weights = self.theta["memory"]
         retention = np.atleast_1d(sigmoid(weights["retention"]))
         rate = np.atleast_1d(sigmoid(weights["rate"]))
+        errors = np.array([self.say(k) for k in keys]) - values
         for i, slope in enumerate(slopes):
             if self.deep:
                 slope = slope / max(1, np.linalg.norm(slope))
             away = self.layers[i] - self.initial[i]
             step = rate[i] * slope / slope.shape[0]
             self.layers[i] = self.initial[i] + retention[i] * away - step
+        return errors
 
     def step(self, gradient, param):
         """What is added to the parameter at a learning rate of one."""
@@ -85,11 +93,14 @@ class Memory:
         root = np.sqrt(self.squares)
         features = [over_rms(g), over_rms(quotient(g, root)), over_rms(p), *self.moments()]
         features = np.array(features).T
-        self.write(before, np.tanh(features @ np.asarray(self.theta["values"], np.float64)))
+        values = np.tanh(features @ np.asarray(self.theta["values"], np.float64))
+        errors = self.write(before, values)
         said = np.array([self.say(k) for k in self.keys()])
         seen = np.concatenate([features, said], axis=1)
         out = np.zeros(self.n)
         for i in range(self.n):
             units = np.tanh(seen[i] @ self.theta["hidden"])
             out[i] = seen[i] @ self.theta["direct"] + units @ self.theta["out"]
-        return -over_rms(out).reshape(self.shape)
+        told = [1, *(compared(m, g) for m in self.averages), compared(values, errors)]
+        size = np.exp(np.dot(self.theta["size"], told))
+        return -size * over_rms(out).reshape(self.shape)

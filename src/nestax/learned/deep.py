@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..optim.internal import whole
-from .memories import Memories, drawn, kept, logit
+from .memories import Memories, drawn, kept, logit, product
 
 
 def deep_momentum(keys: Any = 8, values: Any = 4, width: Any = 8, hidden: Any = 8) -> Memories:
@@ -94,23 +94,26 @@ class DeepMomentum(Memories):
 
     def read(self, memory: PyTree, key: Array) -> Array:
         """See `Memories.read`."""
-        return jnp.tanh(key @ memory["first"]) @ memory["last"]
+        return product(memory["last"], jnp.tanh(product(memory["first"], key)))
 
-    def write(self, weights: PyTree, memory: PyTree, key: Array, value: Array) -> PyTree:
+    def write(
+        self, weights: PyTree, memory: PyTree, key: Array, value: Array
+    ) -> tuple[PyTree, Array]:
         """See `Memories.write`."""
 
-        def loss(memory: PyTree) -> Array:
+        def loss(memory: PyTree) -> tuple[Array, Array]:
             error = self.read(memory, key) - value
-            return jnp.sum(jnp.square(error)) * self.values / (2 * value.size)
+            return jnp.sum(jnp.square(error)) * self.values / (2 * value.size), error
 
-        gradient, initial = jax.grad(loss)(memory), weights["initial"]
+        gradient, error = jax.grad(loss, has_aux=True)(memory)
+        initial = weights["initial"]
         retention, rate = jax.nn.sigmoid(weights["retention"]), jax.nn.sigmoid(weights["rate"])
 
         def layer(name: str, index: int) -> Array:
             back = kept(initial[name], memory[name], retention[index])
             return back - rate[index] * _bounded(gradient[name]) / memory[name].shape[0]
 
-        return {"first": layer("first", 0), "last": layer("last", 1)}
+        return {"first": layer("first", 0), "last": layer("last", 1)}, error
 
 
 def _bounded(gradient: Array) -> Array:

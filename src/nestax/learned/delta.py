@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..optim.internal import whole
-from .memories import Memories, kept, logit
+from .memories import Memories, kept, logit, product
 
 
 def delta_momentum(keys: Any = 8, values: Any = 4, hidden: Any = 8) -> Memories:
@@ -88,12 +88,14 @@ class DeltaMomentum(Memories):
 
     def read(self, memory: PyTree, key: Array) -> Array:
         """See `Memories.read`."""
-        return key @ memory
+        return product(memory, key)
 
-    def write(self, weights: PyTree, memory: PyTree, key: Array, value: Array) -> PyTree:
+    def write(
+        self, weights: PyTree, memory: PyTree, key: Array, value: Array
+    ) -> tuple[PyTree, Array]:
         """See `Memories.write`."""
         error = self.read(memory, key) - value
-        coordinates = list(range(key.ndim - 1))
+        coordinates = list(range(1, key.ndim))
         gradient = jnp.tensordot(key, error, (coordinates, coordinates)) / key.size
         retention, rate = jax.nn.sigmoid(weights["retention"]), jax.nn.sigmoid(weights["rate"])
-        return kept(weights["initial"], memory, retention) - rate * gradient
+        return kept(weights["initial"], memory, retention) - rate * gradient, error

@@ -7,26 +7,31 @@ together.
 Theta has one set of weights for matrices, tensors of two or more axes, and one for vectors and
 scalars; it does not depend on shapes, so that one theta trains any network.
 
-For a tensor with gradient g and parameters p, elementwise, with nu(x) = x / rms(x) over the tensor:
+For a tensor with gradient g and parameters p, elementwise, where nu(x) = x / rms(x) over the
+tensor, and 0 / 0 is 0:
 
     m_j <- b_j m_j + (1 - b_j) g,    r^2 <- c r^2 + (1 - c) g^2       (moments, from zero)
     h    = [nu(m_j)]_j, [nu(m_j / r)]_j                               (what the moments say)
-    f    = [nu(g), nu(g / r), nu(p), h]                               (all features)
-    k    = nu(tanh(h K)),    v = tanh(f V)                            (key and value)
-    M   <- M_0 + a (M - M_0) - eta grad_M mean |M(k_before) - v|^2/2  (the write)
+    f    = [nu(g), nu(g / r), nu(p)], h                               (all features)
+    k    = nu(tanh(K' h)),    v = tanh(V' f)                          (key and value)
+    e    = M(k_before) - v                                            (surprise)
+    M   <- M_0 + a (M - M_0) - eta grad_M mean |e|^2 / 2              (the write)
     y    = M(k)                                                       (the read)
-    o    = [f, y] d + tanh([f, y] A) q                                (the read-out)
-    p   <- p - learning_rate nu(o)
+    o    = d' [f, y] + q' tanh(A' [f, y])                             (the read-out)
+    x    = 1, [(rms m_j - rms g) / (rms m_j + rms g)]_j, (rms v - rms e) / (rms v + rms e)
+    p   <- p - learning_rate exp(z' x) nu(o)                          (the size)
 
-Keys have a mean square of one over coordinates and their entries together; `k_before` is the key
-before this update, made of the moments alone, so that **keys are of the past and values of the
-present**: the memory learns to foresee the value. K, V, M_0, d, A, q and, by their logits, b, c, a
-and eta are theta. 0 / 0 is 0. There are no biases, so that rules are odd in (g, p), and a tensor
-whose gradients are all zero stays unless the read-out weighs p. Nothing depends on the scale of
-the loss, and nothing on the number of the update, so that a horizon is not learned.
+In a key nu is over coordinates and entries together. `k_before` is the key before this update, made
+of the moments alone, so that **keys are of the past and values of the present**: the memory learns
+to foresee the value. K, V, M_0, d, A, q, z and, by their logits, b, c, a and eta are theta.
 
-With q = 0 and d = 1 at nu(m_j) alone the rule is heavy-ball momentum, normalized; at nu(m_j / r) it
-is Adam, normalized, with an eps of zero.
+There are no biases, so that the direction is odd in (g, p), and a tensor whose gradients are all
+zero stays unless the read-out weighs p. The size of a step depends on how far averages of gradients
+cancel, and on how well the memory foresees. Nothing depends on the scale of the loss, and nothing
+on the number of the update, so that no horizon is learned.
+
+With q = z = 0 and d = 1 at nu(m_j) alone the rule is heavy-ball momentum, normalized; at
+nu(m_j / r) it is Adam, normalized, with an eps of zero.
 """
 
 import abc
@@ -38,7 +43,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..optim.internal import number, option, over_rms, root_mean_square, rooted
+from ..optim.internal import number, option, rooted
 from .rule import Moment, PerTensor
 
 DECAYS = (0.5, 0.9, 0.99)  # of the averages, before meta-training
@@ -69,11 +74,13 @@ class Memories(PerTensor):
 
     @abc.abstractmethod
     def read(self, memory: PyTree, key: Array) -> Array:
-        """What the memory says for keys [..., keys]: [..., values]."""
+        """What the memory says for keys [keys, ...]: [values, ...]."""
 
     @abc.abstractmethod
-    def write(self, weights: PyTree, memory: PyTree, key: Array, value: Array) -> PyTree:
-        """The memory after one step of its own learning."""
+    def write(
+        self, weights: PyTree, memory: PyTree, key: Array, value: Array
+    ) -> tuple[PyTree, Array]:
+        """The memory after one step of its own learning, and M(key) - value before it."""
 
     def init(self, key: Array) -> PyTree:
         """See `Rule.init`."""
@@ -91,6 +98,7 @@ class Memories(PerTensor):
             "direct": momentum_only(self.values, ADAM),
             "hidden": drawn(keys[3], read, self.hidden),
             "out": jnp.zeros(self.hidden, jnp.float32),
+            "size": jnp.zeros(len(DECAYS) + 2, jnp.float32),
         }
 
     def member(self, kind: str = "momentum", decay: Any = 0.9, second: Any = SECOND) -> PyTree:
@@ -139,36 +147,64 @@ class Memories(PerTensor):
             b * m + (1 - b) * gradient for b, m in zip(decays, state["averages"], strict=True)
         )
         root = rooted(second, state["root"], 1 - second, gradient)
-        present = past(averages, root)
-        features = jnp.stack(
-            [normalized(gradient), normalized(over(gradient, root)), normalized(param), *present],
-            axis=-1,
+        before, _ = _past(state["averages"], state["root"])
+        present, sizes = _past(averages, root)
+        now, own = normalized(jnp.stack([gradient, _over(gradient, root), param]), 1)
+        features = jnp.concatenate([now, present])
+        value = jnp.tanh(product(weights["values"], features))
+        memory, error = self.write(weights["memory"], state["memory"], _key(weights, before), value)
+        seen = jnp.concatenate([features, self.read(memory, _key(weights, present))])
+        hidden = jnp.tanh(product(weights["hidden"], seen))
+        direction, _ = normalized(
+            product(weights["direct"], seen) + product(weights["out"], hidden)
         )
-        before = self._key(weights, past(state["averages"], state["root"]))
-        value = jnp.tanh(features @ weights["values"])
-        memory = self.write(weights["memory"], state["memory"], before, value)
-        said = self.read(memory, self._key(weights, present))
-        seen = jnp.concatenate([features, said], axis=-1)
-        out = seen @ weights["direct"] + jnp.tanh(seen @ weights["hidden"]) @ weights["out"]
-        return -normalized(out), {"averages": averages, "root": root, "memory": memory}
-
-    def _key(self, weights: PyTree, features: list[Array]) -> Array:
-        return normalized(jnp.tanh(jnp.stack(features, axis=-1) @ weights["keys"]))
+        foreseen = _compared(normalized(value)[1], normalized(error)[1])
+        told = jnp.stack(
+            [jnp.ones_like(own[0]), *_compared(sizes[: len(DECAYS)], own[0]), foreseen]
+        )
+        size = jnp.exp(jnp.sum(weights["size"] * told))
+        return -size * direction, {"averages": averages, "root": root, "memory": memory}
 
 
-def normalized(x: Array) -> Array:
-    """x over its root mean square; zero where that is zero."""
-    return over_rms(x, root_mean_square(x))
+def normalized(x: Array, first: int = 0) -> tuple[Array, Array]:
+    """x over its root mean square over the axes from `first` on, and that; 0 / 0 is 0.
+
+    Squares of small or large numbers do not under- or overflow.
+    """
+    axes = tuple(range(first, x.ndim))
+    # The result does not depend on this scale, so that it needs no derivative.
+    top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True))
+    zero = top == 0
+    top = jnp.where(zero, 1, top)
+    x = x / top
+    square = jnp.mean(jnp.square(x), axis=axes, keepdims=True)
+    root = jnp.sqrt(jnp.where(zero, 1, square))
+    return x / root, jnp.where(zero, 0, top * root).reshape(x.shape[:first])
 
 
-def over(x: Array, root: Array) -> Array:
+def product(weights: Array, features: Array) -> Array:
+    """Weights [features] or [features, outputs] times features [features, ...]."""
+    return jnp.tensordot(weights.T, features, 1)
+
+
+def _over(x: Array, root: Array) -> Array:
     """x / root; zero where the root is, as all gradients were zero there."""
     return x / jnp.where(root == 0, 1, root)
 
 
-def past(averages: tuple[Array, ...], root: Array) -> list[Array]:
-    """What the moments say."""
-    return [*map(normalized, averages), *(normalized(over(m, root)) for m in averages)]
+def _past(averages: tuple[Array, ...], root: Array) -> tuple[Array, Array]:
+    """What the moments say, and the sizes of these."""
+    return normalized(jnp.stack([*averages, *(_over(m, root) for m in averages)]), 1)
+
+
+def _key(weights: PyTree, features: Array) -> Array:
+    return normalized(jnp.tanh(product(weights["keys"], features)))[0]
+
+
+def _compared(a: Array, b: Array) -> Array:
+    """(a - b) / (a + b) of numbers of at least 0, between -1 and 1."""
+    total = a + b
+    return (a - b) / jnp.where(total == 0, 1, total)
 
 
 def logit(p: Any) -> Array:
