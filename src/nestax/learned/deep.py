@@ -23,9 +23,9 @@ def deep_momentum(keys: Any = 8, values: Any = 4, width: Any = 8, hidden: Any = 
         W_l   <- W_l,0 + a_l (W_l - W_l,0) - eta_l G_l / rows_l    (the write; layers l = 1, 2)
 
     where W_1 is (keys, width), W_2 is (width, values), rows_l is the number of rows of W_l, and |.|
-    the root of the sum of squares. Keys, values, features and the read-out are those of
+    the root of the sum of squares. Keys, values, features, read-out and size are those of
     `delta_momentum`. Theta has W_0, the logits of a and eta for each layer, and all else that
-    `delta_momentum` has; at the defaults 628 numbers. A layer never leaves a ball of radius
+    `delta_momentum` has; at the defaults 636 numbers. A layer never leaves a ball of radius
     eta_l / (rows_l (1 - a_l)) around its initial weights, so that no theta lets it diverge. In
     `nx.optim.deep_momentum` keys and values are the gradient itself, and the initial memory is
     random.

@@ -14,30 +14,34 @@ from .memories import Memories, kept, logit, product
 def delta_momentum(keys: Any = 8, values: Any = 4, hidden: Any = 8) -> Memories:
     r"""Delta momentum whose keys, values, initial memory, rates and read-out are learned.
 
-    Each tensor has a matrix M (keys, values) that foresees the value of a coordinate from the key
-    that its past gives it. With n coordinates, k_i and v_i as `nestax.learned.memories` states
-    them, which is a summary of this rule's equations as well, and k_i' the key before this update:
+    Each tensor has a matrix M (keys, values) that learns to foresee the value of a coordinate from
+    the key that its past gives it. With coordinates i = 1..n, k_i' the key before this update, and
+    nu(x) = x / rms(x) over the tensor:
 
         h_i = [nu(m_j), nu(m_j / r)]_i,  f_i = [nu(g), nu(g / r), nu(p)]_i and h_i
         k_i = nu(tanh(K' h_i)),          v_i = tanh(V' f_i)
-        M  <- M_0 + a (M - M_0) - eta / (n keys) sum_i k_i' (M' k_i' - v_i)'
-        y_i = M' k_i
-        o_i = d' [f_i, y_i] + q' tanh(A' [f_i, y_i])
-        p  <- p - learning_rate nu(o)
+        e_i = M' k_i' - v_i
+        M  <- M_0 + a (M - M_0) - eta / (n keys) sum_i k_i' e_i'            (the write)
+        y_i = M' k_i                                                        (the read)
+        o_i = d' [f_i, y_i] + q' tanh(A' [f_i, y_i])                        (the read-out)
+        x   = 1, [(rms m_j - rms g) / (rms m_j + rms g)]_j, (rms v - rms e) / (rms v + rms e)
+        p  <- p - learning_rate exp(z' x) nu(o)                             (the size)
 
-    where nu divides by the root mean square over the tensor, m_j are averages of the gradient g
-    with decays b_j, and r is the root of an average of g^2. What the memory says for a key is
-    erased before the key is written anew, as in `nx.optim.delta_momentum`, whose keys are rows of
-    the gradient; there one memory has the size of the tensor, here it has `keys * values` numbers.
+    where m_j are three averages of the gradient g with decays b_j, and r is the root of an average
+    of g^2. Before a value is written, what the memory says for its key is erased, as in
+    `nx.optim.delta_momentum`. The keys of that are the rows of the gradient, and its memory has the
+    size of the tensor; here coordinates have keys, and the memory has `keys * values` numbers.
 
-    Theta has K, V, M_0, d, A, q, and the logits of b_j, of the decay of r, of a and of eta, once
-    for matrices and once for vectors and scalars; at the defaults 494 numbers. It does not depend
-    on shapes. As a and eta are between 0 and 1 and the mean of k k' has a trace of `keys`, the
-    memory is stable for every theta. The learning rate, a number or a schedule, is the root mean
-    square of every tensor's step. Beside M the state holds four numbers per parameter.
+    Theta has K, V, M_0, d, A, q, z, and the logits of b_j, of the decay of r, of a and of eta, once
+    for matrices (two axes or more) and once for vectors and scalars; at the defaults 504 numbers.
+    It does not depend on shapes. As a and eta are between 0 and 1 and the mean of k k' has a trace
+    of `keys`, the memory is stable for every theta. Beside M the state holds four numbers per
+    parameter. Steps depend neither on the scale of the loss nor on the number of the update.
 
-    Before meta-training the read-out weighs nu(m_2 / r) alone, with decays 0.9 and 0.999: Adam
-    without an eps, normalized. `rule.member("momentum", decay)` is normalized momentum.
+    Before meta-training the read-out weighs nu(m_2 / r) alone, with decays 0.9 and 0.999, and z is
+    zero: Adam without an eps, normalized, so that the learning rate is the root mean square of a
+    tensor's step. `rule.member("momentum", decay)` is theta of normalized momentum,
+    `rule.member("adam", decay, second)` that of Adam.
 
     Args:
         keys: entries of a key.
