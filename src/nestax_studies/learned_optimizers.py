@@ -23,7 +23,6 @@ from nestax.learned import Family, Rule
 
 from . import data, lab
 from .lab import names, option
-from .lab.figures import Line, Panel, Sheet, curves
 
 PAIRS, TRUNCATION, SIGMA, BATCH = 8, 20, 0.01, 128
 CEILING = 2.2  # of the loss over that of a guess
