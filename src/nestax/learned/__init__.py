@@ -6,6 +6,9 @@
 * meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
 * families of tasks: `Family`, `rescaled`, `quadratics`, `least_squares`, `logistic`, `mlps`,
   `mlp_families`, `convnets`, `characters`, `associative`
+* rules: `Rule`, `PerTensor`
+* perceptrons per parameter: `small_fc`, `normalized`, `mlp`
+* task families: `Family`, `rescaled`
 """
 
 from .curves import curves as curves
@@ -20,6 +23,7 @@ from .meta_training import MetaTraining as MetaTraining
 from .meta_training import cosine as cosine
 from .meta_training import meta_nest as meta_nest
 from .meta_training import meta_train as meta_train
+from .mlp import mlp as mlp
 from .normalized import normalized as normalized
 from .rule import Moment as Moment
 from .rule import PerTensor as PerTensor

@@ -111,26 +111,28 @@ def accumulated(state: Statistics, gradient: Array, decays: Decays) -> Statistic
         decays: of the accumulators; those of second moments are clipped to [0, 1].
     """
 
-    def average(old: Array, new: Array, decay: Array) -> Array:
-        decay = decay.reshape(-1, *[1] * new.ndim)
-        return decay * old + (1 - decay) * new[None]
-
     square = jnp.square(gradient)
     second, factored = (jnp.clip(d, 0, 1) for d in (decays.second, decays.factored))
     axes, row, column, full = factored_axes(gradient.shape), state.row, state.column, state.full
     if axes is None:
-        full = average(full, square + 1e-30, factored)
+        full = averaged(full, square + 1e-30, factored)
     else:
         d1, d0 = axes
-        row = average(row, jnp.mean(square, axis=d0) + 1e-30, factored)
-        column = average(column, jnp.mean(square, axis=d1) + 1e-30, factored)
+        row = averaged(row, jnp.mean(square, axis=d0) + 1e-30, factored)
+        column = averaged(column, jnp.mean(square, axis=d1) + 1e-30, factored)
     return Statistics(
-        average(state.momentum, gradient, decays.momentum),
-        average(state.second, square, second),
+        averaged(state.momentum, gradient, decays.momentum),
+        averaged(state.second, square, second),
         row,
         column,
         full,
     )
+
+
+def averaged(old: Array, new: Array, decays: Array) -> Array:
+    """`decay old + (1 - decay) new` for each decay, which `old` has a leading axis over."""
+    decays = decays.reshape(-1, *[1] * new.ndim)
+    return decays * old + (1 - decays) * new[None]
 
 
 class Variances(NamedTuple):
@@ -209,7 +211,7 @@ def tensor_features(
     return [*found, jnp.clip(g, -0.1, 0.1), g * root] if clipped else found
 
 
-def over_tensor(feature: Array, eps: float = 1e-5) -> Array:
+def over_tensor(feature: Array, eps: Any = 1e-5) -> Array:
     """`1 / sqrt(eps + mean(x^2))` of each feature, with the mean over the tensor.
 
     Args:

@@ -19,6 +19,7 @@ class _Normalized(PerTensor):
     name: ClassVar[str] = "normalized"
     hidden: tuple[int, ...]
     eps: Any
+    large: int = fused.LARGE
 
     def init(self, key: Array) -> PyTree:
         return {"layers": drawn(key, (30, *self.hidden, 1))}
@@ -34,7 +35,7 @@ class _Normalized(PerTensor):
         gradient = features.bounded(gradient)
         state = features.accumulated(state, gradient, decays)
         found = fused.either(
-            _plain, _fused, param.size >= fused.LARGE,
+            _plain, _fused, param.size >= self.large,
             theta["layers"], gradient, state, param, self.eps,
         )  # fmt: skip
         return -found * jnp.squeeze(features.over_tensor(found[None], 1e-9), 0), state

@@ -32,7 +32,7 @@ def drawn(key: Array, widths: Sequence[int]) -> list[dict[str, Array]]:
     return [
         {
             "w": jax.random.truncated_normal(one, -2, 2, (a, b), jnp.float32) / a**0.5,
-            "b": jnp.zeros(b),
+            "b": jnp.zeros(b, jnp.float32),
         }
         for one, a, b in zip(keys, widths, widths[1:], strict=False)
     ]

@@ -21,13 +21,14 @@ class _SmallFC(PerTensor):
     hidden: tuple[int, ...]
     step: Any
     exponent: Any
+    large: int = fused.LARGE
 
     def init(self, key: Array) -> PyTree:
         return {
             "layers": drawn(key, (39, *self.hidden, 2)),
-            "momentum": jnp.zeros(len(MOMENTUM)),
-            "second": jnp.zeros(len(SECOND)),
-            "factored": jnp.zeros(len(FACTORED)),
+            "momentum": jnp.zeros(len(MOMENTUM), jnp.float32),
+            "second": jnp.zeros(len(SECOND), jnp.float32),
+            "factored": jnp.zeros(len(FACTORED), jnp.float32),
         }
 
     def begin_tensor(self, theta: PyTree, param: Array) -> Statistics:
@@ -45,7 +46,7 @@ class _SmallFC(PerTensor):
         state = features.accumulated(state, gradient, decays)
         time = features.clock(moment.count, param.dtype)
         direction, magnitude = fused.either(
-            _plain, _fused, param.size >= fused.LARGE, theta["layers"], gradient, state, param, time
+            _plain, _fused, param.size >= self.large, theta["layers"], gradient, state, param, time
         )
         return -self.step * direction * jnp.exp(self.exponent * magnitude), state
 
