@@ -23,6 +23,7 @@ from nestax.learned import Family, Rule
 
 from . import data, lab
 from .lab import names, option
+from .lab.figures import Line, Panel, Sheet, curves
 
 PAIRS, TRUNCATION, SIGMA, BATCH = 8, 20, 0.01, 128
 CEILING = 2.2  # of the loss over that of a guess
@@ -62,6 +63,10 @@ TUNED: dict[str, tuple[float, Callable[[Any], optax.GradientTransformation]]] = 
 }
 FAMILY = "trained on"
 LONGER = {"4 times as long": 400, "10 times": 1000, "16 times": 1600}
+FAR = {  # how much above Adam's loss a rule may be where it was not trained
+    "4 times as long": 0.03, "10 times": 0.1, "16 times": 0.1, "wider": 0.03, "deeper": 0.03,
+    "convolutions": 0.03, "characters": 0.03,
+}  # fmt: skip
 WORLDS = (FAMILY, "other data", *LONGER, "wider", "deeper", "convolutions", "characters")
 
 
@@ -187,9 +192,7 @@ def judged(settings: Settings, name: str, desk: lab.Desk) -> lab.Record:
     for arm in TUNED:
         desk.say(arm)
         centre, make = TUNED[arm]
-        program = partial(
-            measured, settings, family, steps, lambda s, m=make: m(falling(s["rate"], steps))
-        )
+        program = partial(measured, settings, family, steps, partial(tuned, make, steps))
         record[arm] = tried(settings, program, centre, {})
     for arm in settings.arms:
         if f"train {arm}" not in desk.done:
@@ -198,13 +201,20 @@ def judged(settings: Settings, name: str, desk: lab.Desk) -> lab.Record:
         kind = TRAINED[arm]
         thetas = weights(desk.done[f"train {arm}"], kind.rule)
 
-        def make(setting: Any, kind: Arm = kind) -> optax.GradientTransformation:
-            rate = falling(setting["rate"], steps) if kind.cosine else setting["rate"]
-            return kind.rule(setting["theta"], rate if kind.cosine else lambda _: rate, steps)
-
-        program = partial(measured, settings, family, steps, make)
+        program = partial(measured, settings, family, steps, partial(trained, kind, steps))
         record[arm] = tried(settings, program, kind.rate, thetas)
     return record
+
+
+def tuned(make: Any, steps: int, setting: Any) -> optax.GradientTransformation:
+    """An optimizer at a rate that is traced."""
+    return make(falling(setting["rate"], steps))
+
+
+def trained(kind: Arm, steps: int, setting: Any) -> optax.GradientTransformation:
+    """A rule at a rate and with weights that are traced."""
+    rate = falling(setting["rate"], steps) if kind.cosine else lambda _: setting["rate"]
+    return kind.rule(setting["theta"], rate, steps)
 
 
 def measured(settings: Settings, family: Family, steps: int, make: Any) -> Callable[..., Any]:
@@ -361,3 +371,257 @@ def stages(settings: Settings) -> dict[str, lab.Stage]:
     return found | {
         "least squares": partial(least_squares, settings), "inside": partial(inside, settings)
     }  # fmt: skip
+
+
+def find(settings: Settings, records: lab.Records) -> lab.Findings:
+    cases = {}
+    for name in settings.worlds:
+        record = records.get(name, {})
+        for arm in (*TUNED, *settings.arms):
+            if arm in record:
+                steps = record["steps"]
+                cases[f"{name}, {steps} steps" if name != FAMILY else name, arm] = record[arm]
+    measures = [
+        lab.number("mean loss", lambda r: r["loss"], "nats", 3),
+        lab.number("last tenth", lambda r: r["last"], "nats", 3),
+        lab.number("untuned", lambda r: r.get("untuned"), "nats", 3),
+        lab.number("time", lambda r: r["milliseconds"], "ms", 3),
+    ]
+    caption = (
+        "Cross entropy on batches not yet learned from, over all steps and over the last tenth; "
+        "median (least to most) over meta-seeds. Every optimizer has a cosine to zero (small_fc: "
+        "none) and its rate is tuned over equally many trials on tasks of its own; untuned: at the "
+        "rate of its meta-training. Time: of one step of one task, tasks side by side."
+    )
+    table = lab.numbers(
+        ("world", "optimizer"), cases, measures, caption,
+        lambda r: {"rate": lab.rate_tuned(r)}, best="-mean loss",
+    )  # fmt: skip
+    verdicts = []
+    for arm in settings.arms:
+        verdicts += on_arm(arm, records)
+    verdicts += between(records) + on_least_squares(records.get("least squares"))
+    return lab.Findings(table, verdicts, summary(settings, records))
+
+
+def loss(records: lab.Records, name: str, arm: str, key: str = "loss") -> Any:
+    return records.get(name, {}).get(arm, {}).get(key)
+
+
+LOOK: dict[str, Any] = {"shown": lab.significant, "unit": ""}
+
+
+def on_arm(arm: str, records: lab.Records) -> list[lab.Verdict]:
+    """Whether a rule beats Adam where it was trained, and where else it keeps up."""
+
+    def against(name: str, key: str = "loss") -> dict[str, Any]:
+        return {arm: loss(records, name, arm, key), "adam": loss(records, name, "adam")}
+
+    def within(part: float) -> Callable[..., bool | None]:
+        return lab.medians(lambda mine, adam: mine <= (1 + part) * adam)
+
+    claims = [
+        ("Learned optimizers beat tuned Adam on the tasks they were trained on (Metz et al. 2022)",
+         "mean loss below Adam's with every meta-seed", against(FAMILY),
+         lambda mine, adam: np.all(mine < np.min(adam)), "trained on"),
+        ("They need no tuning (after Metz et al. 2022)",
+         "at the rate of their training below tuned Adam, in the median",
+         against(FAMILY, "untuned"), within(0.0), "trained on"),
+        ("They carry over to other data (this project)",
+         "below tuned Adam on MNIST, in the median", against("other data"), within(0.0),
+         "other data"),
+    ]  # fmt: skip
+    for name, part in FAR.items():
+        claims.append(
+            ("They carry over to longer training and other networks (after Metz et al. 2022)",
+             f"at most {part:.0%} above tuned Adam, in the median", against(name), within(part),
+             name)
+        )  # fmt: skip
+    return [
+        lab.judge(claim, criterion, values, holds, of=f"{arm}: {of}", **LOOK)
+        for claim, criterion, values, holds, of in claims
+    ]
+
+
+def between(records: lab.Records) -> list[lab.Verdict]:
+    """Claims about rules against each other, and about what is inside of them."""
+
+    def pair(name: str, *arms: str) -> dict[str, Any]:
+        return {arm: loss(records, name, arm) for arm in arms}
+
+    less = lab.medians(lambda one, other: one < other)
+    found = [
+        lab.judge(
+            "Episodes of drawn length make a rule last longer (Metz et al. 2022)",
+            "mean loss over 1,600 steps lower with horizons from 100 to 2,000 than with 100, in "
+            "the median",
+            pair("16 times", "normalized", "normalized, 100"), less, of="16 times", **LOOK,
+        ),
+    ]  # fmt: skip
+    for name in (FAMILY, "4 times as long"):
+        for memory in ("deep_momentum", "delta_momentum"):
+            found.append(
+                lab.judge(
+                    "A memory that is meta-trained is a better optimizer than a perceptron "
+                    "(this project, after Nested Learning, section 4)",
+                    "mean loss below that of small_fc at equal meta-training time, in the median",
+                    pair(name, memory, "small_fc"), less, of=f"{memory}: {name}", **LOOK,
+                )
+            )  # fmt: skip
+    told = records.get("inside", {})
+    for arm in TRAINED:
+        record = told.get(arm)
+        past = None if record is None else 100 * (1 - np.asarray(record["past"])[:, 0])
+        louder = None if record is None else np.asarray(record["louder"])
+        size = None if record is None else np.asarray(record["size"])[:, -1]
+        found += [
+            lab.judge(
+                "Learned rules contain momentum (after Maheswaranathan et al. 2021)",
+                "older gradients make at least a fifth of an update, with every meta-seed",
+                {arm: past}, lambda share: np.all(share >= 20), of=f"{arm}: momentum",
+                shown=partial(lab.spread, digits=0, scale=1),
+            ),
+            lab.judge(
+                "Learned rules adapt to the scale of gradients (after Maheswaranathan et al. 2021)",
+                "gradients ten times as large change the size of an update by less than a fifth, "
+                "with every meta-seed",
+                {arm: louder}, lambda ratio: np.all(np.abs(np.log(ratio)) < np.log(1.2)),
+                of=f"{arm}: adaptation", **LOOK,
+            ),
+        ]  # fmt: skip
+        if arm == "small_fc":
+            found.append(
+                lab.judge(
+                    "Learned rules anneal their steps (after Maheswaranathan et al. 2021)",
+                    "the 40th update is at most half as large as the first, with every meta-seed",
+                    {arm: size}, lambda ratio: np.all(ratio <= 0.5), of=f"{arm}: annealing", **LOOK,
+                )
+            )  # fmt: skip
+    return found
+
+
+def on_least_squares(record: Any) -> list[lab.Verdict]:
+    last = {
+        name: None if record is None else [np.asarray(record[name]["curve"])[-1]]
+        for name in ("lstm", *BASELINES)
+    }
+    return [
+        lab.judge(
+            "An LSTM learns to minimize quadratics faster than tuned optimizers (Andrychowicz et "
+            "al. 2016)",
+            "mean loss at step 99 below each tuned optimizer's",
+            last, lambda lstm, *others: lstm[0] < min(one[0] for one in others),
+            of="least squares", **LOOK,
+        ),
+        lab.judge(
+            "The same, as a number to reach (this project)",
+            "mean loss at step 99 of at most 0.2",
+            {"lstm": last["lstm"]}, lambda lstm: lstm[0] <= 0.2, of="least squares", **LOOK,
+        ),
+    ]  # fmt: skip
+
+
+def summary(settings: Settings, records: lab.Records) -> dict[str, Any]:
+    """What meta-training cost, and the numbers that belong to no world."""
+    found: dict[str, Any] = {}
+    for arm in settings.arms:
+        record = records.get(f"train {arm}")
+        if record is not None:
+            found[f"train {arm}"] = {
+                "outer steps": record["steps"], "seconds": record["seconds"],
+                "compilation": record["compilation"], "bad": np.mean(record["bad"], 0),
+                "meta-loss": np.asarray(record["losses"])[-1],
+            }  # fmt: skip
+    if "least squares" in records:
+        found["least squares"] = {
+            name: {"last": np.asarray(one["curve"])[-1], **{k: one[k] for k in ("rate", "seconds")
+                                                            if k in one}}
+            for name, one in records["least squares"].items()
+        }  # fmt: skip
+    if "inside" in records:
+        found["inside"] = {
+            arm: {"older gradients": 1 - np.asarray(one["past"])[:, 0],
+                  "ten times as large": one["louder"],
+                  "last update": np.asarray(one["size"])[:, -1]}
+            for arm, one in records["inside"].items()
+        }  # fmt: skip
+    return found
+
+
+def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
+    panels = []
+    for name in settings.worlds:
+        record = records.get(name)
+        if record is None:
+            continue
+        lines = []
+        for arm in ("sgd", "adam", *settings.arms):
+            if arm in record:
+                curve = np.asarray(record[arm]["curve"]).T
+                x = record["steps"] * (np.arange(len(curve)) + 0.5) / len(curve)
+                lines.append(Line(x, np.minimum(curve, 4.0), arm))
+        panels.append(Panel(name, "step", "loss (nats)", lines, log="y"))
+    caption = "Tuned optimizers and rules at their tuned rates; medians and ranges over meta-seeds."
+    sheets = [curves("worlds", panels, "Training by trained rules", caption)]
+    lines = []
+    for arm in settings.arms:
+        record = records.get(f"train {arm}")
+        if record is not None:
+            losses = np.asarray(record["losses"])
+            seconds = record["seconds"] * (np.arange(len(losses)) + 1) / len(losses)
+            lines.append(Line(seconds, losses, arm))
+    caption = (
+        "Meta-loss along meta-training: the loss over that of a guess, over all steps of all "
+        "episodes. Episodes of drawn length are longer, so that their losses are others."
+    )
+    panel = Panel("meta-training", "seconds for each seed", "meta-loss", lines, log="y")
+    sheets.append(curves("training", [panel], "Meta-training", caption))
+    told = records.get("inside")
+    if told is not None:
+        past = [
+            Line(np.arange(20), 100 * np.asarray(one["past"])[:, :20].T, arm)
+            for arm, one in told.items()
+        ]
+        sizes = [
+            Line(np.arange(1, 1 + np.shape(one["size"])[1]), np.asarray(one["size"]).T, arm)
+            for arm, one in told.items()
+        ]
+        sheets.append(
+            curves(
+                "inside",
+                [Panel("momentum", "age of a gradient (steps)", "share of the update (%)", past),
+                 Panel("annealing", "update", "size, relative to the first", sizes, log="y")],
+                "What rules do with gradients",
+                "Gradients along a run of Adam, parameters held. Left: how much of the last update "
+                "each gradient makes, by removal. Right: sizes of the updates at a constant rate.",
+            )
+        )  # fmt: skip
+    record = records.get("least squares")
+    if record is not None:
+        lines = [
+            Line(np.arange(len(one["curve"])), np.asarray(one["curve"]), name)
+            for name, one in record.items()
+        ]
+        panel = Panel("least squares", "step", "mean loss of 128 tasks", lines, log="y")
+        sheets.append(
+            curves("quadratics", [panel], "Learning to learn quadratics",
+                   "Ten weights, ten equations; rates tuned for the last step.")
+        )  # fmt: skip
+    return sheets
+
+
+def example(settings: Settings) -> lab.Example:
+    """A small nest of a rule over quadratics."""
+    rule = learned.adam_like()
+    nest = learned.meta_nest(
+        rule, learned.quadratics(3), tasks=2, horizon=20, truncation=10, learning_rate=0.1
+    )
+    state = nest.init({"rule": rule.init(jax.random.key(0))}, jax.random.key(1))
+    return lab.Example(nest, state, "rule", {"PES": nx.PES(SIGMA)})
+
+
+LEAD = """Rules with a few hundred weights are trained on small networks for digits and clothes, by
+persistent evolution strategies, each for the same time. They are judged on tasks that they have not
+seen: other images, longer training, wider, deeper and convolutional networks, a character model;
+against optimizers whose learning rate is tuned over as many trials."""
+STUDY = lab.Study("Learned optimizers", LEAD, Settings, stages, find, draw, example)

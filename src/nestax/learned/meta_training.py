@@ -18,7 +18,6 @@ from .family import Family
 from .rule import Rule
 
 RULE, PARAMS = "rule", "params"  # the levels
-Rate = float | int | Callable[[Array, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ class MetaTraining:
         )
 
 
-def cosine(rate: float | int, end: float | int = 0.0) -> Rate:
+def cosine(rate: Any, end: Any = 0.0) -> Callable[[Array, Array], Array]:
     """A learning rate that falls along a cosine over the episode, however long it is.
 
     Args:
