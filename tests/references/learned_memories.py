@@ -19,7 +19,7 @@ def quotient(a, b):
 
 def compared(a, b):
     """(|a| - |b|) / (|a| + |b|), with the root mean square as norm."""
-    a, b = (np.sqrt(np.mean(np.square(x))) for x in (a, b))
+    a, b = np.sqrt(np.mean(np.square(a))), np.sqrt(np.mean(np.square(b)))
     return (a - b) / (a + b) if a + b > 0 else 0.0
 
 
@@ -35,6 +35,7 @@ class Memory:
         self.initial = [initial["first"], initial["last"]] if self.deep else [initial]
         self.initial = [np.asarray(m, np.float64) for m in self.initial]
         self.layers = [m.copy() for m in self.initial]
+        self.count = 0
         self.averages, self.squares = np.zeros((3, self.n)), np.zeros(self.n)
 
     def moments(self):
@@ -101,6 +102,12 @@ class Memory:
         for i in range(self.n):
             units = np.tanh(seen[i] @ self.theta["hidden"])
             out[i] = seen[i] @ self.theta["direct"] + units @ self.theta["out"]
-        told = [1, *(compared(m, g) for m in self.averages), compared(values, errors)]
+        self.count += 1
+        fair = [
+            m / (1 - decay**self.count)
+            for m, decay in zip(self.averages, sigmoid(self.theta["decays"]), strict=True)
+        ]
+        slow = root / np.sqrt(1 - second**self.count)
+        told = [1, compared(values, errors), *(compared(m, slow) for m in fair), compared(g, slow)]
         size = np.exp(np.dot(self.theta["size"], told))
         return -size * over_rms(out).reshape(self.shape)

@@ -25,13 +25,14 @@ def deep_momentum(keys: Any = 8, values: Any = 4, width: Any = 8, hidden: Any = 
     where W_1 is (keys, width), W_2 is (width, values), rows_l is the number of rows of W_l, and |.|
     the root of the sum of squares. Keys, values, features, read-out and size are those of
     `delta_momentum`. Theta has W_0, the logits of a and eta for each layer, and all else that
-    `delta_momentum` has; at the defaults 636 numbers. A layer never leaves a ball of radius
+    `delta_momentum` has; at the defaults 638 numbers. A layer never leaves a ball of radius
     eta_l / (rows_l (1 - a_l)) around its initial weights, so that no theta lets it diverge. In
     `nx.optim.deep_momentum` keys and values are the gradient itself, and the initial memory is
     random.
 
-    Before meta-training W_1 is random, W_2 is zero, and the read-out is that of `delta_momentum`:
-    Adam without an eps, normalized. `rule.member("momentum", decay)` is normalized momentum.
+    Before meta-training W_1 is random, W_2 is zero, and the rule is as `delta_momentum` then: much
+    like Adam. `rule.member("momentum", decay)` is theta of normalized momentum, and
+    `rule.member("adam", decay, second)` that of normalized Adam.
 
     Args:
         keys: entries of a key.

@@ -24,24 +24,27 @@ def delta_momentum(keys: Any = 8, values: Any = 4, hidden: Any = 8) -> Memories:
         M  <- M_0 + a (M - M_0) - eta / (n keys) sum_i k_i' e_i'            (the write)
         y_i = M' k_i                                                        (the read)
         o_i = d' [f_i, y_i] + q' tanh(A' [f_i, y_i])                        (the read-out)
-        x   = 1, [(rms m_j - rms g) / (rms m_j + rms g)]_j, (rms v - rms e) / (rms v + rms e)
+        x   = 1, rms v ~ rms e, [rms m_j ~ rms r]_j, rms g ~ rms r          (comparisons)
         p  <- p - learning_rate exp(z' x) nu(o)                             (the size)
 
     where m_j are three averages of the gradient g with decays b_j, and r is the root of an average
-    of g^2. Before a value is written, what the memory says for its key is erased, as in
+    of g^2; `a ~ b = (a - b) / (a + b)`, for which m_j and r are corrected for their bias at zero as
+    Adam's are. Before a value is written, what the memory says for its key is erased, as in
     `nx.optim.delta_momentum`. The keys of that are the rows of the gradient, and its memory has the
     size of the tensor; here coordinates have keys, and the memory has `keys * values` numbers.
 
     Theta has K, V, M_0, d, A, q, z, and the logits of b_j, of the decay of r, of a and of eta, once
-    for matrices (two axes or more) and once for vectors and scalars; at the defaults 504 numbers.
+    for matrices (two axes or more) and once for vectors and scalars; at the defaults 506 numbers.
     It does not depend on shapes. As a and eta are between 0 and 1 and the mean of k k' has a trace
     of `keys`, the memory is stable for every theta. Beside M the state holds four numbers per
     parameter. Steps depend neither on the scale of the loss nor on the number of the update.
 
-    Before meta-training the read-out weighs nu(m_2 / r) alone, with decays 0.9 and 0.999, and z is
-    zero: Adam without an eps, normalized, so that the learning rate is the root mean square of a
-    tensor's step. `rule.member("momentum", decay)` is theta of normalized momentum,
-    `rule.member("adam", decay, second)` that of Adam.
+    Before meta-training the read-out weighs nu(m_2 / r) alone, with decays 0.9 and 0.999: the
+    direction of Adam without an eps. The first step of a tensor has the root mean square
+    `learning_rate`; later ones are smaller as averages cancel and gradients shrink, about as
+    Adam's. `rule.member("momentum", decay)` is theta of normalized momentum, and
+    `rule.member("adam", decay, second)` that of normalized Adam: all their steps have that root
+    mean square.
 
     Args:
         keys: entries of a key.

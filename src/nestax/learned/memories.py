@@ -18,17 +18,20 @@ tensor, and 0 / 0 is 0:
     M   <- M_0 + a (M - M_0) - eta grad_M mean |e|^2 / 2              (the write)
     y    = M(k)                                                       (the read)
     o    = d' [f, y] + q' tanh(A' [f, y])                             (the read-out)
-    x    = 1, [(rms m_j - rms g) / (rms m_j + rms g)]_j, (rms v - rms e) / (rms v + rms e)
+    x    = 1, rms v ~ rms e, [rms m_j ~ rms r]_j, rms g ~ rms r       (comparisons)
     p   <- p - learning_rate exp(z' x) nu(o)                          (the size)
 
-In a key nu is over coordinates and entries together. `k_before` is the key before this update, made
-of the moments alone, so that **keys are of the past and values of the present**: the memory learns
-to foresee the value. K, V, M_0, d, A, q, z and, by their logits, b, c, a and eta are theta.
+In a key nu is over coordinates and entries together. Comparisons are `a ~ b = (a - b) / (a + b)`,
+of m_j and r whose bias is corrected, as Adam's, by `1 - b_j^t` and `sqrt(1 - c^t)`. `k_before` is
+the key before this update, made of the moments alone, so that **keys are of the past and values of
+the present**: the memory learns to foresee the value. K, V, M_0, d, A, q, z and, by their logits,
+b, c, a and eta are theta.
 
 There are no biases, so that the direction is odd in (g, p), and a tensor whose gradients are all
 zero stays unless the read-out weighs p. The size of a step depends on how far averages of gradients
-cancel, and on how well the memory foresees. Nothing depends on the scale of the loss, and nothing
-on the number of the update, so that no horizon is learned.
+cancel, on the present gradient beside past ones, and on how well the memory foresees. Nothing
+depends on the scale of the loss. The number t of the update corrects the bias of averages, and is
+nothing that theta could read: no horizon is learned.
 
 With q = z = 0 and d = 1 at nu(m_j) alone the rule is heavy-ball momentum, normalized; at
 nu(m_j / r) it is Adam, normalized, with an eps of zero.
@@ -51,6 +54,7 @@ SECOND = 0.999
 PAST = 2 * len(DECAYS)  # features that keys are made of
 FEATURES = 3 + PAST
 MOMENTUM, ADAM = 1, 4  # places of the average with decay 0.9, and of that over the root
+SIZE = (0.0, 0.0, 0.0, 2.0, 0.0, 1.0)  # about Adam's steps, where averages cancel
 KINDS = ("matrices", "vectors")
 
 
@@ -98,7 +102,7 @@ class Memories(PerTensor):
             "direct": momentum_only(self.values, ADAM),
             "hidden": drawn(keys[3], read, self.hidden),
             "out": jnp.zeros(self.hidden, jnp.float32),
-            "size": jnp.zeros(len(DECAYS) + 2, jnp.float32),
+            "size": jnp.array(SIZE, jnp.float32),
         }
 
     def member(self, kind: str = "momentum", decay: Any = 0.9, second: Any = SECOND) -> PyTree:
@@ -126,6 +130,7 @@ class Memories(PerTensor):
         for weights in theta.values():
             weights["decays"] = weights["decays"].at[1].set(logit(decay))
             weights["second"] = logit(second)
+            weights["size"] = jnp.zeros_like(weights["size"])
             weights["direct"] = momentum_only(self.values, ADAM if kind == "adam" else MOMENTUM)
         return theta
 
@@ -140,7 +145,6 @@ class Memories(PerTensor):
         self, theta: PyTree, gradient: Array, state: PyTree, param: Array, moment: Moment
     ) -> tuple[Array, PyTree]:
         """See `PerTensor.update_tensor`."""
-        del moment
         weights = _of_kind(theta, param)
         decays, second = jax.nn.sigmoid(weights["decays"]), jax.nn.sigmoid(weights["second"])
         averages = tuple(
@@ -158,10 +162,14 @@ class Memories(PerTensor):
         direction, _ = normalized(
             product(weights["direct"], seen) + product(weights["out"], hidden)
         )
-        foreseen = _compared(normalized(value)[1], normalized(error)[1])
-        told = jnp.stack(
-            [jnp.ones_like(own[0]), *_compared(sizes[: len(DECAYS)], own[0]), foreseen]
+        steps = (moment.count + 1).astype(gradient.dtype)
+        corrections = -jnp.expm1(steps * jax.nn.log_sigmoid(weights["decays"]))
+        slow = normalized(root)[1] / jnp.sqrt(
+            -jnp.expm1(steps * jax.nn.log_sigmoid(weights["second"]))
         )
+        known = jnp.concatenate([sizes[: len(DECAYS)] / corrections, own[:1]])
+        foreseen = _compared(normalized(value)[1], normalized(error)[1])
+        told = jnp.concatenate([jnp.stack([jnp.ones_like(slow), foreseen]), _compared(known, slow)])
         size = jnp.exp(jnp.sum(weights["size"] * told))
         return -size * direction, {"averages": averages, "root": root, "memory": memory}
 
