@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from references.learned_memories_table import MEMORIES
 from references.learned_recurrent_table import KEEP_RECURRENT, NONE_RECURRENT, RECURRENT
+from references.learned_rules_table import KEEP_RULES, NONE_RULES, RULES
 
 from nestax import optim
 from nestax_studies.information_plane.arms import ARMS
@@ -65,6 +66,7 @@ OPTIMIZERS = {
     "complex_adam": lambda r: optim.complex_adam(r, 0.8 * cmath.exp(0.125j * cmath.pi)),
     "multi_timescale": lambda r: optim.multi_timescale(r, {"w": 2, "": 1}),
     **RECURRENT,
+    **RULES,
     "published": lambda r: ARMS["published"].make(r, 0),
     "optax.adamw": optax.adamw,
     "optax.contrib.muon": optax.contrib.muon,
@@ -82,10 +84,12 @@ KEEP = {
     "complex_adam",
     *MEMORIES,
     *KEEP_RECURRENT,
+    *KEEP_RULES,
 }  # fmt: skip
 NONE = {
     "associative_momentum, features",
     "generalized, hypentropy",
     "m3, literal",
     *NONE_RECURRENT,
+    *NONE_RULES,
 }
