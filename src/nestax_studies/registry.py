@@ -72,6 +72,11 @@ STUDIES = {
         2,
         ("digits",),
     ),
+    "estimators": Entry(
+        "estimators",
+        "Which estimates of a gradient through learning are biased, and which vary too much?",
+        3,
+    ),
     "cleaning": Entry(
         "cleaning",
         "Which training labels are wrong? One trust for each image, learned on a few clean ones.",
