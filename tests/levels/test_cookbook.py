@@ -417,6 +417,20 @@ def test_a_learned_optimizer_by_persistent_evolution():
     assert moved == {"in": True, "out": True}
 
 
+def test_meta_training_in_one_call_and_as_a_nest():
+    program = run("Meta-training in one call, and as a nest")
+    short, spelled = program.found.nest.declaration, program.nest.declaration
+    assert short.periods == spelled.periods and short.copies == spelled.copies
+    assert [len(group) for group in short.groups] == [len(group) for group in spelled.groups]
+    assert short.groups[1][0].flow == spelled.groups[1][0].flow == nx.PES(0.01)
+    # Adam's rate is too small at first: both raise it.
+    assert program.found.theta["scale"] > 0 and program.state.values["theta"]["scale"] > 0
+    tx = program.optimizer
+    weights = jnp.ones(5)
+    updates, _ = tx.update(weights, tx.init(weights), weights)
+    np.testing.assert_allclose(updates, -0.1 * jnp.exp(program.found.theta["scale"]), rtol=1e-2)
+
+
 def test_the_spectrum_of_a_game(x64):
     program = run("The spectrum of a game")
     # Every pair of coordinates turns: z -> (1 - 0.1 i) z, and with the last gradient remembered
