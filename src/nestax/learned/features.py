@@ -9,7 +9,8 @@ optimizers" (2022), and the formulas of its published implementation; Shazeer an
 (2018).
 """
 
-import math
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -117,9 +118,12 @@ def accumulated(state: Statistics, gradient: Array, decays: Decays) -> Statistic
     if axes is None:
         full = averaged(full, square + 1e-30, factored)
     else:
-        d1, d0 = axes
-        row = averaged(row, jnp.mean(square, axis=d0) + 1e-30, factored)
-        column = averaged(column, jnp.mean(square, axis=d1) + 1e-30, factored)
+        # XLA would otherwise take the mean once for each decay.
+        rows, columns = jax.lax.optimization_barrier([jnp.mean(square, axis=d) for d in axes[::-1]])
+        row, column = (
+            averaged(row, rows + 1e-30, factored),
+            averaged(column, columns + 1e-30, factored),
+        )
     return Statistics(
         averaged(state.momentum, gradient, decays.momentum),
         averaged(state.second, square, second),
@@ -171,7 +175,7 @@ def variances(state: Statistics, shape: Sequence[int]) -> Variances:
 
 def over_roots(factors: Sequence[Array]) -> Array:
     """One over the root of the product."""
-    return math.prod(map(jax.lax.rsqrt, factors))
+    return functools.reduce(operator.mul, map(jax.lax.rsqrt, factors))
 
 
 def tensor_features(

@@ -6,9 +6,10 @@ tensor go into the first layer's weights, and features that are one number per r
 multiplied by their weights before they are broadcast.
 """
 
-import math
+import functools
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +39,21 @@ def either(
     return chosen(*arguments)
 
 
+class Term(NamedTuple):
+    """A feature as a product.
+
+    Attributes:
+        base: an array that several features may have in common.
+        factor: what it is multiplied by; None: 1.
+    """
+
+    base: Array
+    factor: Array | None = None
+
+
 def features(
     state: Statistics, gradient: Array, param: Array, *, clipped: bool = False
-) -> tuple[list[Array], Callable[[Any], Array]]:
+) -> tuple[list[Term], Callable[[Any], Array]]:
     """The features of `tensor_features`, one by one, and what they are multiplied by.
 
     Args:
@@ -56,20 +69,21 @@ def features(
     seen, second = variances(state, gradient.shape), state.second[0]
     moments, root, inverse = [*state.momentum], jax.lax.rsqrt(second + 1e-6), 1 / (second + 1e-6)
     by_gradient, by_momentum = over_roots(seen.gradient), over_roots(seen.momentum)
-    small = [seen.row, seen.column]
-    small = [x for stack in [*small, *(jax.lax.rsqrt(s + 1e-8) for s in small)] for x in stack]
+    stacks = [seen.row, seen.column]
+    small = [x for stack in [*stacks, *(jax.lax.rsqrt(s + 1e-8) for s in stacks)] for x in stack]
     found = [
-        *(gradient, param, *moments, second),
-        *(m * root for m in moments),
-        root,
-        *(gradient * scale for scale in by_gradient),
-        *small,
-        *(m * scale for m, scale in zip(moments, by_momentum, strict=True)),
+        *(Term(x) for x in (gradient, param, *moments, second)),
+        *(Term(m, root) for m in moments),
+        Term(root),
+        *(Term(gradient, scale) for scale in by_gradient),
+        *map(Term, small),
+        *(Term(m, scale) for m, scale in zip(moments, by_momentum, strict=True)),
     ]
     # Products of squares instead of squares of products: no root is needed, and each square of a
     # momentum is used three times.
     over_gradient, over_momentum = (
-        math.prod(1 / factor for factor in factors) for factors in (seen.gradient, seen.momentum)
+        functools.reduce(operator.mul, [1 / factor for factor in factors])
+        for factors in (seen.gradient, seen.momentum)
     )
     g, squares = jnp.square(gradient), [jnp.square(m) for m in moments]
     summed = [
@@ -81,7 +95,7 @@ def features(
     ]
     if clipped:
         bound = jnp.clip(gradient, -0.1, 0.1)
-        found += [bound, gradient * root]
+        found += [Term(bound), Term(gradient, root)]
         summed += [jnp.square(bound), g * inverse]
 
     def factors(eps: Any) -> Array:
@@ -118,33 +132,45 @@ def sums(arrays: Sequence[Array]) -> Array:
     return jnp.stack([jnp.sum(x) for x in partial])
 
 
-def answers(layers: Sequence[dict[str, Array]], features: Sequence[Array]) -> list[Array]:
+def answers(layers: Sequence[dict[str, Array]], features: Sequence[Term]) -> list[Array]:
     """The perceptron's outputs, each of the tensor's shape.
 
     Args:
         layers: as for `perceptron.applied`.
         features: the inputs, with axes of size 1 where they do not change.
     """
-    shape = jnp.broadcast_shapes(*(x.shape for x in features))
+    shape = jnp.broadcast_shapes(*(term.base.shape for term in features))
     first, *rest = layers
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, feature in enumerate(features):
-        groups.setdefault(feature.shape, []).append(index)
-    full = groups.pop(shape)
+    small: dict[tuple[int, ...], list[int]] = {}
+    full: dict[int, list[int]] = {}
+    for index, term in enumerate(features):
+        if term.base.shape == shape:
+            full.setdefault(id(term.base), []).append(index)
+        else:
+            small.setdefault(term.base.shape, []).append(index)
     shared = [
-        jnp.tensordot(first["w"][jnp.asarray(group)].T, jnp.stack([features[i] for i in group]), 1)
-        for group in groups.values()
+        jnp.tensordot(
+            first["w"][jnp.asarray(some)].T, jnp.stack([features[i].base for i in some]), 1
+        )
+        for some in small.values()
     ]
     hidden = []
     for unit, bias in enumerate(first["b"]):
-        value = sum((x[unit] for x in shared), start=bias.reshape([1] * len(shape)))
-        for index in full:
-            value = value + features[index] * first["w"][index, unit]
+        value = jnp.broadcast_to(bias, shape)
+        for x in shared:
+            value = value + x[unit]
+        for some in full.values():
+            coefficient = jnp.zeros((), value.dtype)
+            for index in some:
+                weight, factor = first["w"][index, unit], features[index].factor
+                coefficient += weight if factor is None else weight * factor
+            value += features[some[0]].base * coefficient
         hidden.append(value)
     for layer in rest:
-        hidden = [jax.nn.relu(x) for x in hidden]
-        hidden = [
-            sum((x * w for x, w in zip(hidden, column, strict=True)), start=bias)
-            for column, bias in zip(layer["w"].T, layer["b"], strict=True)
-        ]
+        seen, hidden = [jax.nn.relu(x) for x in hidden], []
+        for column, bias in zip(layer["w"].T, layer["b"], strict=True):
+            value = jnp.broadcast_to(bias, shape)
+            for x, weight in zip(seen, column, strict=True):
+                value += x * weight
+            hidden.append(value)
     return hidden
