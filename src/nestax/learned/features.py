@@ -173,9 +173,9 @@ def variances(state: Statistics, shape: Sequence[int]) -> Variances:
     return Variances(row, column, factors, factors)
 
 
-def over_roots(factors: Sequence[Array]) -> Array:
-    """One over the root of the product."""
-    return functools.reduce(operator.mul, map(jax.lax.rsqrt, factors))
+def multiplied(factors: Sequence[Array]) -> Array:
+    """The product."""
+    return functools.reduce(operator.mul, factors)
 
 
 def tensor_features(
@@ -205,12 +205,12 @@ def tensor_features(
         state.second,
         m * root,
         root,
-        g * over_roots(seen.gradient),
+        g * multiplied([jax.lax.rsqrt(x) for x in seen.gradient]),
         seen.row,
         seen.column,
         jax.lax.rsqrt(seen.row + 1e-8),
         jax.lax.rsqrt(seen.column + 1e-8),
-        m * over_roots(seen.momentum),
+        m * multiplied([jax.lax.rsqrt(x) for x in seen.momentum]),
     ]
     return [*found, jnp.clip(g, -0.1, 0.1), g * root] if clipped else found
 

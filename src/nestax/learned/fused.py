@@ -6,8 +6,6 @@ tensor go into the first layer's weights, and features that are one number per r
 multiplied by their weights before they are broadcast.
 """
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .features import UNIT, Statistics, over_roots, over_tensor, variances
+from .features import UNIT, Statistics, multiplied, over_tensor, variances
 
 LARGE = 2**14  # elements from which on a tensor is large
 CHUNK = 512  # at most so many squares are added one after the other
@@ -66,9 +64,14 @@ def features(
         (features, factors): arrays with axes of size 1 where they do not change, and a function of
         eps to one over the root of eps plus each mean square.
     """
-    seen, second = variances(state, gradient.shape), state.second[0]
+    seen, second = variances(state, gradient.shape), state.second.reshape(param.shape)
     moments, root, inverse = [*state.momentum], jax.lax.rsqrt(second + 1e-6), 1 / (second + 1e-6)
-    by_gradient, by_momentum = over_roots(seen.gradient), over_roots(seen.momentum)
+    # Products of rows and columns are made for each decay by itself: XLA would keep a stack of them
+    # in memory, which has the size of several tensors.
+    by_gradient, by_momentum = (
+        [multiplied([jax.lax.rsqrt(x)[k] for x in factors]) for k in range(len(factors[0]))]
+        for factors in (seen.gradient, seen.momentum)
+    )
     stacks = [seen.row, seen.column]
     small = [x for stack in [*stacks, *(jax.lax.rsqrt(s + 1e-8) for s in stacks)] for x in stack]
     found = [
@@ -82,7 +85,7 @@ def features(
     # Products of squares instead of squares of products: no root is needed, and each square of a
     # momentum is used three times.
     over_gradient, over_momentum = (
-        functools.reduce(operator.mul, [1 / factor for factor in factors])
+        [multiplied([(1 / x)[k] for x in factors]) for k in range(len(factors[0]))]
         for factors in (seen.gradient, seen.momentum)
     )
     g, squares = jnp.square(gradient), [jnp.square(m) for m in moments]
