@@ -128,7 +128,7 @@ def test_adams_derivatives_are_those_of_differences(x64):
         step = 1e-5
         ends = [loss(theta | {name: theta[name] + s * step}) for s in (1, -1)]
         difference = (ends[0] - ends[1]) / (2 * step)
-        assert abs(difference) > 1e-4
+        assert abs(difference) > 1e-5
         np.testing.assert_allclose(slopes[name], difference, rtol=1e-5, err_msg=name)
 
 

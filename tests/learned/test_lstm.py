@@ -117,7 +117,7 @@ def test_derivatives_in_theta_are_those_of_differences(x64):
 def test_second_derivatives_are_left_out_where_the_flow_does():
     """The rule stops none: by `Unroll` the gradient is one of theta, and by its first order that
     of a loop with stopped gradients."""
-    rule = nx.learned.lstm(hidden=2, scale=0.3)
+    rule = nx.learned.lstm(hidden=2, scale=0.3, preprocess=None)
     theta = jax.tree.map(jnp.float32, filled(rule))
 
     def loss(values, batch):

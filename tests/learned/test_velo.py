@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from references.learned_velo import velo_updates
-from references.learned_weights import filled
+from references.learned_weights import filled as filled_with
 
 import nestax as nx
 
@@ -21,6 +21,11 @@ STEPS = 20
 LOSSES = [3.0, 2.5, 9.0, 40.0, 1.0]  # the third is clipped a little, the fourth much
 
 rule = functools.partial(nx.learned.velo, lstm_hidden=3, bank=2, hidden=(4, 3), step=0.1)
+
+
+def filled():
+    """Small enough for the magnitudes, whose weights are a hundredfold of the bank's."""
+    return filled_with(rule(), 0.15)
 
 
 def problem(steps=5):
@@ -61,7 +66,7 @@ def expected(theta, params, gradients, steps=STEPS):
 
 @pytest.mark.parametrize("steps", [STEPS, 4, 2000])
 def test_updates_are_those_of_the_formulas(x64, steps):
-    theta, (params, gradients) = filled(rule()), problem()
+    theta, (params, gradients) = filled(), problem()
     found = walk(theta, params, gradients, jnp.float64, steps)
     for u, own in zip(found, expected(theta, params, gradients, steps), strict=True):
         assert u["none"].shape == (0, 2)
@@ -72,7 +77,7 @@ def test_updates_are_those_of_the_formulas(x64, steps):
 
 def test_updates_are_those_that_were_stored():
     """In float32, relative to the largest number of a tensor."""
-    found = walk(filled(rule()), *problem(), jnp.float32)
+    found = walk(filled(), *problem(), jnp.float32)
     for u, stored in zip(found, json.loads(GOLDEN.read_text())["updates"], strict=True):
         for name, values in stored.items():
             size = np.max(np.abs(values))
@@ -92,7 +97,7 @@ def test_the_sizes_of_the_source_give_its_weights_without_the_dead_ones():
 
 
 def test_tensors_hear_of_each_other_and_the_loss_and_the_horizon_are_read():
-    theta, (params, gradients) = filled(rule()), problem(1)
+    theta, (params, gradients) = filled(), problem(1)
     p, g = (jax.tree.map(jnp.float32, tree) for tree in (params, gradients[0]))
 
     @jax.jit
@@ -104,17 +109,18 @@ def test_tensors_hear_of_each_other_and_the_loss_and_the_horizon_are_read():
         return u["a"]
 
     plain = first(p, g, (1.0, 2.0, 3.0), 20)
-    others = p | {"d": 100 * p["d"]}
+    others = p | {"d": 100 * p["d"], "e": 0.01 * p["e"]}
+    # One program and one seen tensor: what differs was heard.
     for changed in (
         first(others, g, (1.0, 2.0, 3.0), 20),
         first(p, g, (1.0, 2.0, 1.5), 20),
         first(p, g, (1.0, 2.0, 3.0), 10),
     ):
-        assert np.max(np.abs(changed / plain - 1)) > 1e-3
+        assert np.max(np.abs(changed / plain - 1)) > 1e-5
 
 
 def test_what_is_needed_is_asked_for():
-    theta = jax.tree.map(jnp.float32, filled(rule()))
+    theta = jax.tree.map(jnp.float32, filled())
     with pytest.raises(ValueError, match=r"velo: the rule needs the number of updates"):
         rule()(theta)
     tx, p = rule()(theta, num_steps=10), {"w": jnp.ones(2)}
@@ -140,20 +146,23 @@ def test_options_are_checked(options, text):
 
 
 def test_derivatives_in_theta_are_those_of_differences(x64):
-    """Through four updates of a bowl that feel the loss; scalars and a tensor of zeros are in."""
-    flat, unflatten = jax.flatten_util.ravel_pytree(jax.tree.map(jnp.asarray, filled(rule())))
+    """Through four updates of a bowl that feel the loss, beside a tensor of zeros."""
+    flat, unflatten = jax.flatten_util.ravel_pytree(jax.tree.map(jnp.asarray, filled()))
 
     @jax.jit
     def end(flat):
         tx = rule()(unflatten(flat), num_steps=10)
-        p = {"w": jnp.array([[1.0, -0.1, 3.0], [0.5, 0.2, 2.0]]), "s": jnp.array(2.0)}
-        p |= {"zero": jnp.zeros(2)}
+        p = {"w": jnp.array([[1.0, -0.1, 3.0], [0.5, 0.2, 2.0]]), "z": jnp.zeros(2)}
         state = tx.init(p)
-        for _ in range(4):
+
+        def step(carry, _):
+            p, state = carry
             loss = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(p))
             u, state = tx.update(p, state, p, value=loss)
-            p = optax.apply_updates(p, u)
-        return jnp.sum(p["w"] ** 2) + p["s"] ** 2
+            return (optax.apply_updates(p, u), state), None
+
+        p, _ = jax.lax.scan(step, (p, state), length=4)[0]
+        return jnp.sum(p["w"] ** 2) + jnp.sum(p["z"])
 
     slopes = jax.grad(end)(flat)
     assert np.all(np.isfinite(slopes))
@@ -165,7 +174,7 @@ def test_derivatives_in_theta_are_those_of_differences(x64):
 
 
 def test_population_of_weights_is_mapped_at_once():
-    theta, (params, gradients) = filled(rule()), problem(1)
+    theta, (params, gradients) = filled(), problem(1)
     many = jax.tree.map(lambda a: jnp.stack([jnp.float32(a), jnp.float32(2 * a)]), theta)
     p, g = (jax.tree.map(jnp.float32, tree) for tree in (params, gradients[0]))
 

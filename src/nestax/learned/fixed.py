@@ -165,8 +165,9 @@ def moved(decay: float, offset: Array) -> tuple[Array, Array]:
 
 def since(gain: Array, count: Array) -> Array:
     """`1 - decay^(count + 1)`, from one minus the decay: the weights of an average so far."""
-    # Below the smallest normal number the average divided by it would be rounding or 0 / 0.
-    gain = jnp.clip(gain, jnp.finfo(gain.dtype).tiny, 1 - jnp.finfo(gain.dtype).epsneg)
+    # A decay so close to 1 counts as this one, so that neither the average nor its derivative is
+    # divided by 0.
+    gain = jnp.clip(gain, 1e-12, 1 - jnp.finfo(gain.dtype).epsneg)
     return -jnp.expm1((count + 1).astype(gain.dtype) * jnp.log1p(-gain))
 
 
