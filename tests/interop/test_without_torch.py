@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax.numpy as jnp
+import optax
 import pytest
 
 import nestax as nx
@@ -16,6 +17,7 @@ import nestax as nx
         lambda: nx.torch.to_torch(jnp.ones(2)),
         lambda: nx.torch.torch_function(jnp.sin),
         lambda: nx.torch.jax_function(jnp.sin),
+        lambda: nx.torch.optimizer(optax.sgd(0.1), []),
     ],
 )
 def test_without_torch_the_line_that_installs_it_is_named(monkeypatch, call):

@@ -1,4 +1,4 @@
-"""Programs of JAX as nodes of torch's graph. The only file that imports torch at the top."""
+"""Programs of JAX as nodes of torch's graph; imported where torch is needed."""
 
 from collections.abc import Sequence
 from typing import Any
