@@ -28,11 +28,14 @@ STEPS, SIGMA, RATE = 20, 0.01, 1e-3
 SIZES = (19, 32, 32, 2)
 
 UPDATE = "`SingleMachineGradientLearner.update`, its fastest settings here"
+LIBRARY = "the library's `mlp` and `meta_nest`, which watches for losses that are not finite"
 ENTRIES = [
     Entry("nestax, step", "", "evolution_nestax.py", "step"),
     Entry("nestax, run", "", "evolution_nestax.py", "run", "100 steps a call, reports on the host"),
     Entry("nestax, step, no norms", "", "evolution_nestax.py", "step bare", "`Nest(norms=False)`"),
     Entry("nestax, run, no norms", "", "evolution_nestax.py", "run bare", "`Nest(norms=False)`"),
+    Entry("nestax.learned, step", "", "evolution_nestax.py", "learned step", LIBRARY),
+    Entry("nestax.learned, run", "", "evolution_nestax.py", "learned run", LIBRARY),
     Entry("JAX by hand, step", "", "evolution_jax.py", "step"),
     Entry("JAX by hand, run", "", "evolution_jax.py", "run", "100 steps in a scan"),
     Entry(
