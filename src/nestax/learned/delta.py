@@ -39,9 +39,10 @@ def delta_momentum(keys: Any = 8, values: Any = 4, hidden: Any = 8) -> Memories:
     of `keys`, the memory is stable for every theta. Beside M the state holds four numbers per
     parameter. Steps depend neither on the scale of the loss nor on the number of the update.
 
-    Before meta-training the read-out weighs nu(m_2 / r) alone, with decays 0.9 and 0.999: the
-    direction of Adam without an eps. The first step of a tensor has the root mean square
-    `learning_rate`; later ones are smaller as averages cancel and gradients shrink, about as
+    Before meta-training the first entry of a value is tanh(nu(g / r)), and the direction is
+    nu(m_2 / r), Adam's without an eps, plus three times what the memory foresees of that entry;
+    decays are 0.9 and 0.999, a is 0.99 and eta 0.5. The first step of a tensor has the root mean
+    square `learning_rate`; later ones are smaller as averages cancel and gradients shrink, about as
     Adam's. `rule.member("momentum", decay)` is theta of normalized momentum, and
     `rule.member("adam", decay, second)` that of normalized Adam: all their steps have that root
     mean square.

@@ -55,6 +55,7 @@ PAST = 2 * len(DECAYS)  # features that keys are made of
 FEATURES = 3 + PAST
 MOMENTUM, ADAM = 1, 4  # places of the average with decay 0.9, and of that over the root
 SIZE = (0.0, 0.0, 0.0, 2.0, 0.0, 1.0)  # about Adam's steps, where averages cancel
+FORESIGHT = 3.0  # weight of what the memory foresees, beside that of the average
 KINDS = ("matrices", "vectors")
 
 
@@ -97,9 +98,10 @@ class Memories(PerTensor):
             "decays": logit(DECAYS),
             "second": logit(SECOND),
             "keys": drawn(keys[0], PAST, self.keys),
-            "values": drawn(keys[1], FEATURES, self.values),
+            # What the memory says first is what it foresees of g / r.
+            "values": drawn(keys[1], FEATURES, self.values).at[:, 0].set(jnp.eye(FEATURES)[1]),
             "memory": self.memory(keys[2]),
-            "direct": momentum_only(self.values, ADAM),
+            "direct": momentum_only(self.values, ADAM).at[FEATURES].set(FORESIGHT),
             "hidden": drawn(keys[3], read, self.hidden),
             "out": jnp.zeros(self.hidden, jnp.float32),
             "size": jnp.array(SIZE, jnp.float32),
