@@ -8,7 +8,7 @@ short-horizon bias in stochastic meta-optimization" (2018).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ import optax
 
 from nestax.flows import ES, NRES, PES, Forward, Unroll
 from nestax.levels import Level, Nest
+from nestax.plots import COLOURS
 
 from . import lab
 from .lab import names, option
@@ -237,7 +238,8 @@ def well(flow: Any, every: int, horizon: int) -> Nest:
     return Nest([w, rate], **around(flow))
 
 
-def exponent(rate: float, ticks: int = 4000) -> float:
+@cache
+def exponent(rate: float, ticks: int = 1000) -> float:
     """The Lyapunov exponent of descent on the double well, per step."""
     w, total = np.random.default_rng(0).uniform(0.1, 1, 500), 0.0
     for tick in range(2 * ticks):
@@ -588,7 +590,7 @@ def draw_bias(settings: Settings, records: lab.Records) -> list[Sheet]:
     ]
     panels = [
         Panel("Bias", "K, steps of a truncation", "% of the exact gradient", lines,
-              {"above this line: wrong sign": 100}, log="x"),
+              {"wrong sign above": 100}, log="x"),
         Panel("Deviation of one estimate", "K, steps of a truncation", "% of the exact gradient",
               spreads, log="xy"),
     ]  # fmt: skip
@@ -624,8 +626,8 @@ def landscape(grid: Any, done: Mapping[str, Any]) -> Sheet:
         axes = figure.subplots()
         shown = axes.contourf(SIDE, SIDE, np.log10(heights), levels=20, cmap="Greys_r")
         figure.colorbar(shown, ax=axes, label="sum of losses, power of ten")
-        colours = ("tab:blue", "tab:green", "tab:orange", "tab:red")
-        for (arm, path), colour in zip(paths.items(), colours, strict=False):
+        for arm, path in paths.items():
+            colour = COLOURS[list(ARMS).index(arm)]
             axes.plot(*path.T, color=colour, linewidth=1.8, label=arm)
             axes.plot(*path[-1], "o", color=colour, markersize=6)
         row, column = np.unravel_index(np.argmin(heights), heights.shape)
