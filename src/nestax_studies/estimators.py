@@ -3,7 +3,8 @@
 Sources: Vicol, Metz and Sohl-Dickstein, "Unbiased gradient estimation in unrolled computation
 graphs with persistent evolution strategies" (2021); Li et al., "Variance-reduced gradient
 estimation via noise-reuse in online evolution strategies" (2023); Wu et al., "Understanding
-short-horizon bias in stochastic meta-optimization" (2018).
+short-horizon bias in stochastic meta-optimization" (2018); Metz et al., "Understanding and
+correcting pathologies in the training of learned optimizers" (2019).
 """
 
 from collections.abc import Callable, Mapping
@@ -72,10 +73,10 @@ class Settings(lab.Options):
 def gathered() -> optax.GradientTransformation:
     """An optimizer that moves nothing and sums the gradients it is given."""
 
-    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        added = jax.tree.map(jnp.add, state, gradient)
-        return jax.tree.map(jnp.zeros_like, gradient), added
+        added = jax.tree.map(jnp.add, state, updates)
+        return jax.tree.map(jnp.zeros_like, updates), added
 
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
@@ -368,7 +369,8 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
     ]
     caption = (
         f"Quadratic: {TICKS} steps; bias of the mean of {settings.estimates} estimates in percent "
-        "of the exact gradient of the loss that is unrolled or smoothed. Double well: truncations "
+        "of the exact gradient of the loss that is unrolled or smoothed (PES: the rate of each "
+        "truncation by itself). Double well: truncations "
         f"of {PERIOD} steps where none are given. Toy: median (least to most) over seeds."
     )
     numbers = lab.numbers(("problem", "estimate", "steps"), cases(records), measures, caption)
@@ -384,7 +386,9 @@ def cases(records: lab.Records) -> dict[tuple[str, ...], dict[str, Any]]:
     some = {arm: records.get(f"quadratic {arm}") for arm in ARMS}
     some |= {CUT[name]: records.get("quadratic cut", {}).get(name) for name in CUT}
     for label, record in some.items():
-        for i, every in enumerate(record["every"] if record else ()):
+        if record is None:
+            continue
+        for i, every in enumerate(record["every"]):
             rows["quadratic", label, f"K = {int(every)}"] = {
                 "bias": bias(record)[i], "error": error(record)[i],
                 "variance": record["variance"][i],
@@ -418,7 +422,8 @@ def error(record: Any) -> np.ndarray:
 def about_bias(arms: Mapping[str, Any], cut: Any) -> list[lab.Verdict]:
     verdicts = []
     for arm in ("Unroll", "ES"):
-        record, values = arms[arm], dict.fromkeys(("all", "a sixteenth", "five standard errors"))
+        record = arms[arm]
+        values: dict[str, Any] = dict.fromkeys(("all", "a sixteenth", "five standard errors"))
         if record is not None:
             cases = (bias(record), bias(record, "few"), 5 * error(record))
             values = {n: np.abs(v)[:-1] for n, v in zip(values, cases, strict=True)}
@@ -441,12 +446,13 @@ def about_bias(arms: Mapping[str, Any], cut: Any) -> list[lab.Verdict]:
         towards, lambda *shares: all(np.all(share < 0) for share in shares), of="quadratic",
     ))  # fmt: skip
     for arm in ("PES", "NRES"):
-        record, values = arms[arm], dict.fromkeys(("off by", "four standard errors"))
+        record = arms[arm]
+        values: dict[str, Any] = {"off by": None, "four standard errors": None}
         if record is not None:
             values = dict(zip(values, (np.abs(bias(record)), 4 * error(record)), strict=True))
         verdicts.append(lab.judge(
-            "It is unbiased for the smoothed loss of the whole episode (Vicol et al. 2021; Li et "
-            "al. 2023)",
+            "Strategies that remember their noise are unbiased for the smoothed loss of the "
+            "episode (Vicol et al. 2021; Li et al. 2023)",
             "for each K the mean is within four standard errors of the exact gradient, and these "
             "are at most 5 % of it",
             values, lambda off, four: np.all(off <= four) and np.all(four <= 0.05), of=arm,
@@ -514,8 +520,8 @@ def about_chaos(arms: Mapping[str, Any]) -> list[lab.Verdict]:
         )
     return [
         lab.judge(
-            "Through chaos the variance of unrolled gradients explodes, that of PES stays (Metz "
-            "et al. 2019; Vicol et al. 2021)",
+            "Through chaos the variance of unrolled gradients explodes, and that of PES does not "
+            "(Metz et al. 2019; Vicol et al. 2021)",
             f"from {HORIZONS[-2]} to {HORIZONS[-1]} steps its logarithm rises at twice the "
             "Lyapunov exponent within a quarter; those of PES and NRES grow less than 64-fold from "
             f"16 to {HORIZONS[-1]}",
@@ -541,7 +547,7 @@ def about_toy(arms: Mapping[str, Any], grid: Any) -> list[lab.Verdict]:
             "best of the grid": None if best is None else [best],
         }
         finds = arm in ("PES", "NRES")
-        claim = "Whole episodes lead to the best schedule's basin (Vicol et al. 2021)"
+        claim = "Strategies that remember their noise find the best basin (Vicol et al. 2021)"
         verdicts.append(lab.judge(
             claim if finds else "Truncations leave the schedule stuck (Vicol et al. 2021)",
             "after all updates at most 10 % above the best of the grid, with every seed" if finds
