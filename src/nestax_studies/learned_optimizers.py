@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,27 @@ from . import data, lab
 from .lab import names, option
 from .lab.figures import Line, Panel, Sheet, curves
 
-PAIRS, TRUNCATION, SIGMA, BATCH = 8, 20, 0.01, 128
+PAIRS, TRUNCATION, SIGMA, BATCH = 8, 20, 0.01, 128  # of meta-training, and of tasks
 CEILING = 2.2  # of the loss over that of a guess
 DECADES = 0.25  # between two learning rates
+
+
+class Phase(NamedTuple):
+    """A part of meta-training.
+
+    Attributes:
+        share: of the time.
+        horizon: steps of an episode, or the range from which they are drawn.
+        flow: how the gradient gets through an episode.
+        rate: of Adam, which moves theta; it falls along a cosine to zero over the phase.
+        meta_loss: see `meta_nest`.
+    """
+
+    share: float
+    horizon: int | tuple[int, int]
+    flow: Any
+    rate: float
+    meta_loss: str = "mean"
 
 
 @dataclass(frozen=True)
@@ -36,23 +54,28 @@ class Arm:
 
     Attributes:
         rule: the rule.
+        phases: of its training.
         rate: its learning rate; the largest one of a cosine where `cosine` is set.
         cosine: whether rates fall along a cosine, while it is trained and where it is judged.
-        horizon: steps of an episode while it is trained, or the range from which they are drawn.
     """
 
     rule: Rule
-    rate: float
+    phases: tuple[Phase, ...]
+    rate: float = 0.02
     cosine: bool = True
-    horizon: int | tuple[int, int] = (100, 2000)
 
 
+SHORT = Phase(1.0, 100, nx.PES(SIGMA), 3e-3)
+DRAWN = Phase(1.0, (100, 2000), nx.NRES(SIGMA), 1e-3)
 TRAINED = {
-    "normalized": Arm(learned.normalized(), 0.03),
-    "normalized, 100": Arm(learned.normalized(), 0.03, horizon=100),
-    "small_fc": Arm(learned.small_fc(step=0.01), 1.0, cosine=False, horizon=100),
-    "deep_momentum": Arm(learned.deep_momentum(), 0.03),
-    "delta_momentum": Arm(learned.delta_momentum(), 0.03),
+    "normalized": Arm(
+        learned.normalized(), (SHORT._replace(share=0.5), DRAWN._replace(share=0.5, rate=5e-4))
+    ),
+    "normalized, 100 steps": Arm(learned.normalized(), (SHORT,)),
+    "small_fc": Arm(learned.small_fc(step=0.01), (SHORT,), 1.0, cosine=False),
+    "deep_momentum": Arm(learned.deep_momentum(), (DRAWN,)),
+    "deep_momentum, 100 steps": Arm(learned.deep_momentum(), (SHORT,)),
+    "delta_momentum": Arm(learned.delta_momentum(), (DRAWN,)),
 }
 TUNED: dict[str, tuple[float, Callable[[Any], optax.GradientTransformation]]] = {
     "sgd": (0.5, optax.sgd),
@@ -151,32 +174,59 @@ def falling(rate: Any, steps: int) -> Callable[[Any], Any]:
 def train(settings: Settings, name: str, desk: lab.Desk) -> lab.Record:
     """Meta-trains a rule from several seeds side by side, for a fixed time."""
     arm, seeds = TRAINED[name], settings.seeds
-    nest = learned.meta_nest(
-        arm.rule, training_family(), tasks=PAIRS, horizon=arm.horizon, truncation=TRUNCATION,
-        flow=nx.PES(SIGMA), learning_rate=learned.cosine(arm.rate) if arm.cosine else arm.rate,
-        ceiling=CEILING,
-    )  # fmt: skip
-    begin = jax.vmap(arm.rule.init)(jax.random.split(jax.random.key(0), seeds))
-    first = jax.tree.map(lambda a: a[0], begin)
-    keys = jax.random.split(jax.random.key(1), seeds)
-    state = nest.init({"rule": first}, keys, each={"rule": begin})
-    chunk, done, losses, bad = 25, 0, [], []
+    thetas = jax.vmap(arm.rule.init)(jax.random.split(jax.random.key(0), seeds))
+    record: dict[str, Any] = {"steps": [], "losses": [], "bad": [], "seconds": 0, "compilation": 0}
+    for number, phase in enumerate(arm.phases):
+        thetas, compiled, pace = trained_for(settings, arm, phase, number, thetas, record, desk)
+        record["compilation"] += compiled
+        record["seconds"] += pace
+    return record | {
+        "theta": [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(thetas)],
+        "losses": np.array(record["losses"]), "bad": np.array(record["bad"]),
+    }  # fmt: skip
+
+
+def trained_for(
+    settings: Settings, arm: Arm, phase: Phase, number: int, thetas: Any, record: Any, desk: Any
+) -> tuple[Any, float, float]:
+    """One phase; adds to the record, and returns thetas, seconds of compilation, and per seed.
+
+    How many steps the time is enough for is measured first, so that the rate can fall to zero.
+    """
+    seeds, chunk = settings.seeds, 25
+
+    def nest_for(steps: Any) -> tuple[nx.Nest, Any]:
+        rate = optax.cosine_decay_schedule(phase.rate, steps)
+        nest = learned.meta_nest(
+            arm.rule, training_family(), tasks=PAIRS, horizon=phase.horizon,
+            truncation=TRUNCATION, flow=phase.flow, meta_loss=phase.meta_loss, ceiling=CEILING,
+            learning_rate=learned.cosine(arm.rate) if arm.cosine else arm.rate,
+            optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+        )  # fmt: skip
+        keys = jax.random.split(jax.random.key(1 + number), seeds)
+        return nest, nest.init({}, keys, each={"rule": thetas})
+
+    nest, state = nest_for(1)
     began = time.monotonic()
     nest.run(state, chunk, check=False)  # compiles
     compiled, began = time.monotonic() - began, time.monotonic()
-    while not done or time.monotonic() - began < settings.seconds * seeds:
+    nest.run(state, chunk, check=False)
+    pace = (time.monotonic() - began) / chunk
+    chunks = max(1, round(settings.seconds * phase.share * seeds / pace / chunk))
+    steps = chunks * chunk
+    nest, state = nest_for(steps)
+    began = time.monotonic()
+    nest.run(state, chunk, check=False)
+    compiled, began = compiled + time.monotonic() - began, time.monotonic()
+    for done in range(chunks):
         state, info = nest.run(state, chunk, check=False)
-        done += chunk
         told = info["params"].user
         shape = (chunk * TRUNCATION, seeds, -1)
-        losses.append(np.nanmean(np.asarray(told["meta_loss"]).reshape(shape), (0, 2)))
-        bad.append(1 - np.mean(np.asarray(told["finite"]).reshape(shape), (0, 2)))
-        desk.say(f"{done} outer steps, meta-loss {np.mean(losses[-1]):.3f}")
-    return {
-        "theta": [leaf.tolist() for leaf in map(np.asarray, jax.tree.leaves(state.values["rule"]))],
-        "steps": done, "chunk": chunk, "losses": np.array(losses), "bad": np.array(bad),
-        "seconds": (time.monotonic() - began) / seeds, "compilation": compiled,
-    }  # fmt: skip
+        record["losses"].append(np.nanmean(np.asarray(told["meta_loss"]).reshape(shape), (0, 2)))
+        record["bad"].append(np.mean(np.asarray(told["lost"]).reshape(shape), (0, 2)))
+        desk.say(f"step {chunk * (done + 1)} of {steps}, loss {np.mean(record['losses'][-1]):.3f}")
+    record["steps"].append(steps)
+    return state.values["rule"], compiled, (time.monotonic() - began) / seeds
 
 
 def weights(record: Mapping[str, Any], rule: Rule) -> Any:
@@ -455,8 +505,9 @@ def between(records: lab.Records) -> list[lab.Verdict]:
             "Episodes of drawn length make a rule last longer (Metz et al. 2022)",
             "mean loss over 1,600 steps lower with horizons from 100 to 2,000 than with 100, in "
             "the median",
-            pair("16 times", "normalized", "normalized, 100"), less, of="16 times", **LOOK,
-        ),
+            pair("16 times", rule, f"{rule}, 100 steps"), less, of=f"{rule}: 16 times", **LOOK,
+        )
+        for rule in ("normalized", "deep_momentum")
     ]  # fmt: skip
     for name in (FAMILY, "4 times as long"):
         for memory in ("deep_momentum", "delta_momentum"):
@@ -528,7 +579,7 @@ def summary(settings: Settings, records: lab.Records) -> dict[str, Any]:
         record = records.get(f"train {arm}")
         if record is not None:
             found[f"train {arm}"] = {
-                "outer steps": record["steps"], "seconds": record["seconds"],
+                "outer steps": np.sum(record["steps"]), "seconds": record["seconds"],
                 "compilation": record["compilation"], "bad": np.mean(record["bad"], 0),
                 "meta-loss": np.asarray(record["losses"])[-1],
             }  # fmt: skip

@@ -48,7 +48,7 @@ class MetaTraining:
         )
 
 
-def cosine(rate: Any, end: Any = 0.0) -> Callable[[Array, Array], Array]:
+def cosine(rate: Any, end: Any = 0.0) -> Callable[[Any, Any], Array]:
     """A learning rate that falls along a cosine over the episode, however long it is.
 
     Args:
@@ -64,7 +64,7 @@ def cosine(rate: Any, end: Any = 0.0) -> Callable[[Array, Array], Array]:
     """
     start, low = number("cosine", "rate", rate), number("cosine", "end", end, 0, 1)
 
-    def schedule(count: Array, num_steps: Array) -> Array:
+    def schedule(count: Any, num_steps: Any) -> Array:
         done = jnp.clip(count / num_steps, 0, 1)
         return start * (low + (1 - low) * (1 + jnp.cos(jnp.pi * done)) / 2)
 
@@ -165,7 +165,7 @@ def meta_nest(
         if most < math.inf:  # what is not finite is as bad as can be
             relative = jnp.where(jnp.isfinite(relative), jnp.minimum(relative, most), most)
         known = jnp.log(jnp.maximum(relative, 1e-10)) if meta_loss == "log" else relative
-        return loss, {"meta_loss": known, "finite": jnp.isfinite(loss)}
+        return loss, {"meta_loss": known, "lost": (~jnp.isfinite(loss)).astype(float)}
 
     def objective(values: Any, batch: Any) -> tuple[Array, PyTree]:
         params = values[PARAMS]
@@ -212,7 +212,7 @@ def meta_nest(
         context,
         start=start,
         horizon=shortest if fixed else lambda task, key: task["num_steps"],
-        done=None if fixed and longest == period else lambda value, info: ~jnp.all(info["finite"]),
+        done=None if fixed and longest == period else lambda value, info: jnp.sum(info["lost"]) > 0,
     )
     # A step that one lost task has spoilt is left out.
     careful = optax.apply_if_finite(optimizer, 2**30)
@@ -269,11 +269,11 @@ def meta_train(
                 RULE, int(state.tick), state, info, "", f"theta{jax.tree_util.keystr(path)}", ""
             )
     done, told = len(np.asarray(info[RULE].loss)), info[PARAMS].user
-    known, finite = (np.asarray(told[n]).reshape(done, -1) for n in ("meta_loss", "finite"))
+    known, lost = (np.asarray(told[n]).reshape(done, -1) for n in ("meta_loss", "lost"))
     seen = np.isfinite(known)
     total, count = np.sum(np.where(seen, known, 0), axis=1), np.sum(seen, axis=1)
     losses = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return MetaTraining(found, losses, 1 - np.mean(finite, axis=1), state, nest)
+    return MetaTraining(found, losses, np.mean(lost, axis=1), state, nest)
 
 
 def _several(who: str, families: Any) -> list[Family]:
