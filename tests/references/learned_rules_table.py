@@ -29,10 +29,10 @@ def made(rule):
 
 RULES = {
     "small_fc": made(SMALL_FC),
-    # As it computes large tensors.
-    "small_fc, large": made(dataclasses.replace(SMALL_FC, large=0)),
+    # As it is differentiated.
+    "small_fc, plain": made(dataclasses.replace(SMALL_FC, fused=False)),
     "normalized": made(NORMALIZED),
     "mlp": made(MLP),
 }
 KEEP_RULES = {"normalized"}
-NONE_RULES = {"small_fc", "small_fc, large", "mlp"}
+NONE_RULES = {"small_fc", "small_fc, plain", "mlp"}

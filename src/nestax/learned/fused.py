@@ -1,9 +1,10 @@
-"""Perceptrons per parameter in few passes over a large tensor, without its features in memory.
+"""Perceptrons per parameter in few passes over a tensor, without its features in memory.
 
 The plain form stacks all features of a tensor, 39 times its memory. Here one pass over the tensor
 sums the squares of all features, and one evaluates the perceptron. Factors that are one number per
 tensor go into the first layer's weights, and features that are one number per row or column are
-multiplied by their weights before they are broadcast.
+multiplied by their weights before they are broadcast. Derivatives use the plain form, where those
+of all weights are a few products of matrices.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,26 +16,25 @@ from jaxtyping import Array
 
 from .features import UNIT, Statistics, multiplied, over_tensor, variances
 
-LARGE = 2**14  # elements from which on a tensor is large
 CHUNK = 512  # at most so many squares are added one after the other
+FEW = 1024  # weights up to which all multiplications are written out
 
 
-def either(
-    plain: Callable[..., Any], fast: Callable[..., Any], large: bool, *arguments: Any
-) -> Any:
-    """What `plain` returns, computed by `fast` for large tensors. Derivatives are those of `plain`.
+def either(plain: Callable[..., Any], fast: Callable[..., Any], layers: Any, *more: Any) -> Any:
+    """What `plain` returns, computed by `fast`. Derivatives are those of `plain`.
 
     Args:
-        plain: a function of the arguments.
-        fast: the same function, computed differently.
-        large: whether the tensor is large.
-        *arguments: pytrees; nothing that is differentiated may enter otherwise.
+        plain: a function of the layers and the other arguments.
+        fast: the same function, computed differently; not used for perceptrons of more than 1,024
+            weights, which it would take long to compile.
+        layers: of the perceptron.
+        *more: pytrees; nothing that is differentiated may enter otherwise.
     """
-    if not large:
-        return plain(*arguments)
+    if sum(layer["w"].size for layer in layers) > FEW:
+        return plain(layers, *more)
     chosen = jax.custom_jvp(fast)
     chosen.defjvp(lambda values, tangents: jax.jvp(plain, values, tangents))
-    return chosen(*arguments)
+    return chosen(layers, *more)
 
 
 class Term(NamedTuple):

@@ -19,7 +19,7 @@ class _Normalized(PerTensor):
     name: ClassVar[str] = "normalized"
     hidden: tuple[int, ...]
     eps: Any
-    large: int = fused.LARGE
+    fused: bool = True
 
     def init(self, key: Array) -> PyTree:
         return {"layers": drawn(key, (30, *self.hidden, 1))}
@@ -34,10 +34,8 @@ class _Normalized(PerTensor):
         decays = Decays(*(jnp.asarray(kind, param.dtype) for kind in kinds))
         gradient = features.bounded(gradient)
         state = features.accumulated(state, gradient, decays)
-        found = fused.either(
-            _plain, _fused, param.size >= self.large,
-            theta["layers"], gradient, state, param, self.eps,
-        )  # fmt: skip
+        fast = _fused if self.fused else _plain
+        found = fused.either(_plain, fast, theta["layers"], gradient, state, param, self.eps)
         return -found * jnp.squeeze(features.over_tensor(found[None], 1e-9), 0), state
 
 
@@ -96,7 +94,7 @@ def normalized(hidden: Any = (8, 8), eps: Any = 1e-20) -> PerTensor:
         weights = {"w": jnp.ones((3, 2))}
         state = optimizer.init(weights)
         updates, state = optimizer.update({"w": jnp.ones((3, 2))}, state, weights)
-        print(jnp.sqrt(jnp.mean(updates["w"] ** 2)))  # 0.01
+        print(jnp.round(jnp.sqrt(jnp.mean(updates["w"] ** 2)), 5))  # 0.01
         ```
     """
     return _Normalized(sizes("normalized", hidden), number("normalized", "eps", eps, 1e-24))

@@ -21,7 +21,7 @@ class _SmallFC(PerTensor):
     hidden: tuple[int, ...]
     step: Any
     exponent: Any
-    large: int = fused.LARGE
+    fused: bool = True
 
     def init(self, key: Array) -> PyTree:
         return {
@@ -45,8 +45,9 @@ class _SmallFC(PerTensor):
         gradient = features.bounded(gradient)
         state = features.accumulated(state, gradient, decays)
         time = features.clock(moment.count, param.dtype)
+        fast = _fused if self.fused else _plain
         direction, magnitude = fused.either(
-            _plain, _fused, param.size >= self.large, theta["layers"], gradient, state, param, time
+            _plain, fast, theta["layers"], gradient, state, param, time
         )
         return -self.step * direction * jnp.exp(self.exponent * magnitude), state
 
