@@ -45,7 +45,7 @@ def adam_like(
         optimizer = rule(theta, 0.1)
         weights = jnp.array([1.0, -3.0])
         updates, _ = optimizer.update(weights, optimizer.init(weights), weights)
-        print(updates)  # [-0.1  0.1]
+        print(jnp.round(updates, 3))  # [-0.1  0.1]
         ```
     """
     return _Adam(
@@ -87,7 +87,7 @@ def lion_like(b1: Scalar = 0.9, b2: Scalar = 0.99, weight_decay: Scalar = 0.001)
         optimizer = rule(theta, 0.1)
         weights = jnp.array([1.0, -3.0])
         updates, _ = optimizer.update(weights, optimizer.init(weights), weights)
-        print(updates)  # [-0.1  0.1]
+        print(jnp.round(updates, 3))  # [-0.1  0.1]
         ```
     """
     return _Lion(
