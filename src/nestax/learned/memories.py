@@ -99,7 +99,7 @@ class Memories(PerTensor):
             "second": logit(SECOND),
             "keys": drawn(keys[0], PAST, self.keys),
             # What the memory says first is what it foresees of g / r.
-            "values": drawn(keys[1], FEATURES, self.values).at[:, 0].set(jnp.eye(FEATURES)[1]),
+            "values": drawn(keys[1], FEATURES, self.values).at[:, 0].set(0).at[1, 0].set(1),
             "memory": self.memory(keys[2]),
             "direct": momentum_only(self.values, ADAM).at[FEATURES].set(FORESIGHT),
             "hidden": drawn(keys[3], read, self.hidden),
