@@ -57,7 +57,7 @@ def deep_momentum(keys: Any = 8, values: Any = 4, width: Any = 8, hidden: Any = 
         weights = {"w": jnp.ones((2, 3))}
         state = optimizer.init(weights)
         updates, state = optimizer.update({"w": 2 * jnp.ones((2, 3))}, state, weights)
-        print(updates["w"][0])  # [-0.1 -0.1 -0.1]
+        print(updates["w"][0].round(3))  # [-0.1 -0.1 -0.1]
         ```
     """
     return DeepMomentum(

@@ -69,7 +69,7 @@ def delta_momentum(keys: Any = 8, values: Any = 4, hidden: Any = 8) -> Memories:
         weights = {"w": jnp.ones((2, 3))}
         state = optimizer.init(weights)
         updates, state = optimizer.update({"w": 2 * jnp.ones((2, 3))}, state, weights)
-        print(updates["w"][0])  # [-0.1 -0.1 -0.1]
+        print(updates["w"][0].round(3))  # [-0.1 -0.1 -0.1]
         ```
     """
     return DeltaMomentum(
