@@ -3,9 +3,8 @@
 A momentum is a memory that learns while it is used: what it writes, keeps and says is here a
 matter of theta. Every tensor has a memory of its own, of a size that does not depend on the tensor:
 it maps the key of a coordinate to the value of that coordinate, and all coordinates write into it
-together.
-Theta has one set of weights for matrices, tensors of two or more axes, and one for vectors and
-scalars; it does not depend on shapes, so that one theta trains any network.
+together. Theta has one set of weights for matrices, tensors of two or more axes, and one for
+vectors and scalars; it does not depend on shapes, so that one theta trains any network.
 
 For a tensor with gradient g and parameters p, elementwise, where nu(x) = x / rms(x) over the
 tensor, and 0 / 0 is 0:
