@@ -132,6 +132,12 @@ STUDIES = {
         ("digits",),
         {"class": "data", "permuted": "data"},
     ),
+    "learned-optimizers": Entry(
+        "learned_optimizers",
+        "Do optimizers that are themselves trained beat tuned ones, and where does it end?",
+        30,
+        ("digits", "mnist", "fashion-mnist", "tinyshakespeare"),
+    ),
     "gan": Entry(
         "gan",
         "Does a complex momentum of the discriminator help a GAN? Eight modes, a grid of betas.",
