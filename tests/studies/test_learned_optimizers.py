@@ -11,7 +11,7 @@ from nestax_studies import learned_optimizers as study
 
 TINY = study.Settings(
     arms=("normalized",), worlds=("trained on",), seeds=2, training=0.01, tasks=2, trials=4,
-    outer=2,
+    outer=2, problems=16,
 )  # fmt: skip
 
 
