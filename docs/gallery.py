@@ -187,6 +187,15 @@ CARDS = {
         "starts find them all too.",
         {"surface": "6 numbers, 64 minima"},
     ),
+    "estimators": Card(
+        "Estimators",
+        ("estimate",),
+        ("sum of losses",),
+        "sum of losses of a learned schedule (less is better)",
+        "Truncated unrolls and ES are biased and stay stuck at 2,423; PES and NRES reach 568 and "
+        "565. Through chaos the variance of unrolls explodes, that of PES does not.",
+        {"problem": "toy"},
+    ),
     "gan": Card(
         "Adversarial training: eight modes",
         ("beta",),

@@ -42,12 +42,13 @@ class Rule(abc.ABC):
 
     `rule.init(key)` draws theta, a pytree of arrays. `rule(theta)` is an optax transformation. It
     is differentiable in theta and may be made while JAX traces a program, inside a level or under
-    `jax.vmap`. A subclass defines `name`, `init`, `begin` and `update`; `PerTensor` is the base of
-    rules that treat each tensor by itself.
+    `jax.vmap`. A subclass defines `name`, for errors, and `init`, `begin` and `update`; `PerTensor`
+    is the base of rules that treat each tensor by itself.
 
     Attributes:
-        name: the rule, for errors.
         needs: which of "value" and "num_steps" the rule cannot do without.
+
+    Source: Andrychowicz et al., "Learning to learn by gradient descent by gradient descent" (2016).
     """
 
     name: ClassVar[str]
@@ -124,9 +125,7 @@ class Rule(abc.ABC):
         def init(params: PyTree) -> RuleState:
             return RuleState(jnp.zeros((), jnp.int32), self.begin(theta, params))
 
-        def update(
-            updates: PyTree, state: RuleState, params: PyTree | None = None, **extra: Any
-        ) -> tuple[PyTree, RuleState]:
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
             if params is None:
                 raise ValueError(
                     f"{self.name}: the rule reads the parameters; call update(gradients, state, "
@@ -148,6 +147,9 @@ class Rule(abc.ABC):
 
     def check(self, theta: PyTree) -> None:
         """Refuses weights that `init` would not give.
+
+        Args:
+            theta: weights of the rule.
 
         Raises:
             ValueError: another structure, another shape or no floating-point array; with the path.
@@ -180,16 +182,43 @@ class PerTensor(Rule):
 
     @abc.abstractmethod
     def begin_tensor(self, theta: PyTree, param: Array) -> PyTree:
-        """The state of one tensor before the first update; see `Rule.begin`."""
+        """The state of one tensor before the first update.
+
+        Args:
+            theta: weights of the rule.
+            param: the tensor, float32 at least, with at least one element.
+
+        Returns:
+            A pytree of arrays.
+        """
 
     @abc.abstractmethod
     def update_tensor(
         self, theta: PyTree, gradient: Array, state: PyTree, param: Array, moment: Moment
     ) -> tuple[Array, PyTree]:
-        """One update of one tensor; see `Rule.update`."""
+        """One update of one tensor at a learning rate of one.
+
+        Args:
+            theta: weights of the rule.
+            gradient: of the tensor, float32 at least.
+            state: from `begin_tensor` or the last update.
+            param: the tensor.
+            moment: count, loss and number of steps.
+
+        Returns:
+            (update, state): what is added to the tensor, and its next state.
+        """
 
     def begin(self, theta: PyTree, params: PyTree) -> PyTree:
-        """See `Rule.begin`: a tuple with the state of each tensor."""
+        """See `Rule.begin`.
+
+        Args:
+            theta: weights of the rule.
+            params: the parameters.
+
+        Returns:
+            A tuple with the state of each tensor; of tensors without elements ().
+        """
         return tuple(
             self.begin_tensor(theta, leaf) if leaf.size else () for leaf in jax.tree.leaves(params)
         )
@@ -197,7 +226,18 @@ class PerTensor(Rule):
     def update(
         self, theta: PyTree, gradients: PyTree, state: PyTree, params: PyTree, moment: Moment
     ) -> tuple[PyTree, PyTree]:
-        """See `Rule.update`."""
+        """See `Rule.update`.
+
+        Args:
+            theta: weights of the rule.
+            gradients: like the parameters.
+            state: from `begin` or the last update.
+            params: the parameters.
+            moment: count, loss and number of steps.
+
+        Returns:
+            (updates, state): what is added to the parameters, and the next state.
+        """
         leaves, structure = jax.tree.flatten(gradients)
         updates, states = [], []
         for leaf, memory, param in zip(leaves, state, jax.tree.leaves(params), strict=True):
