@@ -6,9 +6,6 @@
 * meta-training: `meta_train`, `meta_nest`, `cosine`; `curves` judges any optimizer
 * families of tasks: `Family`, `rescaled`, `quadratics`, `least_squares`, `logistic`, `mlps`,
   `mlp_families`, `convnets`, `characters`, `associative`
-* rules: `Rule`, `PerTensor`
-* perceptrons per parameter: `small_fc`, `normalized`, `mlp`
-* task families: `Family`, `rescaled`
 """
 
 from .curves import curves as curves
@@ -29,6 +26,10 @@ from .rule import Moment as Moment
 from .rule import PerTensor as PerTensor
 from .rule import Rule as Rule
 from .rule import RuleState as RuleState
+from .shipped import Shipped as Shipped
+from .shipped import load as load
+from .shipped import names as names
+from .shipped import shipped as shipped
 from .small_fc import small_fc as small_fc
 from .tasks import associative as associative
 from .tasks import characters as characters

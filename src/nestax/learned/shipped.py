@@ -49,7 +49,7 @@ def names() -> tuple[str, ...]:
     Returns:
         Names that `load` and `shipped` know.
     """
-    folder = files(__package__) / "weights"
+    folder = files("nestax.learned") / "weights"
     return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json")))
 
 
@@ -128,7 +128,7 @@ def text(rule: str, options: dict[str, Any], theta: PyTree, **record: Any) -> st
 
 @functools.cache
 def _read(name: str) -> Shipped:
-    content = json.loads((files(__package__) / "weights" / f"{name}.json").read_text("utf-8"))
+    content = json.loads((files("nestax.learned") / "weights" / f"{name}.json").read_text("utf-8"))
     options = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in content.pop("options").items()
