@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from sklearn.datasets import load_digits
 
 from nestax import learned
-from nestax.learned.shipped import text
+from nestax.learned.loading import text
 from nestax.runs import RunFolder
 from nestax_studies import learned_optimizers as study
 from nestax_studies.lab.records import read_back
@@ -27,7 +28,9 @@ LICENCE = "Apache-2.0, as nestax; made by nestax's own meta-training, no weights
 
 def curve(rule: learned.Rule, theta: Any, rate: float | None) -> list[float]:
     """What the weights do on digits, which come with scikit-learn: means of 8 tasks."""
-    family = study.perceptrons("digits")
+    digits = load_digits()
+    images = np.float32(digits.images.reshape(-1, 64) / 16)
+    family = learned.mlps((images, np.int32(digits.target)), hidden=(32,), batch=128)
     schedule = 1.0 if rate is None else study.falling(rate, 50)
     found = learned.curves(rule(theta, schedule), family, jax.random.key(7), steps=50, tasks=8)
     return [float(f"{x:.4g}") for x in np.mean(np.asarray(found), 0)]
@@ -38,7 +41,8 @@ def write(name: str, run: RunFolder, records: dict[str, Any]) -> None:
     last = np.mean(np.asarray(record["losses"])[-100 // study.CHUNK :], 0)
     seed = int(np.argmin(last))
     theta = jax.tree.map(lambda a: a[seed], study.weights(record, arm.rule))
-    rate = float(records[study.FAMILY][name]["rate"]) if arm.cosine else None
+    tuned = records[study.FAMILY][name]["rate"]
+    rate = float(f"{tuned:.4g}") if arm.cosine else None
     recipe = {
         "task": "perceptrons 64-32-10 (relu, tanh, gelu) on digits and Fashion-MNIST of 8 x 8",
         "phases": [
@@ -54,7 +58,8 @@ def write(name: str, run: RunFolder, records: dict[str, Any]) -> None:
         name, OPTIONS.get(name, {}), theta, learning_rate=rate, most=most(name, records),
         licence=LICENCE, seed=seed, seeds=len(last), recipe=recipe,
         curve=curve(arm.rule, theta, rate),
-        curve_of="mean of 8 tasks of mlps(digits, hidden=(32,), batch=128), key 7, 50 steps",
+        curve_of="mean of 8 tasks of mlps((images / 16, labels) of load_digits(), hidden=(32,), "
+        "batch=128), key 7, 50 steps",
     )  # fmt: skip
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.json"
@@ -78,7 +83,7 @@ def most(name: str, records: dict[str, Any]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the weights that are shipped")
     parser.add_argument("run", type=Path)
-    parser.add_argument("names", nargs="*", default=["normalized", "deep_momentum", "small_fc"])
+    parser.add_argument("names", nargs="*", default=["delta_momentum", "normalized", "small_fc"])
     options = parser.parse_args()
     with RunFolder(options.run) as run:
         stages = {line["stage"]: read_back(line) for line in run.metrics()}

@@ -196,6 +196,15 @@ CARDS = {
         "565. Through chaos the variance of unrolls explodes, that of PES does not.",
         {"problem": "toy"},
     ),
+    "learned-optimizers": Card(
+        "Learned optimizers: a minute",
+        ("optimizer",),
+        ("mean loss (nats)",),
+        "mean loss over 1,600 steps on MNIST (less is better)",
+        "A memory that is meta-trained for a minute beats tuned Adam by 6 % where it was trained, "
+        "and by 8 % on other data for 16 times as long. Perceptrons fall behind beyond their horizon.",
+        {"world": "16 times, 1600 steps"},
+    ),
     "gan": Card(
         "Adversarial training: eight modes",
         ("beta",),

@@ -12,13 +12,13 @@ from sklearn.datasets import load_digits
 
 import nestax as nx
 from nestax import learned
-from nestax.learned.shipped import text
+from nestax.learned.loading import text
 
 NAMES = learned.names()
 
 
 def test_there_are_weights_and_they_are_small():
-    assert {"small_fc", "normalized", "deep_momentum"} <= set(NAMES)
+    assert {"small_fc", "normalized", "delta_momentum"} <= set(NAMES)
     folder = files("nestax.learned") / "weights"
     assert sum(len(f.read_bytes()) for f in folder.iterdir()) < 64 * 1024
 
@@ -26,8 +26,8 @@ def test_there_are_weights_and_they_are_small():
 @pytest.fixture(scope="module")
 def family():
     digits = load_digits()
-    images = digits.images.reshape(len(digits.images), -1).astype(np.float32) / 16
-    return learned.mlps([(images[:1437], digits.target[:1437].astype(np.int32))], batch=128)
+    images = np.float32(digits.images.reshape(-1, 64) / 16)
+    return learned.mlps((images, np.int32(digits.target)), hidden=(32,), batch=128)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,7 +58,7 @@ def test_loading_gives_a_schedule_for_the_run_or_takes_one():
     np.testing.assert_allclose(first(learned.load(name, 100, 0.5)), 0.5, rtol=1e-3)
     with pytest.warns(UserWarning, match=f"up to {shipped.most} steps"):
         learned.load(name, shipped.most + 1)
-    with pytest.raises(ValueError, match="there are deep_momentum"):
+    with pytest.raises(ValueError, match="there are delta_momentum"):
         learned.load("velo", 100)
     with pytest.raises(ValueError, match="num_steps"):
         learned.load(name, 0)
@@ -70,7 +70,7 @@ def test_text_is_read_as_it_was_written(tmp_path, monkeypatch):
     content = text("small_fc", {"hidden": [2, 3]}, theta, most=7, learning_rate=None, note="a")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "mine.json").write_text(content)
-    monkeypatch.setattr("nestax.learned.shipped.files", lambda package: tmp_path)
+    monkeypatch.setattr("nestax.learned.loading.files", lambda package: tmp_path)
     found = learned.shipped("mine")
     assert json.loads(content)["note"] == found.record["note"] == "a" and found.most == 7
     jax.tree.map(np.testing.assert_array_equal, found.theta, theta)

@@ -15,6 +15,10 @@ from .family import Family as Family
 from .family import rescaled as rescaled
 from .fixed import adam_like as adam_like
 from .fixed import lion_like as lion_like
+from .loading import Shipped as Shipped
+from .loading import load as load
+from .loading import names as names
+from .loading import shipped as shipped
 from .lstm import lstm as lstm
 from .meta_training import MetaTraining as MetaTraining
 from .meta_training import cosine as cosine
@@ -26,10 +30,6 @@ from .rule import Moment as Moment
 from .rule import PerTensor as PerTensor
 from .rule import Rule as Rule
 from .rule import RuleState as RuleState
-from .shipped import Shipped as Shipped
-from .shipped import load as load
-from .shipped import names as names
-from .shipped import shipped as shipped
 from .small_fc import small_fc as small_fc
 from .tasks import associative as associative
 from .tasks import characters as characters
