@@ -159,3 +159,17 @@ def test_lean_gradient_of_complex_numbers(x64):
     plain, lean = both_gradients(loss)
     results = [jit(jax.grad(partial(total, f=f), (0, 1)))(value, rest) for f in (plain, lean)]
     assert gap(*results) < 1e-13
+
+
+def test_truth_values_of_the_loss_can_be_reduced():
+    """An episode may end by `jnp.all` of what the loss tells; booleans have no tangent."""
+
+    def outer(w):
+        def loss(value, rest, data):
+            return jnp.sum(value**2), {"ok": value < 2, "n": jnp.arange(3)}
+
+        (_, aux), slope = lean_gradient(loss)(w, (), ())
+        keep = jnp.all(aux["ok"]) & (jnp.max(aux["n"]) == 2)
+        return jnp.sum(jnp.where(keep, slope, 0))
+
+    assert jit(jax.grad(outer))(jnp.ones(2)).tolist() == [2.0, 2.0]

@@ -57,7 +57,8 @@ def lean_gradient(loss: Callable) -> Callable:
 
         moving = [leaf for leaf, moved in zip(leaves, inexact, strict=True) if moved]
         fixed = [leaf for leaf, moved in zip(leaves, inexact, strict=True) if not moved]
-        return _lean(of, symmetric)(value, moving, fixed)
+        (output, aux), slope = _lean(of, symmetric)(value, moving, fixed)
+        return (output, jax.tree.map(_without_tangent, aux)), slope
 
     return gradient
 
@@ -119,6 +120,15 @@ def _lean(loss: Callable, symmetric: bool) -> Callable:
 
 def is_zero(leaf: Any) -> bool:
     return isinstance(leaf, jax.custom_derivatives.SymbolicZero)
+
+
+def _without_tangent(x: Any) -> Any:
+    """The same array; of integers and booleans in a form that JAX knows to be constant.
+
+    Otherwise a `custom_vjp` gives them tangents, which `jnp.all` has no rule for.
+    """
+    whole = jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_
+    return jax.lax.bitwise_or(x, x) if whole else x
 
 
 def _no_cotangent(x: Any) -> Any:
