@@ -108,18 +108,25 @@ def accumulated(state: Statistics, gradient: Array, decays: Decays) -> Statistic
 
     Args:
         state: accumulators so far.
-        gradient: of the tensor.
+        gradient: of the tensor; it is bounded here.
         decays: of the accumulators; those of second moments are clipped to [0, 1].
     """
 
+    raw, gradient = gradient, bounded(gradient)
     square = jnp.square(gradient)
     second, factored = (jnp.clip(d, 0, 1) for d in (decays.second, decays.factored))
     axes, row, column, full = factored_axes(gradient.shape), state.row, state.column, state.full
     if axes is None:
         full = averaged(full, square + 1e-30, factored)
     else:
-        # XLA would otherwise take the mean once for each decay.
-        rows, columns = jax.lax.optimization_barrier([jnp.mean(square, axis=d) for d in axes[::-1]])
+        # The gradient is bounded once more, in two other units: XLA would keep clipped numbers, or
+        # what has two uses, in memory before a reduction. Without the barrier it would take the
+        # means once for each decay.
+        means = [
+            jnp.mean(jnp.square(jnp.minimum(jnp.abs(unit * raw), unit * LARGEST)), axis) / unit**2
+            for unit, axis in zip((0.5, 2.0), axes[::-1], strict=True)
+        ]
+        rows, columns = jax.lax.optimization_barrier(means)
         row, column = (
             averaged(row, rows + 1e-30, factored),
             averaged(column, columns + 1e-30, factored),

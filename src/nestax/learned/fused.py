@@ -65,7 +65,10 @@ def features(
         eps to one over the root of eps plus each mean square.
     """
     seen, second = variances(state, gradient.shape), state.second.reshape(param.shape)
-    moments, root, inverse = [*state.momentum], jax.lax.rsqrt(second + 1e-6), 1 / (second + 1e-6)
+    # This is 1e-6. If it were a constant, XLA would take the root in the accumulator's shape, once,
+    # and keep it in memory.
+    eps = jnp.maximum(-seen.row[0], 1e-6)
+    moments, root, inverse = [*state.momentum], jax.lax.rsqrt(second + eps), 1 / (second + 1e-6)
     # Products of rows and columns are made for each decay by itself: XLA would keep a stack of them
     # in memory, which has the size of several tensors.
     by_gradient, by_momentum = (

@@ -32,8 +32,8 @@ class _Normalized(PerTensor):
     ) -> tuple[Array, Statistics]:
         kinds = (MOMENTUM, SECOND, FACTORED)
         decays = Decays(*(jnp.asarray(kind, param.dtype) for kind in kinds))
-        gradient = features.bounded(gradient)
         state = features.accumulated(state, gradient, decays)
+        gradient = features.bounded(gradient)
         fast = _fused if self.fused else _plain
         found = fused.either(_plain, fast, theta["layers"], gradient, state, param, self.eps)
         return -found * jnp.squeeze(features.over_tensor(found[None], 1e-9), 0), state

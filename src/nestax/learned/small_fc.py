@@ -42,8 +42,8 @@ class _SmallFC(PerTensor):
             features.decayed(SECOND, theta["second"]),
             features.decayed(FACTORED, theta["factored"]),
         )
-        gradient = features.bounded(gradient)
         state = features.accumulated(state, gradient, decays)
+        gradient = features.bounded(gradient)
         time = features.clock(moment.count, param.dtype)
         fast = _fused if self.fused else _plain
         direction, magnitude = fused.either(
