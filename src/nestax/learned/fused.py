@@ -93,7 +93,7 @@ def features(
     )
     g, squares = jnp.square(gradient), [jnp.square(m) for m in moments]
     summed = [
-        *(g, jnp.square(param), *squares, jnp.square(UNIT * second)),
+        *(g, jnp.square(param), *squares, second * (UNIT**2 * second)),
         *(m * inverse for m in squares),
         inverse,
         *(g * scale for scale in over_gradient),
