@@ -1,6 +1,6 @@
 """What an update by a learned rule costs, beside AdamW's, in one process and in turns.
 
-    python benchmarks/learned.py [--rounds 15] [--tokens 1024] [--copies 16]
+    python benchmarks/learned.py [--rounds 5] [--tokens 1024] [--copies 16]
 
 Three situations: an update of ten million parameters, a training step of a residual model of as
 many on some tokens, and what meta-training runs, twenty steps of many copies of a 64-32-10
@@ -24,7 +24,12 @@ import nestax as nx
 from nestax.runs.machine import machine
 
 WIDTH, STEPS = 1024, 20
-RULES = {"small_fc": nx.learned.small_fc(), "normalized": nx.learned.normalized()}
+RULES = {
+    "small_fc": nx.learned.small_fc(),
+    "normalized": nx.learned.normalized(),
+    "delta": nx.learned.delta_momentum(),
+    "deep": nx.learned.deep_momentum(),
+}
 
 
 def optimizers() -> dict[str, Any]:
@@ -124,7 +129,7 @@ def looped(function: Callable[..., Any], tx: Any, data: Any) -> Callable[[], Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What learned updates cost")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--copies", type=int, default=16)
     options = parser.parse_args()
