@@ -82,11 +82,11 @@ def side_by_side(name: str, copies: int) -> Callable[[], Any]:
     @jax.jit
     @jax.vmap
     def run(theta: Any, p: Any, x: Any, labels: Any) -> Any:
-        tx = optax.adamw(1e-3) if theta is None else RULES[name](theta)
+        tx: Any = optax.adamw(1e-3) if theta is None else RULES[name](theta)
 
         def step(carry: Any, _: Any) -> Any:
             value, g = jax.value_and_grad(of)(carry[0], x, labels)
-            return updated(tx, *carry, g), value
+            return updated(tx, carry[0], carry[1], g), value
 
         return jax.lax.scan(step, (p, tx.init(p)), length=STEPS)[1]
 

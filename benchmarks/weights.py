@@ -28,7 +28,7 @@ LICENCE = "Apache-2.0, as nestax; made by nestax's own meta-training, no weights
 
 def curve(rule: learned.Rule, theta: Any, rate: float | None) -> list[float]:
     """What the weights do on digits, which come with scikit-learn: means of 8 tasks."""
-    digits = load_digits()
+    digits: Any = load_digits()
     images = np.float32(digits.images.reshape(-1, 64) / 16)
     family = learned.mlps((images, np.int32(digits.target)), hidden=(32,), batch=128)
     schedule = 1.0 if rate is None else study.falling(rate, 50)

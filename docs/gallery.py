@@ -202,7 +202,7 @@ CARDS = {
         ("mean loss (nats)",),
         "mean loss over 1,600 steps on MNIST (less is better)",
         "A memory that is meta-trained for a minute beats tuned Adam by 6 % where it was trained, "
-        "and by 8 % on other data for 16 times as long. Perceptrons fall behind beyond their horizon.",
+        "and by 8 % on other data, 16 times as long. Perceptrons fall behind beyond their horizon.",
         {"world": "16 times, 1600 steps"},
     ),
     "gan": Card(

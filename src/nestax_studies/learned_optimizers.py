@@ -437,6 +437,11 @@ def find(settings: Settings, records: lab.Records) -> lab.Findings:
     return lab.Findings(table, verdicts, summary(settings, records))
 
 
+def arms_of(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What a record holds of arms, without its other entries."""
+    return {name: one for name, one in record.items() if isinstance(one, Mapping)}
+
+
 def loss(records: lab.Records, name: str, arm: str, key: str = "loss") -> Any:
     return records.get(name, {}).get(arm, {}).get(key)
 
@@ -569,14 +574,14 @@ def summary(settings: Settings, records: lab.Records) -> dict[str, Any]:
         found["least squares"] = {
             name: {"last": np.asarray(one["curve"])[-1], **{k: one[k] for k in ("rate", "seconds")
                                                             if k in one}}
-            for name, one in records["least squares"].items()
+            for name, one in arms_of(records["least squares"]).items()
         }  # fmt: skip
     if "inside" in records:
         found["inside"] = {
             arm: {"older gradients": 1 - np.asarray(one["past"])[:, 0],
                   "ten times as large": one["louder"],
                   "last update": np.asarray(one["size"])[:, -1]}
-            for arm, one in records["inside"].items()
+            for arm, one in arms_of(records["inside"]).items()
         }  # fmt: skip
     return found
 
@@ -613,11 +618,11 @@ def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
     if told is not None:
         past = [
             Line(np.arange(20), 100 * np.asarray(one["past"])[:, :20].T, arm)
-            for arm, one in told.items()
+            for arm, one in arms_of(told).items()
         ]
         sizes = [
             Line(np.arange(1, 1 + np.shape(one["size"])[1]), np.asarray(one["size"]).T, arm)
-            for arm, one in told.items()
+            for arm, one in arms_of(told).items()
         ]
         sheets.append(
             curves(
@@ -633,7 +638,7 @@ def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
     if record is not None:
         lines = [
             Line(np.arange(len(one["curve"])), np.asarray(one["curve"]), name)
-            for name, one in record.items()
+            for name, one in arms_of(record).items()
         ]
         panel = Panel("least squares", "step", "mean loss", lines, log="y")
         sheets.append(

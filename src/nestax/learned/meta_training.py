@@ -184,17 +184,14 @@ def meta_nest(
         def init(params: Any) -> Any:
             return {f.name: made(longest).init(params[f.name]) for f in several}
 
-        def update(
-            gradients: Any, state: Any, params: Any = None, *, batch: Any, **extra: Any
-        ) -> tuple[Any, Any]:
-            del extra
-            updates, states = {}, {}
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+            found, states = {}, {}
             for f in several:
-                own, data = params[f.name], batch[f.name]
-                updates[f.name], states[f.name] = made(data["num_steps"]).update(
-                    gradients[f.name], state[f.name], own, value=f.loss(own, data["batch"])
+                own, data = params[f.name], extra["batch"][f.name]
+                found[f.name], states[f.name] = made(data["num_steps"]).update(
+                    updates[f.name], state[f.name], own, value=f.loss(own, data["batch"])
                 )
-            return updates, states
+            return found, states
 
         return optax.GradientTransformationExtraArgs(init, update)
 

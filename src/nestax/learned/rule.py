@@ -141,7 +141,7 @@ class Rule(abc.ABC):
             found, rule = self.update(theta, updates, state.rule, params, moment)
             scale = factor(state.count) if callable(factor) else factor
             found = jax.tree.map(lambda u: u * jnp.asarray(scale, u.dtype), found)
-            return found, RuleState(optax.safe_increment(state.count), rule)
+            return found, RuleState(jnp.asarray(optax.safe_increment(state.count)), rule)
 
         return guarded(self.name, optax.GradientTransformationExtraArgs(init, update))
 
