@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..optim.internal import Rate, guarded, rate
+from ..optim.internal import Rate, guarded, number, rate, wide
 
 
 class Moment(NamedTuple):
@@ -100,7 +100,7 @@ class Rule(abc.ABC):
         """The rule with weights theta as an optax transformation.
 
         Args:
-            theta: weights as `init` gives them; may be traced.
+            theta: weights as `init` gives them; may be traced. Computed with in float32 at least.
             learning_rate: factor of all updates, or a schedule.
             num_steps: number of updates that are planned; may be traced. Rules that need it refuse
                 None.
@@ -111,15 +111,19 @@ class Rule(abc.ABC):
 
         Raises:
             ValueError: theta of another rule; a learning rate that is no number of at least 0 or
-                schedule; parameters that are not floating-point arrays; no `value` or `num_steps`
-                for a rule that needs it.
+                schedule; `num_steps` below 1; parameters that are not floating-point arrays; a
+                state of tensors of other shapes; no `value` or `num_steps` for a rule that needs
+                it.
         """
         self.check(theta)
+        theta = wide(theta)  # a decay of 0.999 is 1 in bfloat16
         if "num_steps" in self.needs and num_steps is None:
             raise ValueError(
                 f"{self.name}: the rule needs the number of updates that are planned; give "
                 "rule(theta, num_steps=...)"
             )
+        if num_steps is not None:
+            num_steps = number(self.name, "num_steps", num_steps, 1)
         factor = rate(self.name, learning_rate)
 
         def init(params: PyTree) -> RuleState:
@@ -138,12 +142,23 @@ class Rule(abc.ABC):
                     "value=loss)"
                 )
             moment = Moment(state.count, value, num_steps)
+            self._check_state(theta, state.rule, params)
             found, rule = self.update(theta, updates, state.rule, params, moment)
             scale = factor(state.count) if callable(factor) else factor
             found = jax.tree.map(lambda u: u * jnp.asarray(scale, u.dtype), found)
             return found, RuleState(jnp.asarray(optax.safe_increment(state.count)), rule)
 
         return guarded(self.name, optax.GradientTransformationExtraArgs(init, update))
+
+    def _check_state(self, theta: PyTree, state: PyTree, params: PyTree) -> None:
+        wanted, given = jax.eval_shape(self.begin, theta, params), jax.eval_shape(lambda: state)
+        same = jax.tree.structure(wanted) == jax.tree.structure(given)
+        pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(given), strict=False)
+        if not same or any(a.shape != b.shape for a, b in pairs):
+            raise ValueError(
+                f"{self.name}: the state was made for parameters of other shapes; begin anew with "
+                "init(params)"
+            )
 
     def check(self, theta: PyTree) -> None:
         """Refuses weights that `init` would not give.

@@ -16,3 +16,4 @@ from ._descent import over_rms as over_rms
 from ._descent import root_mean_square as root_mean_square
 from ._moments import rooted as rooted
 from ._precision import guarded as guarded
+from ._precision import wide as wide
