@@ -134,6 +134,23 @@ def test_lost_tasks_are_counted_and_neither_stop_nor_spoil(flow):
     assert np.min(none.bad) > 0.7 and np.isfinite(none.theta["log"])
 
 
+def test_tasks_without_a_meaning_are_lost():
+    """A scale that is 0 or negative, and a negative loss whose logarithm is asked for."""
+    options = {"tasks": 2, "horizon": 8, "truncation": 4, "learning_rate": 0.1}
+    negative = quadratic(loss=lambda params, batch: -jnp.sum(params**2) - 1.0)
+    for family, more in (
+        (quadratic(scale=lambda task: 0.0), {}),
+        (quadratic(scale=lambda task: -1.0), {}),
+        (negative, {"meta_loss": "log"}),
+    ):
+        found = meta_train(Rate(), family, 1, jax.random.key(0), **options, **more)
+        assert np.all(found.bad == 1) and np.isfinite(found.theta["log"])
+    with pytest.raises(ValueError, match="must be scalars"):
+        meta_train(Rate(), quadratic(scale=lambda task: task**2), 1, jax.random.key(0), **options)
+    none = meta_train(Rate(), quadratic(), 0, jax.random.key(0), **options)
+    assert none.losses.size == none.bad.size == 0 and "nothing done" in repr(none)
+
+
 def test_a_run_goes_on_where_it_was_stopped(tmp_path):
     family = [quadratic(), rescaled(quadratic("other"))]
     options = {"tasks": 2, "horizon": 8, "truncation": 4, "learning_rate": 0.1}
@@ -185,6 +202,7 @@ def test_bad_arguments_are_refused():
         ({"horizon": (40, 20)}, r"\(least, most\)"),
         ({"meta_loss": "final"}, '"mean"'),
         ({"ceiling": -1.0}, "ceiling"),
+        ({"ceiling": 0}, "ceiling is a positive number"),
         ({"learning_rate": lambda count: count}, "learning_rate"),
     ):
         with pytest.raises(ValueError, match=words):

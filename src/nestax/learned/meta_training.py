@@ -28,7 +28,8 @@ class MetaTraining:
         theta: the trained weights of the rule.
         losses: mean meta-loss of each outer step, shape (steps,); of the
             steps that this call did itself.
-        bad: share of the task-steps of each outer step whose loss was not finite, shape (steps,).
+        bad: share of the task-steps of each outer step that were lost: a loss that is not finite, a
+            scale that is not positive, a negative loss under "log"; shape (steps,).
         state: the last state of the nest.
         nest: the nest, to go on with: `nest.run(state, steps, check=False)`.
     """
@@ -93,7 +94,8 @@ def meta_nest(
     gradient of the mean meta-loss over the truncation, as the flow computes it. The meta-loss is
     that after each update, on a batch that the update has not seen.
 
-    A task whose loss is not finite counts as the ceiling, and its episode ends with the truncation.
+    A task is lost if its loss is not finite, its scale not positive, or its loss negative under
+    "log". It counts as the ceiling, and its episode ends with the truncation.
     Without a ceiling, evolution strategies count its pair as nothing. A gradient that is not finite
     leaves theta as it is.
 
@@ -131,6 +133,8 @@ def meta_nest(
     shortest, longest = _horizon(who, horizon, period)
     option(who, "meta_loss", meta_loss, ("mean", "log"))
     most = math.inf if ceiling is None else number(who, "ceiling", ceiling)
+    if most == 0:
+        raise ValueError(f"{who}: ceiling is a positive number, such as 3.0, or None; got 0")
     flow = PES(0.01) if flow is None else flow
     if optimizer is None:
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
@@ -160,12 +164,20 @@ def meta_nest(
         return context(task, key)
 
     def counted(family: Family, params: PyTree, data: Any) -> tuple[Array, dict[str, Array]]:
-        loss = family.loss(params, data["batch"])
-        relative = loss / data["scale"]
+        loss, scale = family.loss(params, data["batch"]), data["scale"]
+        if isinstance(loss, (tuple, list, dict)) or jnp.shape(loss) or jnp.shape(scale):
+            raise ValueError(
+                f"{who}: loss and scale of family {family.name!r} must be scalars, got "
+                f"{jax.tree.map(jnp.shape, (loss, scale))}"
+            )
+        relative = jnp.where(jnp.asarray(scale) > 0, loss / scale, jnp.nan)
+        if meta_loss == "log":
+            relative = jnp.where(relative >= 0, relative, jnp.nan)
+        lost = ~jnp.isfinite(relative)
         if most < math.inf:  # what is not finite is as bad as can be
-            relative = jnp.where(jnp.isfinite(relative), jnp.minimum(relative, most), most)
+            relative = jnp.where(lost, most, jnp.minimum(relative, most))
         known = jnp.log(jnp.maximum(relative, 1e-10)) if meta_loss == "log" else relative
-        return loss, {"meta_loss": known, "lost": (~jnp.isfinite(loss)).astype(float)}
+        return loss, {"meta_loss": known, "lost": lost.astype(float)}
 
     def objective(values: Any, batch: Any) -> tuple[Array, PyTree]:
         params = values[PARAMS]
@@ -266,11 +278,15 @@ def meta_train(
                 RULE, int(state.tick), state, info, "", f"theta{jax.tree_util.keystr(path)}", ""
             )
     done, told = len(np.asarray(info[RULE].loss)), info[PARAMS].user
-    known, lost = (np.asarray(told[n]).reshape(done, -1) for n in ("meta_loss", "lost"))
+    known, lost = (
+        np.asarray(told[n]).reshape(done, math.prod(np.shape(told[n])) // max(done, 1))
+        for n in ("meta_loss", "lost")
+    )
     seen = np.isfinite(known)
     total, count = np.sum(np.where(seen, known, 0), axis=1), np.sum(seen, axis=1)
     losses = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return MetaTraining(found, losses, np.mean(lost, axis=1), state, nest)
+    bad = np.sum(lost, axis=1) / max(lost.shape[1], 1)
+    return MetaTraining(found, losses, bad, state, nest)
 
 
 def _several(who: str, families: Any) -> list[Family]:
