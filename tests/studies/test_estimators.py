@@ -98,7 +98,8 @@ def test_estimates_have_their_expected_mean(x64):
     np.testing.assert_allclose(record["error"], samples.std(ddof=1) / 16)
     np.testing.assert_allclose(record["few"], samples[:16].mean())
     _, own = study.exact(THETA, 0.0, 16)
-    assert abs(record["mean"] - own) < 4 * record["error"] < 0.4
+    # The second bound keeps the test from passing by noise; an error of 256 draws varies by 4 %.
+    assert abs(record["mean"] - own) < 4 * record["error"] < 0.5
 
 
 def test_descent_on_the_well_is_stable_or_chaotic(x64):
