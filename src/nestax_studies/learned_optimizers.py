@@ -593,7 +593,7 @@ def draw(settings: Settings, records: lab.Records) -> list[Sheet]:
         if record is None:
             continue
         lines = []
-        for arm in ("sgd", "adam", *settings.arms):
+        for arm in ("adam", "muon", *settings.arms):
             if arm in record:
                 curve = np.asarray(record[arm]["curve"]).T
                 x = record["steps"] * (np.arange(len(curve)) + 0.5) / len(curve)

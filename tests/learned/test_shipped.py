@@ -75,3 +75,16 @@ def test_text_is_read_as_it_was_written(tmp_path, monkeypatch):
     assert json.loads(content)["note"] == found.record["note"] == "a" and found.most == 7
     jax.tree.map(np.testing.assert_array_equal, found.theta, theta)
     assert isinstance(nx.learned.load("mine", 5), optax.GradientTransformation)
+
+
+def test_what_is_read_belongs_to_the_caller_and_only_readable_text_is_written():
+    one = learned.shipped("small_fc")
+    jax.tree.leaves(one.theta)[0][...] = 9
+    one.record.clear()
+    assert np.max(jax.tree.leaves(learned.shipped("small_fc").theta)[0]) < 9
+    assert learned.shipped("small_fc").record
+    theta = learned.small_fc().init(jax.random.key(0))
+    with pytest.raises(ValueError, match="rule is one of"):
+        text("lstm", {}, theta, most=1)
+    with pytest.raises(ValueError, match="theta"):
+        text("normalized", {}, theta, most=1)

@@ -206,6 +206,7 @@ def test_families_of_perceptrons_have_drawn_sizes():
     again = nx.learned.mlp_families(DATA, jax.random.key(0), 40, widths=(2, 9), depths=(0, 2))
     names = [family.name for family in many]
     assert names == [family.name for family in again]
+    assert len(set(names)) == 40  # a nest tells them by their names
     hidden = [[int(n) for n in name.split()[1].split("-") if n != "linear"] for name in names]
     assert {len(sizes) for sizes in hidden} == {0, 1, 2}
     widths = [width for sizes in hidden for width in sizes]

@@ -1,6 +1,5 @@
 """Trained weights that come with the library, as text."""
 
-import functools
 import json
 import warnings
 from dataclasses import dataclass
@@ -105,28 +104,34 @@ def load(
     return known.rule(known.theta, learning_rate, steps)
 
 
-def text(rule: str, options: dict[str, Any], theta: PyTree, **record: Any) -> str:
+def text(rule: str, options: dict[str, Any], theta: PyTree, most: int, **record: Any) -> str:
     """Weights and their record as text, as the files in `weights/` have it.
 
     Args:
         rule: name of a function of `nestax.learned` that makes the rule.
         options: its arguments.
         theta: the weights.
+        most: number of steps up to which they are good.
         record: what else is known of them, JSON's kinds of values.
 
     Returns:
         JSON, with a line for each array.
+
+    Raises:
+        ValueError: a rule that is not known here; theta of another rule or of other options.
     """
+    if rule not in RULES:
+        raise ValueError(f"text: rule is one of {', '.join(RULES)}, got {rule!r}")
+    RULES[rule](**options).check(theta)
     lines = [
         f"  {json.dumps(jax.tree_util.keystr(path))}: "
         + json.dumps([float(f"{x:.9g}") for x in np.ravel(np.asarray(leaf, np.float32))])
         for path, leaf in jax.tree_util.tree_leaves_with_path(theta)
     ]
-    head = json.dumps({"rule": rule, "options": options, **record}, indent=1)[1:-2]
+    head = json.dumps({"rule": rule, "options": options, "most": most, **record}, indent=1)[1:-2]
     return "{" + head + ',\n "theta": {\n' + ",\n".join(lines) + "\n }\n}\n"
 
 
-@functools.cache
 def _read(name: str) -> Shipped:
     content = json.loads((files("nestax.learned") / "weights" / f"{name}.json").read_text("utf-8"))
     options = {

@@ -1,5 +1,6 @@
 """Multilayer perceptrons on labelled images."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -117,7 +118,7 @@ def mlp_families(
         options: of `mlps`.
 
     Returns:
-        A list of families.
+        A list of families with different names; of equal sizes the second is "mlps 32 (2)".
 
     Raises:
         ValueError: as `mlps`; a count below 1, or bounds that are not two increasing numbers.
@@ -133,7 +134,11 @@ def mlp_families(
         drawn = np.asarray(jax.random.uniform(how_wide, (depth,)), float)
         exact = narrow * ((wide + 1) / narrow) ** drawn
         hidden = [int(np.clip(width, narrow, wide)) for width in exact]
-        families.append(mlps(data, hidden=hidden, **options))
+        family = mlps(data, hidden=hidden, **options)
+        same = sum(other.name.split(" (")[0] == family.name for other in families)
+        if same:  # a nest tells families by their names
+            family = dataclasses.replace(family, name=f"{family.name} ({same + 1})")
+        families.append(family)
     return families
 
 
