@@ -68,7 +68,7 @@ SHORT = Phase(600, 100, nx.PES(SIGMA), 3e-3)
 DRAWN = Phase(600, (100, 2000), nx.NRES(SIGMA), 1e-3)
 # With these steps all take about the same time, a minute for each seed on two cores.
 TRAINED = {
-    "normalized": Arm(learned.normalized(), (SHORT, DRAWN._replace(steps=1000, rate=3e-4))),
+    "normalized": Arm(learned.normalized(), (DRAWN._replace(steps=1400),)),
     "normalized, 100 steps": Arm(learned.normalized(), (SHORT._replace(steps=1900),)),
     "small_fc": Arm(learned.small_fc(step=0.01), (SHORT._replace(steps=2100),), 1.0, cosine=False),
     "deep_momentum": Arm(learned.deep_momentum(), (DRAWN,), 0.04),

@@ -19,7 +19,8 @@ from nestax.learned import features
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "perceptrons.json"
 SHAPES = ((5,), (), (3, 3, 2, 4), (4, 3), (1, 7), (7, 1))
-RULES = {"small_fc": learned.small_fc, "normalized": learned.normalized, "mlp": learned.mlp}
+RANDOM = functools.partial(learned.normalized, begin_as="random")
+RULES = {"small_fc": learned.small_fc, "normalized": RANDOM, "mlp": learned.mlp}
 SIZES = {"small_fc": 197, "normalized": 329, "mlp": 1762}
 
 
@@ -268,6 +269,24 @@ def test_number_of_weights_and_their_initial_size(name):
     assert not np.any(first["b"]) and np.max(np.abs(first["w"])) <= 2 / len(first["w"]) ** 0.5
     # A normal distribution that is cut at two deviations has a deviation of 0.88.
     assert 0.7 < np.std(first["w"]) * len(first["w"]) ** 0.5 < 1.05
+
+
+def test_the_normalized_rule_begins_as_adam(x64):
+    """Each step is Adam's without bias correction, its eps below the root, to a factor."""
+    rng = np.random.default_rng(0)
+    rule = learned.normalized((3, 2, 4))
+    tx = rule(rule.init(jax.random.key(0)), 0.5)
+    params = {"w": jnp.asarray(rng.normal(size=(4, 3)))}
+    state, m, v = tx.init(params), 0.0, 0.0
+    for _ in range(3):
+        g = rng.normal(size=(4, 3))
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        step = m / np.sqrt(v + 1e-6)
+        updates, state = tx.update({"w": jnp.asarray(g)}, state, params)
+        expected = -0.5 * step / np.sqrt(np.mean(step**2))
+        np.testing.assert_allclose(updates["w"], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="two units"):
+        learned.normalized((8, 1))
 
 
 def test_steps_of_the_normalized_rule_have_the_size_of_the_learning_rate():

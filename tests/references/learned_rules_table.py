@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from nestax import learned
 
 SMALL_FC = learned.small_fc(hidden=(2,), step=1.0)
-NORMALIZED = learned.normalized(hidden=(2,))
+NORMALIZED = learned.normalized(hidden=(2,), begin_as="random")
 MLP = learned.mlp(hidden=(2,), step=1.0)
 
 

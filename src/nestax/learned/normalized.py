@@ -6,12 +6,14 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..optim.internal import number
+from ..optim.internal import number, option
 from . import features, fused
 from .features import Decays, Statistics
 from .perceptron import applied, drawn, sizes
 from .rule import Moment, PerTensor
 from .small_fc import FACTORED, MOMENTUM, SECOND
+
+ADAM = 6  # place of m / sqrt(v) with the decays 0.9 and 0.999 among the features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +21,20 @@ class _Normalized(PerTensor):
     name: ClassVar[str] = "normalized"
     hidden: tuple[int, ...]
     eps: Any
+    begin_as: str = "adam"
     fused: bool = True
 
     def init(self, key: Array) -> PyTree:
-        return {"layers": drawn(key, (30, *self.hidden, 1))}
+        layers = drawn(key, (30, *self.hidden, 1))
+        if self.begin_as == "adam":
+            # Two rectified units carry m / sqrt(v) and its negative; the others are not heard yet.
+            (first, *middle, last), two = layers, jnp.eye(2, dtype=jnp.float32)
+            signs = jnp.array([1.0, -1.0], jnp.float32)
+            first["w"] = first["w"].at[:, :2].set(0).at[ADAM, :2].set(signs)
+            for layer in middle:
+                layer["w"] = layer["w"].at[:, :2].set(0).at[:2, :2].set(two)
+            last["w"] = jnp.zeros_like(last["w"]).at[:2, 0].set(signs)
+        return {"layers": layers}
 
     def begin_tensor(self, theta: PyTree, param: Array) -> Statistics:
         return features.begin(param, len(MOMENTUM), len(SECOND), len(FACTORED))
@@ -57,7 +69,7 @@ def _fused(layers: PyTree, gradient: Array, state: Statistics, param: Array, eps
     return found
 
 
-def normalized(hidden: Any = (8, 8), eps: Any = 1e-20) -> PerTensor:
+def normalized(hidden: Any = (8, 8), eps: Any = 1e-20, begin_as: Any = "adam") -> PerTensor:
     """A small perceptron per parameter without a clock; its steps have the learning rate's size.
 
     Each parameter has 30 features: the 28 of `small_fc` that are no clock, `clip(g, -0.1, 0.1)` and
@@ -76,12 +88,16 @@ def normalized(hidden: Any = (8, 8), eps: Any = 1e-20) -> PerTensor:
     Args:
         hidden: sizes of the hidden layers, rectified.
         eps: added to the mean square that features are divided by the root of.
+        begin_as: what `init` gives. "adam": weights that answer with m / sqrt(v + 1e-6), decays 0.9
+            and 0.999, so that the rule begins as Adam with normalized steps. It needs at least two
+            units in every hidden layer. "random": random weights, which lose long trainings.
 
     Returns:
         The rule; theta has the key layers.
 
     Raises:
-        ValueError: sizes that are not ints of at least 1; an eps below 1e-24.
+        ValueError: sizes that are not ints of at least 1, or of 1 with "adam"; an eps below 1e-24;
+            another word.
 
     Source: Moudgil et al., "Celo2" (2602.19142): features without a clock and the normalized
     update, here without its orthogonalization.
@@ -97,4 +113,11 @@ def normalized(hidden: Any = (8, 8), eps: Any = 1e-20) -> PerTensor:
         print(jnp.round(jnp.sqrt(jnp.mean(updates["w"] ** 2)), 5))  # 0.01
         ```
     """
-    return _Normalized(sizes("normalized", hidden), number("normalized", "eps", eps, 1e-24))
+    layers = sizes("normalized", hidden)
+    option("normalized", "begin_as", begin_as, ("adam", "random"))
+    if begin_as == "adam" and (not layers or min(layers) < 2):
+        raise ValueError(
+            "normalized: to begin as Adam it needs at least two units in every hidden layer, got "
+            f'hidden={layers}; give more, or begin_as="random"'
+        )
+    return _Normalized(layers, number("normalized", "eps", eps, 1e-24), begin_as)
