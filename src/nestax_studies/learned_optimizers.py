@@ -68,7 +68,7 @@ SHORT = Phase(600, 100, nx.PES(SIGMA), 3e-3)
 DRAWN = Phase(600, (100, 2000), nx.NRES(SIGMA), 1e-3)
 # With these steps all take about the same time, a minute for each seed on two cores.
 TRAINED = {
-    "normalized": Arm(learned.normalized(), (DRAWN._replace(steps=1400),)),
+    "normalized": Arm(learned.normalized(), (DRAWN._replace(steps=1900),)),
     "normalized, 100 steps": Arm(learned.normalized(), (SHORT._replace(steps=1900),)),
     "small_fc": Arm(learned.small_fc(step=0.01), (SHORT._replace(steps=2100),), 1.0, cosine=False),
     "deep_momentum": Arm(learned.deep_momentum(), (DRAWN,), 0.04),
@@ -111,7 +111,7 @@ class Settings(lab.Options):
     training: float = option(1.0, above=0)
     tasks: int = option(8, least=1)
     trials: int = option(11, least=3)
-    outer: int = option(750, least=1)
+    outer: int = option(1300, least=1)
     problems: int = option(2048, least=1)
 
 
