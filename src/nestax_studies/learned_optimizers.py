@@ -318,7 +318,9 @@ def least_squares(settings: Settings, desk: lab.Desk) -> lab.Record:
             for seed in (20, 21)
         )  # fmt: skip
         last = np.mean(tune[..., -1], 1)
-        best = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
+        # One rate below the edge of divergence, which other problems may have lower.
+        safe = np.isfinite(last) & np.isfinite(np.append(last[1:], 0.0))
+        best = int(np.argmin(np.where(safe, last, np.inf)))
         record[name] = {"rate": rates[best], "curve": np.mean(judge[best], 0)}
     desk.say("lstm")
     began = time.monotonic()
